@@ -1,5 +1,6 @@
 // Errors: one exception type that carries the process exit code, and the check that throws it.
-// A message is one line: where (file:line:col, or the tensor's name), what was found and what was expected, what to do.
+// A message is one line: where (file:line:col, or the tensor's name), what was found and what was
+// expected, what to do.
 #pragma once
 #include <cstdint>
 #include <sstream>
@@ -12,15 +13,15 @@ namespace fucina {
 // Exit codes of the program (docs/design.md, "Exit codes").
 enum class ExitCode : int {
     ok = 0,
-    internal = 1,          // a defect in Fucina
-    usage = 2,             // command line, recipe, config.json, illegal layout or MPI size
-    data = 3,              // missing or corrupt data, weights or tokenizer
-    no_checkpoint = 10,    // no valid checkpoint to resume from
-    storage = 11,          // disk full, write failed
-    timeout = 12,          // a collective did not finish
-    non_finite = 13,       // loss or gradients stayed NaN or infinite
-    replica_mismatch = 14, // data-parallel replicas differ
-    stopped = 15,          // stopped on request, after a save
+    internal = 1,           // a defect in Fucina
+    usage = 2,              // command line, recipe, config.json, illegal layout or MPI size
+    data = 3,               // missing or corrupt data, weights or tokenizer
+    no_checkpoint = 10,     // no valid checkpoint to resume from
+    storage = 11,           // disk full, write failed
+    timeout = 12,           // a collective did not finish
+    non_finite = 13,        // loss or gradients stayed NaN or infinite
+    replica_mismatch = 14,  // data-parallel replicas differ
+    stopped = 15,           // stopped on request, after a save
 };
 
 class Error : public std::runtime_error {
@@ -47,10 +48,11 @@ template <class... Parts>
 
 }  // namespace fucina
 
-// For conditions that only a defect can break; a user's mistake is reported with fail(ExitCode::usage or data, ...).
-#define FUCINA_CHECK(condition, ...)                                                          \
-    do {                                                                                      \
-        if (!(condition))                                                                     \
+// For conditions that only a defect can break; a user's mistake is reported with
+// fail(ExitCode::usage or data, ...).
+#define FUCINA_CHECK(condition, ...)                                                           \
+    do {                                                                                       \
+        if (!(condition))                                                                      \
             ::fucina::fail(::fucina::ExitCode::internal, __FILE__, ":", __LINE__, ": check `", \
-                           #condition, "` failed: ", __VA_ARGS__);                            \
+                           #condition, "` failed: ", __VA_ARGS__);                             \
     } while (false)

@@ -1,0 +1,168 @@
+#include "kernels/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kSegment = int64_t{64}
+                             << 20;  // the least that is asked of the operating system at once
+
+thread_local const char* current_purpose = "other";
+
+int64_t round_up(int64_t bytes, int64_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+// Segments from mmap, cut into blocks; free neighbours merge; the smallest block that fits is
+// taken.
+struct Arena::State {
+    struct Block {
+        int64_t bytes = 0;
+        bool free = true;
+        std::byte* segment = nullptr;
+    };
+    mutable std::mutex mutex;
+    std::map<std::byte*, Block> blocks;              // by address
+    std::multimap<int64_t, std::byte*> free_blocks;  // by size
+    std::map<std::string, MemoryUse> uses;
+    int64_t reserved = 0;
+
+    void forget_free(std::byte* at) {
+        auto [first, last] = free_blocks.equal_range(blocks.at(at).bytes);
+        for (; first != last; ++first)
+            if (first->second == at) {
+                free_blocks.erase(first);
+                return;
+            }
+    }
+
+    bool grow(int64_t bytes) {
+        bytes = round_up(std::max(bytes, kSegment), kHugePage);
+        void* at = mmap(nullptr, static_cast<size_t>(bytes + kHugePage), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (at == MAP_FAILED) return false;
+        // Cut the mapping to a huge-page boundary, so that the kernel can back it with huge pages.
+        auto* raw = static_cast<std::byte*>(at);
+        const auto address = reinterpret_cast<uintptr_t>(raw);
+        const auto lead = static_cast<int64_t>((kHugePage - address % kHugePage) % kHugePage);
+        if (lead > 0) munmap(raw, static_cast<size_t>(lead));
+        munmap(raw + lead + bytes, static_cast<size_t>(kHugePage - lead));
+        madvise(raw + lead, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+        blocks[raw + lead] = {bytes, true, raw + lead};
+        free_blocks.emplace(bytes, raw + lead);
+        reserved += bytes;
+        return true;
+    }
+
+    std::byte* take(int64_t bytes) {
+        auto found = free_blocks.lower_bound(bytes);
+        if (found == free_blocks.end()) {
+            if (!grow(bytes)) return nullptr;
+            found = free_blocks.lower_bound(bytes);
+        }
+        std::byte* at = found->second;
+        free_blocks.erase(found);
+        Block& block = blocks.at(at);
+        if (block.bytes > bytes) {
+            blocks[at + bytes] = {block.bytes - bytes, true, block.segment};
+            free_blocks.emplace(block.bytes - bytes, at + bytes);
+            block.bytes = bytes;
+        }
+        block.free = false;
+        return at;
+    }
+
+    void give(std::byte* at) {
+        auto here = blocks.find(at);
+        here->second.free = true;
+        if (auto next = std::next(here); next != blocks.end() && next->second.free &&
+                                         next->second.segment == here->second.segment) {
+            forget_free(next->first);
+            here->second.bytes += next->second.bytes;
+            blocks.erase(next);
+        }
+        if (here != blocks.begin()) {
+            auto before = std::prev(here);
+            if (before->second.free && before->second.segment == here->second.segment) {
+                forget_free(before->first);
+                before->second.bytes += here->second.bytes;
+                blocks.erase(here);
+                here = before;
+            }
+        }
+        free_blocks.emplace(here->second.bytes, here->first);
+    }
+};
+
+Arena::Arena() : state_(std::make_shared<State>()) {}
+
+Arena& Arena::process() {
+    static Arena arena;
+    return arena;
+}
+
+std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
+    const int64_t rounded = round_up(std::max<int64_t>(bytes, 1), kAlignment);
+    const std::string purpose = current_purpose;
+    std::lock_guard lock(state_->mutex);
+    std::byte* at = state_->take(rounded);
+    if (at == nullptr)
+        fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose, ", ",
+             state_->reserved, " bytes held; lower train.micro_batch or data.sequence_length");
+    MemoryUse& use = state_->uses[purpose];
+    use.current += rounded;
+    use.peak = std::max(use.peak, use.current);
+    return {at, [state = state_, rounded, &use](std::byte* block) {
+                std::lock_guard release(state->mutex);
+                use.current -= rounded;
+                state->give(block);
+            }};
+}
+
+std::vector<MemoryUse> Arena::table() const {
+    std::lock_guard lock(state_->mutex);
+    std::vector<MemoryUse> rows;
+    for (const auto& [name, use] : state_->uses) {
+        rows.push_back(use);
+        rows.back().purpose = name;
+    }
+    return rows;
+}
+
+int64_t Arena::reserved() const {
+    std::lock_guard lock(state_->mutex);
+    return state_->reserved;
+}
+
+void Arena::trim() {
+    std::lock_guard lock(state_->mutex);
+    for (const auto& [at, block] : state_->blocks) {
+        if (!block.free) continue;
+        const auto begin =
+            round_up(static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)), kHugePage);
+        const auto end = static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) + block.bytes;
+        const int64_t bytes = (end - begin) / kHugePage * kHugePage;
+        if (bytes > 0)
+            madvise(reinterpret_cast<void*>(begin), static_cast<size_t>(bytes), MADV_DONTNEED);
+    }
+}
+
+MemoryPurpose::MemoryPurpose(const char* name) : previous_(current_purpose) {
+    current_purpose = name;
+}
+MemoryPurpose::~MemoryPurpose() {
+    current_purpose = previous_;
+}
+
+}  // namespace fucina

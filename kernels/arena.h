@@ -1,0 +1,50 @@
+// Arena: where tensors live. Freed blocks are kept and reused, so that a training step in its
+// steady state asks the operating system for nothing (page faults and zeroing would cost a tenth of
+// a step). Large blocks lie on huge pages. Every allocation is charged to the purpose that the
+// calling thread has named; the memory table is printed from it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fucina {
+
+struct MemoryUse {
+    std::string purpose;  // "weights", "moments", "gradients", "activations", ...
+    int64_t current = 0;  // bytes in live tensors
+    int64_t peak = 0;     // the most that current has been
+};
+
+class Arena {
+  public:
+    static Arena& process();
+
+    // 64-byte aligned, uninitialised, thread-safe. Throws Error(internal) naming bytes and purpose
+    // when memory is out.
+    std::shared_ptr<std::byte> allocate(int64_t bytes);
+
+    std::vector<MemoryUse> table() const;
+    int64_t reserved() const;  // bytes held from the operating system, free blocks included
+    void trim();               // give free blocks back to the operating system
+
+  private:
+    struct State;
+    Arena();
+    std::shared_ptr<State> state_;
+};
+
+// Names the purpose of this thread's allocations for the lifetime of the scope.
+class MemoryPurpose {
+  public:
+    explicit MemoryPurpose(const char* name);
+    ~MemoryPurpose();
+    MemoryPurpose(const MemoryPurpose&) = delete;
+    MemoryPurpose& operator=(const MemoryPurpose&) = delete;
+
+  private:
+    const char* previous_;
+};
+
+}  // namespace fucina

@@ -1,0 +1,52 @@
+// Causal softmax attention over packed documents (flash style: scores are never stored in fp32 [T,
+// T]).
+//
+// A query sees the keys of its own document at its own or an earlier position. q and k have d_qk
+// columns a head, v has d_v. MLA's k is a per-head part and a rotary part that all heads share;
+// k_shared holds the latter, so it is never copied per head. Softmax and sums are fp32; in bf16, P
+// is rounded to bf16 before P·V. Fixed order of key blocks from the start of each document, so
+// results do not depend on threads or on what else is in the batch.
+#pragma once
+#include <span>
+
+#include "kernels/tensor.h"
+
+namespace fucina {
+
+struct AttentionShape {
+    int64_t heads = 1, kv_heads = 1;  // heads % kv_heads == 0
+    int64_t d_qk = 0;                 // = d_k_own + d_shared
+    int64_t d_shared = 0;             // columns of k_shared, the last ones of d_qk
+    int64_t d_v = 0;
+    float scale = 1;                      // of q·k
+    std::span<const int64_t> cu_seqlens;  // [documents + 1], first 0, last T
+};
+
+// k_own and v may be views with any row stride: head h of k_own begins at column h * k_head_stride,
+// of v at h * v_head_stride (so both may be columns of one [T, H*(nope+v)] matrix).
+struct AttentionKv {
+    Tensor k_own;     // [T, *]
+    Tensor k_shared;  // [T, d_shared] or undefined
+    Tensor v;         // [T, *]
+    int64_t k_head_stride = 0, v_head_stride = 0;
+};
+
+namespace ops {
+
+// q [T, heads*d_qk], out [T, heads*d_v]; lse fp32 [heads, T] (log-sum-exp of scaled scores) may be
+// undefined.
+void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
+               const Tensor& out, const Tensor& lse);
+
+struct AttentionBackward {
+    Tensor d_out, out, lse, q;
+    AttentionKv kv;
+    Tensor dq;        // out, like q
+    AttentionKv dkv;  // out, laid out like kv (k_own, k_shared, v are overwritten)
+};
+void attention_backward(const AttentionShape& shape, const AttentionBackward& io);
+
+// One query per sequence against its cache lies in model/ (MLA absorbs weights there).
+
+}  // namespace ops
+}  // namespace fucina

@@ -1,0 +1,38 @@
+// Token embedding, and the head with its cross-entropy.
+#pragma once
+#include "kernels/gemm.h"
+#include "kernels/leaf_tree.h"
+#include "kernels/tensor.h"
+
+namespace fucina {
+
+constexpr int32_t kIgnoreLabel = -100;
+
+namespace ops {
+
+// out [T, D] (any float dtype) = table fp32 [V, D] rows of ids [T].
+void embedding(const int32_t* ids, const Tensor& table, const Tensor& out);
+
+// d_table fp32 [V, D] is overwritten: per row the chain over a leaf's tokens in order, leaves along
+// the tree.
+void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
+                        const Tensor& d_table);
+
+struct HeadLoss {
+    Tensor x;                         // [T, D] final hidden states
+    PackedWeight head;                // [V, D] PackKind::forward
+    PackedWeight head_dgrad;          // undefined: loss only
+    const int32_t* labels = nullptr;  // [T], kIgnoreLabel where there is none
+    float scale =
+        1;  // gradients are of scale · (sum of losses): 1 / (global number of labels) · loss weight
+    Tensor loss;  // out fp32 [T] negative log-likelihood in nats, 0 where ignored
+    Tensor dx;    // out [T, D], or undefined
+    Tensor dw;    // out fp32 [V, D] along tree, or undefined
+    LeafTree tree;
+};
+// Logits are made in chunks and never stored as [T, V] fp32. Log-sum-exp and loss in fp32; in bf16
+// the logits' gradient is rounded to bf16 before the two products.
+void head_loss(const HeadLoss& io);
+
+}  // namespace ops
+}  // namespace fucina

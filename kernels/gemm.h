@@ -1,0 +1,102 @@
+// Matrix products: dense and grouped (one weight matrix per expert, ragged rows, empty experts
+// included).
+//
+// Notation as in PyTorch: a weight W is [N, K] (out, in), y = x Wᵀ. Rows are tokens.
+//   forward  y  [T, N] = x  [T, K] · Wᵀ
+//   dgrad    dx [T, K] = dy [T, N] · W
+//   wgrad    dW [N, K] = dyᵀ · x, summed over tokens in the order of a LeafTree
+//
+// Order of summation (part of the contract; exact mode rests on it). A result never depends on the
+// number of rows, on a row's position, on threads, or on the instruction set:
+//   bf16: per output, K in blocks of 32 from the start of its own leaf; in each block one FMA chain
+//   over even k from 0,
+//         one over odd k from 0, their sum, added to the running fp32 total (the order of AMX's
+//         TDPBF16PS); a partial block is padded with zeros; denormals are zero (FTZ and DAZ).
+//   fp32: one FMA chain over k from 0.
+// Forward and dgrad have one leaf, all of K (or N). Accumulation is always fp32.
+// `numerics::fast` (kernels/runtime.h) allows another order inside a leaf where the CPU is faster
+// that way.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/leaf_tree.h"
+#include "kernels/tensor.h"
+
+namespace fucina {
+
+// A weight in the order that the kernels read: made by pack() once per optimizer step, opaque to
+// everyone else. Reads as [groups, n, k]: y has n columns, x has k. dtype is the compute type
+// (bf16, or f32).
+struct PackedWeight {
+    DType dtype = DType::f32;
+    int64_t groups = 1, n = 0, k = 0;
+    bool gate_up = false;  // rows interleaved for gate_up_swiglu
+    Tensor storage;
+    bool defined() const { return storage.defined(); }
+};
+
+enum class PackKind {
+    forward,  // y = x Wᵀ
+    gate_up,  // forward of a fused [2F, K] weight (gate rows, then up rows) for gate_up_swiglu
+    dgrad,    // dx = dy W: packs Wᵀ
+};
+
+// A contiguous range of rows of x per group. Rows may be taken through an index (row i of the
+// product's input is row index[i] of the tensor), so that tokens need not be copied into expert
+// order first.
+struct RowGroups {
+    std::span<const int64_t> offsets;  // [groups + 1] into the product's rows
+    const int32_t* index = nullptr;    // [offsets.back()] or null
+};
+
+namespace ops {
+
+// w: fp32 [N, K] or [E, N, K], row-major master weights. Reuses `previous`'s storage when it fits.
+PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous = {});
+
+// x [T, w.k] of w.dtype; y [T, w.n] of w.dtype or f32. Row strides are honoured.
+void linear(const Tensor& x, const PackedWeight& w, const Tensor& y);
+
+// dy [T, N], x [T, K] of one dtype; dw fp32 [N, K] is overwritten. tree.rows() == T.
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw);
+
+// As linear, with group g's rows times weight g. y [S, n] in group order.
+void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);
+
+struct GroupedWgrad {
+    Tensor dy;  // [*, N]
+    const int32_t* dy_index = nullptr;
+    Tensor x;  // [*, K]
+    const int32_t* x_index = nullptr;
+    std::span<const LeafTree>
+        trees;  // [E] one tree a group, offsets relative to the group's first row
+    std::span<const int64_t> group_offsets;  // [E + 1]
+};
+// dw fp32 [E, N, K] is overwritten; a group without rows gets zeros.
+void grouped_linear_wgrad(const GroupedWgrad& in, const Tensor& dw);
+
+// SwiGLU MLP's first half in one pass: g = x Wgᵀ, u = x Wuᵀ, h = silu(g)·u, g and u rounded to the
+// dtype first. gate_up [S, 2F] receives g | u (kept for backward; may be undefined when only h is
+// wanted); h [S, F].
+void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+                    const Tensor& gate_up, const Tensor& h);
+
+struct DownBackward {
+    Tensor dy;  // [*, D], rows taken through rows.index
+    RowGroups rows;
+    PackedWeight down;                  // PackKind::dgrad of down [E, D, F]: reads as n = F, k = D
+    Tensor gate_up;                     // [S, 2F] saved by forward
+    const float* row_weight = nullptr;  // [S] router weight of the row, or null for 1
+    Tensor d_gate_up;                   // out [S, 2F]
+    Tensor weighted_h;                  // out [S, F] = row_weight · h, the x of down's wgrad
+    float* d_row_weight = nullptr;      // out [S] = dy·down(h), or null
+};
+// Backward through down and SwiGLU: dh = dy·Wdown; d_row_weight = dh·h; then dh scaled by
+// row_weight goes through SwiGLU.
+void down_swiglu_backward(const DownBackward& io);
+
+}  // namespace ops
+}  // namespace fucina

@@ -1,0 +1,37 @@
+// AdamW (Loshchilov & Hutter 2019) by torch.optim.AdamW's formula, the global gradient norm, and
+// casts.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace fucina {
+
+struct AdamW {
+    float learning_rate = 0, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0;
+    float bias_correction1 = 1, bias_correction2 = 1;  // 1 - beta^t
+    float grad_scale = 1;                              // clip factor
+};
+
+namespace ops {
+
+// w, grad fp32; m, v fp32 or bf16 (rounded to nearest); elementwise, all contiguous and of one
+// size:
+//   g = grad·grad_scale; w *= 1 - lr·wd; m = b1·m + (1-b1)·g; v = b2·v + (1-b2)·g²;
+//   w -= lr/bias_correction1 · m / (sqrt(v)/sqrt(bias_correction2) + eps)
+void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
+           const Tensor& v);
+
+// Sum of squares in fp64: blocks of 512 elements, each in order, block sums in order. NaN and
+// infinity propagate.
+double sum_of_squares(const Tensor& x);
+
+// y += x, fp32 elementwise (the merge of two tree nodes; y is the earlier one).
+void add_in_place(const Tensor& y, const Tensor& x);
+
+// out = x in out's dtype (f32 <-> bf16), same shape, strides honoured.
+void cast(const Tensor& x, const Tensor& out);
+
+}  // namespace ops
+}  // namespace fucina

@@ -1,0 +1,71 @@
+// Tensor: a value handle on reference-counted storage. Copies share the data; clone() copies it.
+// Elements are contiguous but for one row stride (the distance between indices of dimension 0), so
+// that column ranges of a matrix (q's rope part, latent | rope, gate | up) are views. Up to five
+// dimensions.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/dtype.h"
+#include "kernels/error.h"
+
+namespace fucina {
+
+class Tensor {
+  public:
+    static constexpr int kMaxRank = 5;
+
+    Tensor() = default;  // no storage; defined() is false
+    // Uninitialised, 64-byte aligned, from the process-wide arena (kernels/arena.h).
+    static Tensor empty(std::span<const int64_t> shape, DType type);
+    static Tensor empty(std::initializer_list<int64_t> shape, DType type) {
+        return empty(std::span<const int64_t>(shape.begin(), shape.size()), type);
+    }
+    static Tensor zeros(std::initializer_list<int64_t> shape, DType type);
+
+    bool defined() const { return storage_ != nullptr; }
+    DType dtype() const { return dtype_; }
+    int rank() const { return rank_; }
+    int64_t dim(int i) const { return shape_[static_cast<size_t>(i)]; }
+    std::span<const int64_t> shape() const { return {shape_.data(), static_cast<size_t>(rank_)}; }
+    int64_t size() const;                    // number of elements
+    int64_t rows() const { return dim(0); }  // dimension 0
+    int64_t row_size() const { return dim(0) == 0 ? shape_product(1) : size() / dim(0); }
+    int64_t row_stride() const { return row_stride_; }  // elements between consecutive rows
+    bool contiguous() const { return dim(0) <= 1 || row_stride_ == row_size(); }
+    int64_t bytes() const { return size() * size_of(dtype_); }
+
+    template <class T>
+    T* data() const {
+        FUCINA_CHECK(dtype_of<T>() == dtype_, "tensor holds ", name_of(dtype_));
+        return reinterpret_cast<T*>(raw());
+    }
+    template <class T>
+    T* row(int64_t i) const {
+        return data<T>() + i * row_stride_;
+    }
+    std::byte* raw() const { return data_; }
+
+    Tensor slice(int64_t begin, int64_t end) const;           // rows [begin, end) of dimension 0
+    Tensor columns(int64_t begin, int64_t end) const;         // of a matrix
+    Tensor view(std::initializer_list<int64_t> shape) const;  // same elements; needs contiguous()
+    Tensor clone() const;                                     // contiguous copy
+    void zero() const;
+    std::string describe() const;  // "BF16 [64, 512]", for messages
+
+  private:
+    int64_t shape_product(int from) const;
+
+    std::shared_ptr<std::byte> storage_;
+    std::byte* data_ = nullptr;
+    DType dtype_ = DType::f32;
+    int rank_ = 0;
+    std::array<int64_t, kMaxRank> shape_{};
+    int64_t row_stride_ = 0;
+};
+
+}  // namespace fucina
