@@ -1,0 +1,89 @@
+// Model: embedding, decoder blocks, head and MTP of one pipeline rank, with an explicit backward.
+// One pass takes whole sequences, flat; a training step is one pass or several, each a node of the
+// grain tree (kernels/leaf_tree.h), so that cutting a step into passes never changes a number.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+#include "model/model_spec.h"
+#include "parallel/parameter.h"
+
+namespace fucina {
+
+// A run of whole sequences. A sequence is a pack of documents (or pieces of them) of at most
+// data.sequence_length tokens.
+struct TokenBatch {
+    std::vector<int32_t> ids, positions,
+        labels;  // [T]; positions restart with each document; kIgnoreLabel: no label
+    std::vector<int64_t> cu_seqlens{0};        // [documents + 1]
+    std::vector<int64_t> sequence_offsets{0};  // [sequences + 1]
+    std::vector<int64_t> grain_offsets{0};     // [grains + 1], each a boundary of sequences
+    int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
+};
+
+enum class RecomputeKind { none, norm, mla_up, block };
+
+// Scales are those of the whole step's objective, so that passes and ranks simply add up.
+struct PassOptions {
+    double loss_scale = 1;  // 1 / labels in the global batch
+    double mtp_scale = 0;   // train.mtp_loss / MTP labels in the global batch; 0: MTP does not run
+    double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
+};
+
+struct PassResult {
+    std::vector<double> grain_loss;      // [grains] sums of cross-entropy over labels, nats
+    std::vector<double> grain_mtp_loss;  // [grains] the same of MTP, empty when it does not run
+    std::vector<double> grain_balance;   // [grains] sums over sequences and layers, unscaled
+    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers, MTP's last][E] tokens routed
+};
+
+struct ModelOptions {
+    DType compute = DType::bf16;  // activations and GEMM operands
+    bool training = true;         // keep dgrad copies
+    RecomputeKind recompute = RecomputeKind::none;
+    bool with_mtp = false;
+};
+
+class Model {
+  public:
+    Model(const ModelSpec& spec,
+          const ModelOptions& options);  // weights undefined until initialize() or loading
+    ~Model();
+    Model(Model&&) noexcept;
+
+    const ModelSpec& spec() const;
+    // Stable order and addresses for the lifetime of the model; buffers (router biases) included.
+    std::span<Parameter* const> parameters();
+    Parameter* find(const std::string& name);
+
+    // N(0, initializer_range) for matrices, 1 for norms, 0 for biases; counter-based by seed and
+    // parameter name.
+    void initialize(uint64_t seed);
+    // To be called after any change of weights: remakes packed copies.
+    void repack();
+
+    // Overwrites every trained parameter's grads with this pass's node sum.
+    PassResult forward_backward(const TokenBatch& batch, const PassOptions& options);
+    // Loss only.
+    PassResult evaluate(const TokenBatch& batch);
+    // fp32 [T, V].
+    Tensor logits(const TokenBatch& batch);
+
+    // Aux-loss-free balancing (arXiv 2412.19437 §2.1.2): bias += rate · sign(mean load - load), per
+    // MoE layer. counts: of the global batch, as PassResult::expert_counts.
+    void update_router_bias(const std::vector<std::vector<int64_t>>& counts, float rate);
+
+    // Bytes that a pass of `tokens` needs for saved activations (for merging micro-batches and the
+    // memory table).
+    int64_t activation_bytes(int64_t tokens) const;
+
+  private:
+    struct Parts;
+    std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace fucina

@@ -1,0 +1,37 @@
+// Communicator: the collectives of one group of ranks. MpiCommunicator carries CPU tensors between
+// processes, ThreadCommunicator between threads of a test; a group of one does nothing. All calls
+// block, and all ranks of the group must make the same calls in the same order. Sums of floats are
+// never left to the transport: their order is part of the numbers (reduce_tree in
+// parallel/grad_reducer.h).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace fucina {
+
+class Communicator {
+  public:
+    virtual ~Communicator() = default;
+    virtual int rank() const = 0;
+    virtual int size() const = 0;
+    virtual void barrier() = 0;
+    virtual void broadcast(std::span<std::byte> data, int root) = 0;
+    // out holds size() blocks of in.size() bytes, by rank.
+    virtual void all_gather(std::span<const std::byte> in, std::span<std::byte> out) = 0;
+    // send_counts / receive_counts: bytes to / from each rank, blocks in rank order.
+    virtual void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
+                              std::span<std::byte> out,
+                              std::span<const int64_t> receive_counts) = 0;
+    virtual void send(std::span<const std::byte> data, int to, int tag) = 0;
+    virtual void receive(std::span<std::byte> data, int from, int tag) = 0;
+    virtual void all_reduce_sum(std::span<int64_t> values) = 0;  // integers: any order is the same
+    virtual void all_reduce_max(std::span<int64_t> values) = 0;
+};
+
+// The group of one: every call is a no-op or a copy.
+std::unique_ptr<Communicator> make_self_communicator();
+
+}  // namespace fucina

@@ -1,0 +1,45 @@
+// Parameter: one trained (or carried) tensor of the model, with its gradient and its copies in
+// compute order.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels/arena.h"
+#include "kernels/gemm.h"
+#include "kernels/tensor.h"
+
+namespace fucina {
+
+struct Parameter {
+    std::string name;  // global name, the same under every layout: "layers.3.mlp.experts.gate_up"
+    Tensor value;      // fp32 master weights, row-major
+    bool trained =
+        true;           // false: a buffer (router bias) or a frozen weight; no gradient, no moments
+    bool gemm = false;  // has packed copies, remade after every change of value
+    PackKind forward_kind = PackKind::forward;
+    PackedWeight forward, dgrad;
+
+    // One gradient a use (a tied or MTP-shared weight has several): fp32 like value. A backward
+    // pass overwrites grads[use]; the uses are added in order only after the tree over grains and
+    // ranks, so that no layout changes the sum.
+    std::vector<Tensor> grads{1};
+
+    // AdamW decays every parameter with at least two dimensions.
+    bool decayed() const { return trained && value.rank() >= 2; }
+    Tensor& grad(size_t use = 0) {
+        if (!grads[use].defined()) {
+            MemoryPurpose purpose("gradients");
+            grads[use] = Tensor::empty(value.shape(), DType::f32);
+        }
+        return grads[use];
+    }
+    // Remakes the packed copies from value.
+    void repack(DType compute, bool with_dgrad) {
+        if (!gemm) return;
+        MemoryPurpose purpose("packed weights");
+        forward = ops::pack(value, forward_kind, compute, std::move(forward));
+        if (with_dgrad) dgrad = ops::pack(value, PackKind::dgrad, compute, std::move(dgrad));
+    }
+};
+
+}  // namespace fucina
