@@ -1,3 +1,9 @@
-#include <cstdio>
+// The program: its list of commands. Parsing, MPI and errors are in launch/program.cpp.
+#include "launch/commands.h"
+#include "launch/program.h"
 
-int main() { std::puts("fucina"); }
+int main(int argc, char** argv) {
+    return fucina::run_program(argc, argv, [](CLI::App& app) {
+        (void)app;
+    });
+}

@@ -1,0 +1,144 @@
+#include "launch/process.h"
+
+#include <mpi.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "launch/machine.h"
+
+namespace fucina {
+namespace {
+
+// How long a failed rank waits for the others to fail too before it ends the job for all.
+constexpr double kAgreementSeconds = 3.0;
+
+bool is_set(const char* name) { return std::getenv(name) != nullptr; }
+
+// A batch script under Slurm has SLURM_PROCID too, so the step must have several tasks.
+bool under_launcher() {
+    if (is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK") || is_set("PMI_RANK")) return true;
+    const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+    return is_set("SLURM_PROCID") && tasks != nullptr && std::atoi(tasks) > 1;
+}
+
+void print_error(std::string_view prefix, const std::string& message) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "error: %.*s%s\n", static_cast<int>(prefix.size()), prefix.data(),
+                 message.c_str());
+    std::fflush(stderr);
+}
+
+// Ranks of this machine that may run on one of `mine`, ourselves included.
+int ranks_sharing(const std::vector<int>& mine, MPI_Comm machine, int ranks) {
+    int widest = mine.empty() ? 0 : mine.back() + 1;
+    MPI_Allreduce(MPI_IN_PLACE, &widest, 1, MPI_INT, MPI_MAX, machine);
+    std::vector<unsigned char> mask(static_cast<size_t>(widest), 0);
+    for (int cpu : mine) mask[static_cast<size_t>(cpu)] = 1;
+    std::vector<unsigned char> all(mask.size() * static_cast<size_t>(ranks));
+    MPI_Allgather(mask.data(), widest, MPI_UNSIGNED_CHAR, all.data(), widest, MPI_UNSIGNED_CHAR,
+                  machine);
+    int sharing = 0;
+    for (int rank = 0; rank < ranks; ++rank) {
+        const unsigned char* theirs = all.data() + static_cast<size_t>(rank) * mask.size();
+        sharing += std::any_of(mine.begin(), mine.end(), [&](int cpu) { return theirs[cpu] != 0; });
+    }
+    return sharing;
+}
+
+// Waits for `request`; false if `seconds` pass first (0: no limit).
+bool wait_for(MPI_Request* request, double seconds) {
+    const auto start = std::chrono::steady_clock::now();
+    for (;;) {
+        int done = 0;
+        MPI_Test(request, &done, MPI_STATUS_IGNORE);
+        if (done != 0) return true;
+        const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
+        if (seconds > 0 && waited.count() > seconds) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
+}  // namespace
+
+Process& process() {
+    static Process handle;
+    return handle;
+}
+
+void Process::start(int* argc, char*** argv) {
+    if (!under_launcher()) return;
+    int provided = 0;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
+        print_error("", "MPI did not start");
+        std::exit(static_cast<int>(ExitCode::usage));
+    }
+    with_mpi_ = true;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+    MPI_Comm_size(MPI_COMM_WORLD, &size_);
+    MPI_Comm machine = MPI_COMM_NULL;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
+    MPI_Comm_size(machine, &local_size_);
+    MPI_Comm_free(&machine);
+    MPI_Comm_dup(MPI_COMM_WORLD, &endings_);
+}
+
+int Process::finish(const Outcome& outcome) {
+    std::fflush(stdout);
+    const int code = static_cast<int>(outcome.code);
+    if (!with_mpi_) {
+        if (code != 0) print_error("", outcome.message);
+        return code;
+    }
+    // A rank that ended well has nothing to hurry for; one that failed must not wait for ever.
+    const bool failed = code != 0;
+    std::vector<int> codes(static_cast<size_t>(size_), 0);
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Iallgather(&code, 1, MPI_INT, codes.data(), 1, MPI_INT, endings_, &request);
+    if (!wait_for(&request, failed ? kAgreementSeconds : 0)) {
+        print_error(concat("rank ", rank_, ": "), outcome.message);
+        MPI_Abort(MPI_COMM_WORLD, code);
+    }
+    const auto first = std::find_if(codes.begin(), codes.end(), [](int c) { return c != 0; });
+    const int speaker = static_cast<int>(first - codes.begin());
+    if (failed && rank_ == speaker) {
+        print_error(speaker == 0 ? std::string() : concat("rank ", rank_, ": "), outcome.message);
+    }
+    MPI_Finalize();
+    return first == codes.end() ? 0 : *first;
+}
+
+int Process::use_threads(int requested) {
+    const std::vector<int> cpus = affinity_cpus();
+    int sharing = 1;
+    if (with_mpi_) {
+        MPI_Comm machine = MPI_COMM_NULL;
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
+        sharing = std::max(1, ranks_sharing(cpus, machine, local_size_));
+        MPI_Comm_free(&machine);
+    }
+    int threads = static_cast<int>(cpus.size()) / sharing;
+    const double quota = cgroup_cpu_quota();
+    if (quota > 0) threads = std::min(threads, static_cast<int>(std::lround(quota / local_size_)));
+    if (requested > 0) threads = requested;
+    if (const char* text = std::getenv("FUCINA_THREADS"); text != nullptr && *text != '\0') {
+        char* end = nullptr;
+        const long value = std::strtol(text, &end, 10);
+        if (*end != '\0' || value < 1 || value > 4096) {
+            fail(ExitCode::usage, "FUCINA_THREADS=\"", text, "\": expected a number from 1 to 4096");
+        }
+        threads = static_cast<int>(value);
+    }
+    threads = std::max(1, threads);
+    omp_set_num_threads(threads);
+    return threads;
+}
+
+}  // namespace fucina
