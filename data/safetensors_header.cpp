@@ -1,0 +1,251 @@
+#include "data/safetensors_header.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "data/json_events.h"
+
+namespace fucina {
+namespace {
+
+std::optional<DType> dtype_from(std::string_view name) {
+    for (int i = 0; i <= static_cast<int>(DType::boolean); ++i) {
+        if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
+    }
+    return std::nullopt;
+}
+
+bool has_control_characters(std::string_view name) {
+    return std::any_of(name.begin(), name.end(),
+                       [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+// {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {"key":
+// "text"}}
+class HeaderEvents final : public JsonEvents {
+  public:
+    using JsonEvents::JsonEvents;
+    std::vector<TensorInfo> tensors;
+
+    bool start_object(size_t) override {
+        if (depth_ == 2 || in_list_) unexpected("an object");
+        ++depth_;
+        return true;
+    }
+
+    bool key(std::string& name) override {
+        if (depth_ == 1) {
+            begin_entry(name);
+        } else if (!metadata_) {
+            field_ = std::find(std::begin(kFields), std::end(kFields), name) - std::begin(kFields);
+            if (field_ == 3) unexpected("the key \"" + printable(name) + "\"");
+            if (seen_[field_]) unexpected("a second \"" + name + "\"");
+            seen_[field_] = true;
+        }
+        return true;
+    }
+
+    bool string(std::string& text) override {
+        if (depth_ != 2 || in_list_) unexpected("the string \"" + printable(text) + "\"");
+        if (metadata_) return true;
+        if (field_ != 0) unexpected("the string \"" + printable(text) + "\"");
+        const auto dtype = dtype_from(text);
+        if (!dtype) unexpected("the unsupported dtype \"" + printable(text) + "\"");
+        tensors.back().dtype = *dtype;
+        return true;
+    }
+
+    bool start_array(size_t) override {
+        if (depth_ != 2 || metadata_ || field_ == 0 || in_list_) unexpected("a list");
+        in_list_ = true;
+        return true;
+    }
+
+    bool number_unsigned(uint64_t value) override {
+        if (!in_list_) unexpected("a number");
+        if (value > uint64_t{INT64_MAX}) unexpected("the number " + std::to_string(value));
+        auto& list = field_ == 1 ? tensors.back().shape : offsets_;
+        if (list.size() == 8) unexpected("a list of more than 8 numbers");
+        list.push_back(static_cast<int64_t>(value));
+        return true;
+    }
+
+    bool end_array() override {
+        in_list_ = false;
+        return true;
+    }
+
+    bool end_object() override {
+        if (depth_-- == 2 && !metadata_) end_entry();
+        return true;
+    }
+
+  protected:
+    std::string describe(const std::string& what) const override {
+        if (name_.empty()) return "header: unexpected " + what;
+        return "tensor " + printable(name_) + ": unexpected " + what;
+    }
+
+  private:
+    static constexpr std::string_view kFields[] = {"dtype", "shape", "data_offsets"};
+
+    void begin_entry(const std::string& name) {
+        name_ = name;
+        if (!names_.insert(name).second) unexpected("second entry of this name");
+        metadata_ = name == "__metadata__";
+        if (metadata_) return;
+        if (name.empty()) fail(ExitCode::data, file_, ": header: a tensor without a name");
+        if (has_control_characters(name)) unexpected("control character in the name");
+        seen_[0] = seen_[1] = seen_[2] = false;
+        offsets_.clear();
+        tensors.push_back({.name = name, .dtype = DType::f32, .shape = {}});
+    }
+
+    void end_entry() {
+        for (int i = 0; i < 3; ++i) {
+            if (!seen_[i])
+                unexpected("end of the entry, \"" + std::string(kFields[i]) + "\" is missing");
+        }
+        if (offsets_.size() != 2 || offsets_[0] > offsets_[1]) unexpected("data_offsets");
+        tensors.back().offset = offsets_[0];
+        tensors.back().nbytes = offsets_[1] - offsets_[0];
+    }
+
+    int depth_ = 0;
+    bool in_list_ = false, metadata_ = false;
+    long field_ = 0;
+    bool seen_[3] = {};
+    std::string name_;
+    std::set<std::string> names_;
+    std::vector<int64_t> offsets_;
+};
+
+// {"metadata": {anything}, "weight_map": {"name": "model-00001-of-00002.safetensors", ...}}
+class IndexEvents final : public JsonEvents {
+  public:
+    using JsonEvents::JsonEvents;
+    std::map<std::string, std::string> shards;
+    bool has_map = false;
+
+    bool start_object(size_t) override { return open(kObject); }
+    bool start_array(size_t) override {
+        return depth_ == 0 ? unexpected("a list") : open("a list");
+    }
+    bool end_object() override { return close(); }
+    bool end_array() override { return close(); }
+    bool key(std::string& name) override {
+        key_ = name;
+        if (depth_ == 1 && name == "weight_map") {
+            if (has_map) unexpected("a second weight_map");
+            has_map = in_map_ = true;
+        }
+        return true;
+    }
+    bool string(std::string& text) override {
+        if (!in_map_) return plain_value("a string");
+        if (depth_ != 2) unexpected("a string");
+        check_shard_name(text);
+        if (!shards.emplace(key_, text).second) unexpected("a second entry of this name");
+        return true;
+    }
+    bool null() override { return plain_value("null"); }
+    bool boolean(bool) override { return plain_value("a boolean"); }
+    bool number_integer(int64_t) override { return plain_value("a number"); }
+    bool number_unsigned(uint64_t) override { return plain_value("a number"); }
+    bool number_float(double, const std::string&) override { return plain_value("a number"); }
+
+  protected:
+    std::string describe(const std::string& what) const override {
+        return "at \"" + printable(key_) + "\": unexpected " + what;
+    }
+
+  private:
+    bool open(const std::string& what) {
+        // Only weight_map's own object opens inside weight_map.
+        if (depth_ == 64 || (in_map_ && (depth_ == 2 || what != kObject))) unexpected(what);
+        ++depth_;
+        return true;
+    }
+    bool close() {
+        if (--depth_ == 1) in_map_ = false;
+        return true;
+    }
+    bool plain_value(const char* what) {
+        if (in_map_ || depth_ == 0) unexpected(what);
+        return true;
+    }
+    // A shard lies beside its index: anything that could lead elsewhere is refused.
+    void check_shard_name(const std::string& name) {
+        constexpr std::string_view suffix = ".safetensors";
+        if (name.size() <= suffix.size() || !name.ends_with(suffix) || name.front() == '.' ||
+            name.find('/') != name.npos || name.find('\\') != name.npos ||
+            has_control_characters(name)) {
+            unexpected("shard name \"" + printable(name) +
+                       "\" (a plain file name ending in .safetensors is wanted)");
+        }
+    }
+
+    static constexpr const char* kObject = "an object";
+    int depth_ = 0;
+    bool in_map_ = false;
+    std::string key_;
+};
+
+void check_size(const TensorInfo& tensor, const std::string& file) {
+    int64_t wanted = size_of(tensor.dtype);
+    for (const int64_t dim : tensor.shape) {
+        if (__builtin_mul_overflow(wanted, dim, &wanted)) {
+            fail(ExitCode::data, file, ": tensor ", tensor.name,
+                 ": its shape is too large to be true");
+        }
+    }
+    if (wanted != tensor.nbytes) {
+        fail(ExitCode::data, file, ": tensor ", tensor.name, ": its shape needs ", wanted,
+             " bytes, data_offsets give ", tensor.nbytes);
+    }
+}
+
+}  // namespace
+
+std::vector<TensorInfo> parse_safetensors_header(std::string_view json, int64_t data_bytes,
+                                                 const std::string& file) {
+    HeaderEvents events(json, file);
+    if (json.empty() || json.front() != '{')
+        fail(ExitCode::data, file, ": not a safetensors file: no JSON header");
+    parse_json(json, events);
+    auto& tensors = events.tensors;
+    std::sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
+        return std::pair(a.offset, a.offset + a.nbytes) < std::pair(b.offset, b.offset + b.nbytes);
+    });
+    int64_t end = 0;
+    for (const TensorInfo& tensor : tensors) {
+        check_size(tensor, file);
+        if (tensor.offset != end) {
+            fail(ExitCode::data, file, ": tensor ", tensor.name, ": begins at data byte ",
+                 tensor.offset, ", the one before ends at ", end, ": ",
+                 tensor.offset < end ? "overlap" : "gap");
+        }
+        end = tensor.offset + tensor.nbytes;
+        if (end > data_bytes) {
+            fail(ExitCode::data, file, ": tensor ", tensor.name,
+                 ": cut short: it ends at data byte ", end, ", the file has ", data_bytes);
+        }
+    }
+    if (end != data_bytes) {
+        fail(ExitCode::data, file, ": ", data_bytes, " bytes of data, the tensors cover ", end);
+    }
+    return std::move(tensors);
+}
+
+std::map<std::string, std::string> parse_safetensors_index(std::string_view json,
+                                                           const std::string& file) {
+    IndexEvents events(json, file);
+    parse_json(json, events);
+    if (!events.has_map || events.shards.empty()) {
+        fail(ExitCode::data, file, ": has no \"weight_map\" that names tensors");
+    }
+    return std::move(events.shards);
+}
+
+}  // namespace fucina

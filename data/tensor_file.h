@@ -1,0 +1,84 @@
+// Named tensors in safetensors files (github.com/huggingface/safetensors): a file, or a Hugging
+// Face directory. Any bytes are survived: what breaks the format's rules fails with exit 3, naming
+// the file and the tensor.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/file.h"
+#include "kernels/dtype.h"
+
+namespace fucina {
+
+struct TensorInfo {
+    std::string name;
+    DType dtype = DType::f32;
+    std::vector<int64_t> shape;  // outermost first; empty for a scalar
+    int file = 0;                // index into TensorFile::files()
+    int64_t offset = 0;          // bytes, from the start of the file
+    int64_t nbytes = 0;
+};
+
+// The tensors of one file, or of a directory with model.safetensors.index.json and its shards, or
+// with model.safetensors. Reads are pread at known offsets, so threads may share one TensorFile.
+class TensorFile {
+  public:
+    explicit TensorFile(const std::filesystem::path& path);
+
+    const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name
+    const TensorInfo* find(std::string_view name) const;                 // null when absent
+    const TensorInfo& at(std::string_view name) const;  // fails (exit 3) when absent
+    const std::filesystem::path& path() const { return path_; }
+    const std::filesystem::path& file_of(const TensorInfo& tensor) const;
+
+    // All of a tensor; `into` is exactly nbytes long. Row-major, little-endian, in the file's
+    // dtype.
+    void read(const TensorInfo& tensor, std::span<std::byte> into) const;
+    // Rows [first, first + n) along the first dimension, where n = into.size() / bytes of a row.
+    void read_rows(const TensorInfo& tensor, int64_t first, std::span<std::byte> into) const;
+
+  private:
+    void add_file(const std::filesystem::path& path);
+    void add_shards(const std::filesystem::path& index);
+
+    std::filesystem::path path_;
+    std::vector<InputFile> files_;
+    std::vector<TensorInfo> tensors_;
+};
+
+// What will be written: the data follows in the same order.
+struct TensorSpec {
+    std::string name;
+    DType dtype = DType::f32;
+    std::vector<int64_t> shape;
+};
+
+// Writes one safetensors file, streaming; it appears under its name at commit() only.
+class TensorFileWriter {
+  public:
+    TensorFileWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
+                     const std::map<std::string, std::string>& metadata = {});
+
+    // The next bytes of the data, tensor after tensor in the order of the specs, in any portions.
+    void append(std::span<const std::byte> bytes);
+    // The next values, stored as the current tensor's dtype (f32, or bf16 by rounding); must not
+    // cross its end.
+    void append(std::span<const float> values);
+    void commit();
+
+  private:
+    OutputFile file_;
+    std::vector<TensorSpec> tensors_;
+    std::vector<int64_t> ends_;  // file offset where each tensor ends
+};
+
+// Elements of a shape. The shape is one that a TensorFile has accepted, or our own.
+int64_t element_count(std::span<const int64_t> shape);
+
+}  // namespace fucina
