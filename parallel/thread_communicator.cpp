@@ -1,0 +1,176 @@
+// Collectives between threads: each rank publishes a pointer, all meet, everyone copies what it
+// needs, all meet again.
+#include "parallel/thread_communicator.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <tuple>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+struct Group {
+    explicit Group(int size) : size(size), published(static_cast<size_t>(size)) {}
+
+    void meet() {
+        std::unique_lock lock(mutex);
+        const int64_t generation = meetings;
+        if (++waiting == size) {
+            waiting = 0;
+            ++meetings;
+            changed.notify_all();
+        } else {
+            changed.wait(lock, [&] { return meetings != generation; });
+        }
+    }
+
+    struct Published {
+        const std::byte* data = nullptr;
+        const int64_t* counts = nullptr;
+    };
+
+    const int size;
+    std::mutex mutex;
+    std::condition_variable changed;
+    int waiting = 0;
+    int64_t meetings = 0;
+    std::vector<Published> published;
+    std::map<std::tuple<int, int, int>, std::deque<std::vector<std::byte>>>
+        mail;  // by (from, to, tag)
+};
+
+void copy_bytes(std::byte* to, const std::byte* from, int64_t count) {
+    if (count > 0) std::memmove(to, from, static_cast<size_t>(count));
+}
+
+class ThreadCommunicator final : public Communicator {
+  public:
+    ThreadCommunicator(std::shared_ptr<Group> group, int rank)
+        : group_(std::move(group)), rank_(rank) {}
+
+    int rank() const override { return rank_; }
+    int size() const override { return group_->size; }
+    void barrier() override { group_->meet(); }
+
+    void broadcast(std::span<std::byte> data, int root) override {
+        publish(data.data(), nullptr);
+        if (rank_ != root) {
+            copy_bytes(data.data(), from(root).data, static_cast<int64_t>(data.size()));
+        }
+        group_->meet();
+    }
+
+    void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override {
+        FUCINA_CHECK(out.size() == in.size() * static_cast<size_t>(size()), in.size(),
+                     " bytes a rank into ", out.size());
+        publish(in.data(), nullptr);
+        for (int r = 0; r < size(); ++r) {
+            copy_bytes(out.data() + in.size() * static_cast<size_t>(r), from(r).data,
+                       static_cast<int64_t>(in.size()));
+        }
+        group_->meet();
+    }
+
+    void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
+                      std::span<std::byte> out, std::span<const int64_t> receive_counts) override {
+        publish(in.data(), send_counts.data());
+        std::byte* to = out.data();
+        for (int r = 0; r < size(); ++r) {
+            const Group::Published& source = from(r);
+            int64_t offset = 0;
+            for (int before = 0; before < rank_; ++before) offset += source.counts[before];
+            FUCINA_CHECK(source.counts[rank_] == receive_counts[static_cast<size_t>(r)], "rank ", r,
+                         " sends ", source.counts[rank_], " bytes, rank ", rank_, " expects ",
+                         receive_counts[static_cast<size_t>(r)]);
+            copy_bytes(to, source.data + offset, source.counts[rank_]);
+            to += source.counts[rank_];
+        }
+        group_->meet();
+    }
+
+    void send(std::span<const std::byte> data, int to, int tag) override {
+        std::lock_guard lock(group_->mutex);
+        group_->mail[{rank_, to, tag}].emplace_back(data.begin(), data.end());
+        group_->changed.notify_all();
+    }
+
+    void receive(std::span<std::byte> data, int from, int tag) override {
+        std::unique_lock lock(group_->mutex);
+        auto& box = group_->mail[{from, rank_, tag}];
+        group_->changed.wait(lock, [&] { return !box.empty(); });
+        FUCINA_CHECK(box.front().size() == data.size(), "rank ", from, " sent ", box.front().size(),
+                     " bytes, rank ", rank_, " expects ", data.size());
+        copy_bytes(data.data(), box.front().data(), static_cast<int64_t>(data.size()));
+        box.pop_front();
+    }
+
+    void all_reduce_sum(std::span<int64_t> values) override {
+        all_reduce(values, [](int64_t a, int64_t b) { return a + b; });
+    }
+    void all_reduce_max(std::span<int64_t> values) override {
+        all_reduce(values, [](int64_t a, int64_t b) { return std::max(a, b); });
+    }
+
+  private:
+    void publish(const std::byte* data, const int64_t* counts) {
+        group_->published[static_cast<size_t>(rank_)] = {data, counts};
+        group_->meet();
+    }
+    const Group::Published& from(int rank) const {
+        return group_->published[static_cast<size_t>(rank)];
+    }
+    template <class Combine>
+    void all_reduce(std::span<int64_t> values, Combine combine) {
+        std::vector<int64_t> all(values.size() * static_cast<size_t>(size()));
+        all_gather(std::as_bytes(values), std::as_writable_bytes(std::span(all)));
+        for (size_t i = 0; i < values.size(); ++i) {
+            values[i] = all[i];
+            for (size_t r = 1; r < static_cast<size_t>(size()); ++r) {
+                values[i] = combine(values[i], all[r * values.size() + i]);
+            }
+        }
+    }
+
+    std::shared_ptr<Group> group_;
+    const int rank_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int size) {
+    auto group = std::make_shared<Group>(size);
+    std::vector<std::unique_ptr<Communicator>> ranks;
+    for (int r = 0; r < size; ++r) {
+        ranks.push_back(std::make_unique<ThreadCommunicator>(group, r));
+    }
+    return ranks;
+}
+
+void run_on_threads(int size, const std::function<void(Communicator&)>& body) {
+    auto ranks = make_thread_communicators(size);
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(size));
+    std::vector<std::thread> threads;
+    for (size_t r = 0; r < ranks.size(); ++r) {
+        threads.emplace_back([&, r] {
+            try {
+                body(*ranks[r]);
+            } catch (...) {
+                errors[r] = std::current_exception();
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const std::exception_ptr& error : errors) {
+        if (error) std::rethrow_exception(error);
+    }
+}
+
+}  // namespace fucina

@@ -1,0 +1,123 @@
+#include "collective_cases.h"
+
+#include <cstring>
+#include <numeric>
+
+#include "kernels/error.h"
+#include "parallel/grad_reducer.h"
+#include "parallel/grain_plan.h"
+
+namespace fucina {
+namespace {
+
+std::span<std::byte> bytes(std::vector<int32_t>& values) {
+    return std::as_writable_bytes(std::span(values));
+}
+
+void check_exchange(Communicator& communicator) {
+    const int size = communicator.size(), rank = communicator.rank();
+    // Rank a sends (a + 2 b) % 5 values 100 a + b to rank b, so some blocks are empty.
+    const auto count = [](int a, int b) { return (a + 2 * b) % 5; };
+    std::vector<int32_t> out, in, expected;
+    std::vector<int64_t> send_counts, receive_counts;
+    for (int peer = 0; peer < size; ++peer) {
+        send_counts.push_back(4 * count(rank, peer));
+        receive_counts.push_back(4 * count(peer, rank));
+        out.insert(out.end(), static_cast<size_t>(count(rank, peer)), 100 * rank + peer);
+        expected.insert(expected.end(), static_cast<size_t>(count(peer, rank)), 100 * peer + rank);
+    }
+    in.resize(expected.size());
+    communicator.all_to_all_v(bytes(out), send_counts, bytes(in), receive_counts);
+    FUCINA_CHECK(in == expected, "all_to_all_v on rank ", rank);
+}
+
+// Element i of grain g's leaf: floats whose sum depends on the order of addition.
+float leaf_value(int64_t grain, int64_t i) {
+    const auto mixed = static_cast<uint32_t>(grain * 7919 + i) * 2654435761u;
+    return static_cast<float>(static_cast<int32_t>(mixed)) * 0x1p-27f;
+}
+
+void add(std::vector<float>& to, const std::vector<float>& from) {
+    for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+}
+
+// The oracle: all leaves of a node, added along the tree by its definition.
+std::vector<float> node_sum(GrainRange node, int64_t elements) {
+    if (node.count() == 1) {
+        std::vector<float> leaf(static_cast<size_t>(elements));
+        for (int64_t i = 0; i < elements; ++i) {
+            leaf[static_cast<size_t>(i)] = leaf_value(node.begin, i);
+        }
+        return leaf;
+    }
+    std::vector<float> sum = node_sum(first_half(node), elements);
+    add(sum, node_sum(second_half(node), elements));
+    return sum;
+}
+
+}  // namespace
+
+void check_collectives(Communicator& communicator) {
+    const int size = communicator.size(), rank = communicator.rank();
+    std::vector<int32_t> own(37), all(37 * static_cast<size_t>(size)), expected;
+    for (int r = 0; r < size; ++r) {
+        for (int i = 0; i < 37; ++i) expected.push_back(1000 * r + i);
+    }
+    std::iota(own.begin(), own.end(), 1000 * rank);
+    communicator.all_gather(bytes(own), bytes(all));
+    FUCINA_CHECK(all == expected, "all_gather on rank ", rank);
+
+    const int root = size - 1;
+    communicator.broadcast(bytes(own), root);
+    FUCINA_CHECK(own.front() == 1000 * root && own.back() == 1000 * root + 36, "broadcast");
+    check_exchange(communicator);
+
+    std::vector<int64_t> sums{rank, -rank, int64_t{1} << 40}, most{rank, -rank};
+    communicator.all_reduce_sum(sums);
+    communicator.all_reduce_max(most);
+    const int64_t total = int64_t{size} * (size - 1) / 2;
+    FUCINA_CHECK((sums == std::vector<int64_t>{total, -total, int64_t{size} << 40}), "sum");
+    FUCINA_CHECK((most == std::vector<int64_t>{size - 1, 0}), "max");
+
+    if (size > 1) {  // a ring, even ranks sending first
+        std::vector<int32_t> message{rank, 7}, got(2);
+        const int next = (rank + 1) % size, previous = (rank + size - 1) % size;
+        if (rank % 2 == 0) communicator.send(bytes(message), next, 3);
+        communicator.receive(bytes(got), previous, 3);
+        if (rank % 2 == 1) communicator.send(bytes(message), next, 3);
+        FUCINA_CHECK(got[0] == previous && got[1] == 7, "ring");
+    }
+    communicator.barrier();
+}
+
+void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_bytes) {
+    const std::vector<int64_t> sizes{1, 513, 40, 2000, 7};
+    const int64_t elements = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
+    const auto shares = share_grains(grains, communicator.size());
+    const GrainRange own = shares[static_cast<size_t>(communicator.rank())];
+    // A rank without grains holds rubbish that must not count.
+    const std::vector<float> mine = own.count() > 0
+                                        ? node_sum(own, elements)
+                                        : std::vector<float>(static_cast<size_t>(elements), 1e30f);
+    std::vector<Tensor> tensors;
+    int64_t offset = 0;
+    for (int64_t size : sizes) {
+        tensors.push_back(Tensor::empty({size}, DType::f32));
+        std::memcpy(tensors.back().raw(), mine.data() + offset, static_cast<size_t>(size) * 4);
+        offset += size;
+    }
+    GradReducer(communicator, bucket_bytes).reduce(tensors, shares);
+    const std::vector<float> expected = node_sum({0, grains}, elements);
+    offset = 0;
+    for (const Tensor& tensor : tensors) {
+        for (int64_t i = 0; i < tensor.size(); ++i, ++offset) {
+            const float got = tensor.data<float>()[i];
+            FUCINA_CHECK(std::memcmp(&got, &expected[static_cast<size_t>(offset)], 4) == 0,
+                         "element ", offset, " of ", grains, " grains on ", communicator.size(),
+                         " ranks: ", got, ", the tree gives ",
+                         expected[static_cast<size_t>(offset)]);
+        }
+    }
+}
+
+}  // namespace fucina

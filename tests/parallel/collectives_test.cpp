@@ -1,0 +1,70 @@
+// Guards against collectives that mix up blocks, and against a sum of gradients whose bits depend
+// on the number of ranks. The same cases run on threads and, through mpirun, on MPI ranks.
+#include <gtest/gtest.h>
+#include <mpi.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "collective_cases.h"
+#include "kernels/error.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/thread_communicator.h"
+
+namespace fucina {
+namespace {
+
+constexpr int64_t kGrainCounts[] = {1, 2, 3, 5, 8, 13};
+
+void check_all(Communicator& communicator) {
+    check_collectives(communicator);
+    for (int64_t grains : kGrainCounts) {
+        for (int64_t bucket_bytes : {400, 4000, 1 << 20}) {
+            check_reducer(communicator, grains, bucket_bytes);
+        }
+    }
+}
+
+TEST(Collectives, OfOneRank) {
+    const auto self = make_self_communicator();
+    EXPECT_NO_THROW(check_all(*self));
+}
+
+TEST(Collectives, OfThreads) {
+    for (int ranks : {1, 2, 4, 8}) EXPECT_NO_THROW(run_on_threads(ranks, check_all)) << ranks;
+}
+
+TEST(Collectives, CarryAnErrorOutOfTheThreads) {
+    EXPECT_THROW(run_on_threads(2, [](Communicator&) { fail(ExitCode::data, "no"); }), Error);
+}
+
+int run_under_mpirun(int ranks, const char* filter) {
+    char self[4096];
+    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length <= 0) return -1;
+    self[length] = 0;
+    const std::string command = concat(
+        "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+        "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none "
+        "OMP_NUM_THREADS=1 mpirun --bind-to none -np ",
+        ranks, " '", self, "' --gtest_filter=", filter, " > /dev/null");
+    return std::system(command.c_str());
+}
+
+TEST(Collectives, OfMpiRanks) {
+    for (int ranks : {2, 4})
+        EXPECT_EQ(run_under_mpirun(ranks, "MpiRank.* --gtest_also_run_disabled_tests"), 0) << ranks;
+}
+
+// One of the ranks that the test above starts.
+TEST(MpiRank, DISABLED_PassesAllCases) {
+    MPI_Init(nullptr, nullptr);
+    for (int64_t largest_message : {int64_t{1} << 30, int64_t{100}}) {
+        const auto communicator = make_mpi_communicator(largest_message);
+        EXPECT_NO_THROW(check_all(*communicator)) << "messages of up to " << largest_message;
+    }
+    MPI_Finalize();
+}
+
+}  // namespace
+}  // namespace fucina
