@@ -1,5 +1,6 @@
-// The commands of the program. Each launch/commands/<name>.cpp defines add_<name>_command, which adds one subcommand
-// with its options and a callback. Callbacks throw Error; run_program turns that into one line and an exit code.
+// The commands of the program. Each launch/commands/<name>.cpp defines add_<name>_command, which
+// adds one subcommand with its options and a callback. Callbacks throw Error; run_program turns
+// that into one line and an exit code.
 #pragma once
 
 namespace CLI {
@@ -8,6 +9,7 @@ class App;
 
 namespace fucina {
 
-// Keep both this list and the one in main.cpp in the order of --help.
+// In the order of --help, here and in main.cpp.
+void add_recipe_table_command(CLI::App& app);
 
 }  // namespace fucina

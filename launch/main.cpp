@@ -4,6 +4,7 @@
 
 int main(int argc, char** argv) {
     return fucina::run_program(argc, argv, [](CLI::App& app) {
-        (void)app;
+        using namespace fucina;
+        add_recipe_table_command(app);
     });
 }

@@ -1,0 +1,188 @@
+// Recipes out again: as TOML, as the screen's listing, as config.json's model section, as tables.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "kernels/error.h"
+#include "launch/recipe.h"
+#include "launch/recipe_rules.h"
+
+namespace fucina {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+// Shortest digits that read back to the same bits, and always recognisable as a float.
+std::string toml_float(double value) {
+    if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+    std::string text = fmt::format("{}", value);
+    if (text.find_first_of(".en") == std::string::npos) text += ".0";
+    return text;
+}
+
+std::string toml_string(const std::string& value) {
+    std::string text = "\"";
+    for (const char c : value) {
+        if (c == '"' || c == '\\') {
+            text += '\\';
+            text += c;
+        } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+            text += fmt::format("\\u{:04X}", static_cast<int>(c));
+        } else {
+            text += c;
+        }
+    }
+    return text + "\"";
+}
+
+std::string toml_value(const Message& message, const FieldDescriptor& field, int index);
+
+// A message in one line: { path = "a.txt", weight = 1.0 }
+std::string inline_table(const Message& message) {
+    std::string text;
+    for (const FieldDescriptor* field : fields_of(*message.GetDescriptor())) {
+        if (!is_present(message, *field)) continue;
+        text += concat(text.empty() ? " " : ", ", field->name(), " = ",
+                       toml_value(message, *field, -1));
+    }
+    return concat("{", text, " }");
+}
+
+// The value of a singular field, element `index` of a list, or, with -1, a whole list.
+std::string toml_value(const Message& message, const FieldDescriptor& field, int index) {
+    const auto& get = *message.GetReflection();
+    if (field.is_repeated() && index < 0) {
+        std::string text;
+        for (int i = 0; i < get.FieldSize(message, &field); ++i) {
+            text += concat(i == 0 ? "" : ", ", toml_value(message, field, i));
+        }
+        return concat("[", text, "]");
+    }
+    const bool in_list = field.is_repeated();
+    switch (field.cpp_type()) {
+        case FieldDescriptor::CPPTYPE_INT64:
+            return std::to_string(in_list ? get.GetRepeatedInt64(message, &field, index)
+                                          : get.GetInt64(message, &field));
+        case FieldDescriptor::CPPTYPE_DOUBLE:
+            return toml_float(in_list ? get.GetRepeatedDouble(message, &field, index)
+                                      : get.GetDouble(message, &field));
+        case FieldDescriptor::CPPTYPE_BOOL:
+            return (in_list ? get.GetRepeatedBool(message, &field, index)
+                            : get.GetBool(message, &field))
+                       ? "true"
+                       : "false";
+        case FieldDescriptor::CPPTYPE_STRING:
+            return toml_string(in_list ? get.GetRepeatedString(message, &field, index)
+                                       : get.GetString(message, &field));
+        default:
+            return inline_table(in_list ? get.GetRepeatedMessage(message, &field, index)
+                                        : get.GetMessage(message, &field));
+    }
+}
+
+bool is_section(const FieldDescriptor& field) {
+    return field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field.is_repeated();
+}
+
+// Calls visit(path, message, field) for every value that is set: a section's own values first,
+// then the sections in it, since TOML cannot return to a table.
+template <class Visit>
+void walk(const Message& message, const std::string& path, const Visit& visit) {
+    const std::vector<const FieldDescriptor*> fields = fields_of(*message.GetDescriptor());
+    for (const FieldDescriptor* field : fields) {
+        if (is_present(message, *field) && !is_section(*field)) visit(path, message, *field);
+    }
+    for (const FieldDescriptor* field : fields) {
+        if (!is_present(message, *field) || !is_section(*field)) continue;
+        walk(message.GetReflection()->GetMessage(message, field), join_path(path, field->name()),
+             visit);
+    }
+}
+
+void table_of(const Descriptor& type, const std::string& path, std::string* out) {
+    *out += concat("\n| `", path, "` | type | default | legal | meaning |\n|---|---|---|---|---|\n");
+    std::string inner;
+    for (const FieldDescriptor* field : fields_of(type)) {
+        const bool table = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+        if (table) table_of(*field->message_type(), join_path(path, field->name()), &inner);
+        if (is_section(*field)) continue;
+        const FieldRule& rule = rule_of(*field);
+        std::string legal = rule.range();
+        for (const std::string& choice : rule.choice()) {
+            legal += concat(legal.empty() ? "" : ", ", "\"", choice, "\"");
+        }
+        std::string value = rule.value();
+        for (char& c : value) c = c == '\'' ? '"' : c;
+        if (rule.required()) value = "required";
+        if (!rule.required_without().empty()) value = "required without `from`";
+        *out += concat("| `", field->name(), "` | ", type_name(*field), " | ", value, " | ", legal,
+                       " | ", rule.doc(), rule.unit().empty() ? "" : " (", rule.unit(),
+                       rule.unit().empty() ? "" : ")", " |\n");
+    }
+    *out += inner;
+}
+
+nlohmann::json json_of(const Message& message) {
+    nlohmann::json json = nlohmann::json::object();
+    const auto& get = *message.GetReflection();
+    for (const FieldDescriptor* field : fields_of(*message.GetDescriptor())) {
+        if (!is_present(message, *field)) continue;
+        nlohmann::json& value = json[field->name()];
+        switch (field->cpp_type()) {
+            case FieldDescriptor::CPPTYPE_INT64: value = get.GetInt64(message, field); break;
+            case FieldDescriptor::CPPTYPE_DOUBLE: value = get.GetDouble(message, field); break;
+            case FieldDescriptor::CPPTYPE_BOOL: value = get.GetBool(message, field); break;
+            case FieldDescriptor::CPPTYPE_STRING: value = get.GetString(message, field); break;
+            default: value = json_of(get.GetMessage(message, field));
+        }
+    }
+    return json;
+}
+
+}  // namespace
+
+std::string recipe_toml(const Recipe& recipe) {
+    std::string text;
+    std::string section;
+    walk(recipe, "", [&](const std::string& path, const Message& message,
+                         const FieldDescriptor& field) {
+        if (path != section) {
+            text += concat(text.empty() ? "" : "\n", "[", path, "]\n");
+            section = path;
+        }
+        text += concat(field.name(), " = ", toml_value(message, field, -1), "\n");
+    });
+    return text;
+}
+
+std::string recipe_listing(const ResolvedRecipe& resolved) {
+    std::string text;
+    walk(resolved.recipe, "", [&](const std::string& path, const Message& message,
+                                  const FieldDescriptor& field) {
+        const std::string name = join_path(path, field.name());
+        const auto origin = resolved.origins.find(name);
+        text += fmt::format("  {:<34} {:<26} {}\n", name, toml_value(message, field, -1),
+                            origin == resolved.origins.end() ? "default" : origin->second);
+    });
+    return text;
+}
+
+nlohmann::json model_json(const Recipe& recipe) {
+    FUCINA_CHECK(!recipe.model().has_from(), "model_json of a recipe with model.from");
+    nlohmann::json json = json_of(recipe.model());
+    if (recipe.model().q_lora_rank() == 0) json["q_lora_rank"] = nullptr;
+    return json;
+}
+
+std::string recipe_table() {
+    std::string text;
+    for (const FieldDescriptor* field : fields_of(*Recipe::descriptor())) {
+        table_of(*field->message_type(), field->name(), &text);
+    }
+    return text;
+}
+
+}  // namespace fucina

@@ -1,0 +1,217 @@
+// Recipes: every kind of mistake gives its one line, and every legal one comes back as it went in.
+#include "launch/recipe.h"
+
+#include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+
+#include "kernels/error.h"
+#include "launch/recipe_rules.h"
+
+namespace fucina {
+namespace {
+
+constexpr const char* kModel =
+    "[model]\nvocab_size = 256\nhidden_size = 64\nintermediate_size = 96\n"
+    "moe_intermediate_size = 32\nnum_hidden_layers = 3\nnum_attention_heads = 4\n"
+    "n_routed_experts = 8\nkv_lora_rank = 16\nqk_rope_head_dim = 8\nv_head_dim = 12\n"
+    "qk_nope_head_dim = 10\nnum_experts_per_tok = 2\nrope_theta = 10000\n"
+    "[model.rope_scaling]\ntype = \"yarn\"\nfactor = 4\n"
+    "original_max_position_embeddings = 64\n";
+
+constexpr const char* kRest =
+    "[run]\ndir = \"runs/a\"\n"
+    "[data]\ntrain = [{path = \"ids.json\"}, {path = \"b\", format = \"store\", weight = 2}]\n"
+    "sequence_length = 32\n"
+    "[train]\nsteps = 10\nbetas = [0.9, 0.99]\nlearning_rate = 1e-3\n";
+
+std::string good() { return std::string(kModel) + kRest; }
+
+ResolvedRecipe parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return parse_recipe(text, "r.toml", overrides);
+}
+
+// The message of the error that parsing gives; all of them are usage errors.
+std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    try {
+        parse(text, overrides);
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::usage);
+        EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+        return error.what();
+    }
+    return "no error";
+}
+
+TEST(Recipe, DefaultsFileAndOverridesAreTold) {
+    const ResolvedRecipe resolved = parse(good(), {"train.steps=20", "run.dir=runs/b"});
+    EXPECT_EQ(resolved.recipe.train().steps(), 20);
+    EXPECT_EQ(resolved.recipe.run().dir(), "runs/b");
+    EXPECT_EQ(resolved.recipe.train().learning_rate(), 1e-3);
+    EXPECT_EQ(resolved.recipe.train().schedule(), "cosine");
+    EXPECT_EQ(resolved.recipe.exact().grain(), 1);
+    EXPECT_EQ(resolved.recipe.model().rope_theta(), 10000.0);  // an integer for a float
+    EXPECT_EQ(resolved.recipe.model().num_key_value_heads(), 4);
+    EXPECT_EQ(resolved.recipe.data().train(0).format(), "tokens");
+    EXPECT_EQ(resolved.recipe.data().train(0).weight(), 1.0);
+    EXPECT_EQ(resolved.recipe.train().router_bias_update(), 1e-3);
+    EXPECT_EQ(resolved.origins.at("train.steps"), "--set");
+    EXPECT_EQ(resolved.origins.at("train.learning_rate"), "file");
+    EXPECT_EQ(resolved.origins.at("train.schedule"), "default");
+    const std::string listing = recipe_listing(resolved);
+    EXPECT_NE(listing.find("train.steps"), std::string::npos);
+    EXPECT_NE(listing.find("--set"), std::string::npos);
+}
+
+TEST(Recipe, AModelFromElsewhereIsTrainedAsItIs) {
+    const ResolvedRecipe resolved = parse(kRest, {"model.from=hf"});
+    EXPECT_EQ(resolved.recipe.train().router_bias_update(), 0.0);
+    EXPECT_TRUE(resolved.recipe.train().has_router_bias_update());
+    EXPECT_EQ(resolved.recipe.train().balance_loss(), 0.0);
+    EXPECT_EQ(resolved.recipe.train().mtp_loss(), 0.0);
+    EXPECT_FALSE(resolved.recipe.model().has_vocab_size());
+    EXPECT_EQ(parse(kRest, {"model.from=hf", "train.balance_loss=0.5"}).recipe.train().balance_loss(),
+              0.5);
+}
+
+TEST(Recipe, ModelSectionIsAConfigJson) {
+    const nlohmann::json json = model_json(parse(good()).recipe);
+    EXPECT_EQ(json.at("model_type"), "deepseek_v3");
+    EXPECT_EQ(json.at("hidden_size"), 64);
+    EXPECT_TRUE(json.at("q_lora_rank").is_null());
+    EXPECT_EQ(json.at("rope_scaling").at("factor"), 4.0);
+    EXPECT_EQ(json.at("rms_norm_eps"), 1e-6);
+    EXPECT_FALSE(json.contains("from"));
+    EXPECT_FALSE(json.contains("rope_parameters"));
+}
+
+TEST(Recipe, WrittenTomlReadsBackEqual) {
+    Recipe recipe = parse(good()).recipe;
+    recipe.mutable_run()->set_dir("odd \"name\" \\ \t\x01 caf\xc3\xa9");
+    std::mt19937_64 random(7);
+    for (int i = 0; i < 200; ++i) {
+        recipe.mutable_train()->set_learning_rate(
+            std::ldexp(static_cast<double>(random()), -64 - static_cast<int>(random() % 60)));
+        recipe.mutable_train()->set_min_learning_rate(0);
+        const std::string text = recipe_toml(recipe);
+        const Recipe back = parse(text).recipe;
+        ASSERT_TRUE(google::protobuf::util::MessageDifferencer::Equals(recipe, back)) << text;
+        ASSERT_EQ(back.train().learning_rate(), recipe.train().learning_rate());
+    }
+}
+
+struct Mistake {
+    const char* from;  // in the good recipe
+    const char* to;
+    const char* message;  // what the error must contain
+};
+
+class RecipeMistake : public testing::TestWithParam<Mistake> {};
+
+TEST_P(RecipeMistake, GetsItsLine) {
+    std::string text = good();
+    const size_t at = text.find(GetParam().from);
+    ASSERT_NE(at, std::string::npos);
+    text.replace(at, std::string(GetParam().from).size(), GetParam().to);
+    EXPECT_NE(error_of(text).find(GetParam().message), std::string::npos) << error_of(text);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, RecipeMistake,
+    testing::Values(
+        Mistake{"steps = 10", "micro_bach = 2\nsteps = 10",
+                "r.toml:25:1: train has no field \"micro_bach\"; did you mean \"micro_batch\"?"},
+        Mistake{"[train]", "[trian]",
+                ": a recipe has no field \"trian\"; did you mean \"train\"?"},
+        Mistake{"steps = 10", "steps = \"ten\"",
+                "r.toml:25:9: train.steps is the string \"ten\"; expected: integer"},
+        Mistake{"steps = 10", "steps = 10.5",
+                "train.steps is the number 10.5; expected: integer"},
+        Mistake{"steps = 10", "steps = 0", "train.steps is the integer 0, outside [1, "},
+        Mistake{"steps = 10", "steps = 10\nsteps = 11", "r.toml:26:9: duplicate key: cannot redefine"},
+        Mistake{"steps = 10", "steps = 10\neps = nan", "train.eps is the number nan, outside"},
+        Mistake{"steps = 10", "steps = 99999999999999999999", "r.toml:25:"},
+        Mistake{"steps = 10", "warmup_steps = 11\nsteps = 10", "train.warmup_steps is 11, more than"},
+        Mistake{"steps = 10", "", "missing: train.steps"},
+        Mistake{"hidden_size = 64", "", "missing: model.hidden_size"},
+        Mistake{"steps = 10", "steps = 10\nmin_learning_rate = 1", "train.min_learning_rate is 1"},
+        Mistake{"[0.9, 0.99]", "[0.9]", "train.betas has 1 values; expected 2"},
+        Mistake{"[0.9, 0.99]", "[0.9, 1.0]", "train.betas is the number 1, outside [0, 1)"},
+        Mistake{"[0.9, 0.99]", "0.9", "train.betas is the number 0.9; expected: list of numbers"},
+        Mistake{"steps = 10", "steps = 10\nschedule = \"cosin\"",
+                "legal: cosine, wsd, constant; did you mean \"cosine\"?"},
+        Mistake{"ids.json", "ids.bin", "data.train[0] has no format"},
+        Mistake{"ids.json", "ids.txt", "data.tokenizer is missing"},
+        Mistake{"{path = \"ids.json\"}", "{format = \"text\"}", "missing: data.train[0].path"},
+        Mistake{"{path = \"ids.json\"}", "{path = \"ids.json\", wieght = 1}",
+                "data.train[0] has no field \"wieght\"; did you mean \"weight\"?"},
+        Mistake{"{path = \"ids.json\"}", "3", "data.train is the integer 3"},
+        Mistake{"vocab_size = 256", "from = \"hf\"\nvocab_size = 256",
+                "model.from and model.vocab_size are both set"},
+        Mistake{"type = \"yarn\"", "typ = \"yarn\"",
+                "model.rope_scaling has no field \"typ\"; did you mean \"type\"?"},
+        Mistake{"dir = \"runs/a\"", "dir = \"\"", "run.dir is empty"},
+        Mistake{"dir = \"runs/a\"", "dir = ", "r.toml:20:"}));
+
+TEST(Recipe, OverridesAreCheckedLikeTheFile) {
+    EXPECT_NE(error_of(good(), {"train.micro_bach=2"}).find("--set train.micro_bach=2: train has no"),
+              std::string::npos);
+    EXPECT_NE(error_of(good(), {"train.steps=x"}).find("the value is no TOML; expected: integer"),
+              std::string::npos);
+    EXPECT_NE(error_of(good(), {"train.steps"}).find("expected path=value"), std::string::npos);
+    EXPECT_NE(error_of(good(), {"train.steps.a=1"}).find("train.steps has no fields"),
+              std::string::npos);
+    EXPECT_NE(error_of(good(), {"=1"}).find("expected path=value"), std::string::npos);
+    EXPECT_NE(error_of(good(), {"train=1"}).find("train is the integer 1; expected: table"),
+              std::string::npos);
+    EXPECT_NE(error_of(good(), {"train.=1"}).find("train has no field \"\""), std::string::npos);
+    EXPECT_EQ(parse(good(), {"run.dir=7"}).recipe.run().dir(), "7");
+    EXPECT_EQ(parse(good(), {"data.train=[{path='x.h5'}]"}).recipe.data().train_size(), 1);
+    EXPECT_EQ(parse(good(), {"model.rope_scaling.factor=8"}).recipe.model().rope_scaling().factor(),
+              8.0);
+}
+
+// Any bytes give a recipe or one line, never anything else.
+TEST(Recipe, SurvivesMutations) {
+    std::mt19937 random(11);
+    const std::string original = good();
+    int failures = 0;
+    for (int round = 0; round < 3000; ++round) {
+        std::string text = original;
+        for (int edit = 0; edit < 1 + round % 8; ++edit) {
+            const size_t at = random() % text.size();
+            switch (random() % 4) {
+                case 0: text[at] = static_cast<char>(random()); break;
+                case 1: text.erase(at, 1 + random() % 5); break;
+                case 2: text.insert(at, 1, "[]{}\"'=.\n#"[random() % 10]); break;
+                default: text.insert(at, text.substr(random() % text.size(), random() % 30));
+            }
+            if (text.empty()) text = " ";
+        }
+        failures += error_of(text) != "no error";
+    }
+    EXPECT_GT(failures, 1000);
+    EXPECT_NE(error_of("a = " + std::string(100000, '[')), "no error");
+}
+
+TEST(Recipe, EveryFieldIsDocumentedAndItsDefaultIsLegal) {
+    const std::string table = recipe_table();
+    EXPECT_EQ(table.find("|  |\n"), std::string::npos) << "a field has no line of documentation";
+    parse(good());  // reads every default, checked against its range
+}
+
+TEST(Recipe, TableInTheDocumentationIsTheSchema) {
+    std::ifstream file(FUCINA_SOURCE_DIR "/docs/formats.md");
+    std::stringstream text;
+    text << file.rdbuf();
+    EXPECT_NE(text.str().find(recipe_table()), std::string::npos)
+        << "docs/formats.md is out of date: put the output of `fucina recipe-table` between its "
+           "two recipe markers";
+}
+
+}  // namespace
+}  // namespace fucina
