@@ -1,0 +1,85 @@
+// Vec with AVX-512 (F, BW, DQ, VL). Included by simd.h.
+#pragma once
+
+namespace fucina::cpu::FUCINA_ISA {
+
+struct Vec {
+    __m512 v;
+};
+
+FUCINA_INLINE Vec zero() {
+    return {_mm512_setzero_ps()};
+}
+FUCINA_INLINE Vec set1(float x) {
+    return {_mm512_set1_ps(x)};
+}
+FUCINA_INLINE Vec load(const float* p) {
+    return {_mm512_loadu_ps(p)};
+}
+FUCINA_INLINE void store(float* p, Vec x) {
+    _mm512_storeu_ps(p, x.v);
+}
+FUCINA_INLINE Vec load(const uint16_t* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+// Integer rounding, since VCVTNEPS2BF16 flushes denormals.
+FUCINA_INLINE void store(uint16_t* p, Vec x) {
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    const __m512i result = _mm512_mask_mov_epi32(rounded, nan, quiet);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16)));
+}
+// 16 pairs of bf16: the first, or the second, of each.
+FUCINA_INLINE Vec load_even(const uint16_t* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+}
+FUCINA_INLINE Vec load_odd(const uint16_t* p) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high))};
+}
+FUCINA_INLINE Vec add(Vec a, Vec b) {
+    return {_mm512_add_ps(a.v, b.v)};
+}
+FUCINA_INLINE Vec sub(Vec a, Vec b) {
+    return {_mm512_sub_ps(a.v, b.v)};
+}
+FUCINA_INLINE Vec mul(Vec a, Vec b) {
+    return {_mm512_mul_ps(a.v, b.v)};
+}
+FUCINA_INLINE Vec div(Vec a, Vec b) {
+    return {_mm512_div_ps(a.v, b.v)};
+}
+FUCINA_INLINE Vec sqrt(Vec a) {
+    return {_mm512_sqrt_ps(a.v)};
+}
+FUCINA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+// b where either is NaN.
+FUCINA_INLINE Vec max(Vec a, Vec b) {
+    return {_mm512_max_ps(a.v, b.v)};
+}
+// a < b ? yes : no
+FUCINA_INLINE Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+// x * 2^n, where n stands in the low bits of the float 1.5 * 2^23 + n, |n| < 128. In two steps, so
+// that n = 128 does not overflow.
+FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
+    const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(magic_plus_n.v),
+                                       _mm512_set1_epi32(0x4b400000));
+    const __m512i half = _mm512_srai_epi32(n, 1), one = _mm512_set1_epi32(127);
+    const __m512i first = _mm512_slli_epi32(_mm512_add_epi32(half, one), 23);
+    const __m512i rest =
+        _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), one), 23);
+    return {_mm512_mul_ps(_mm512_mul_ps(x.v, _mm512_castsi512_ps(first)),
+                          _mm512_castsi512_ps(rest))};
+}
+
+}  // namespace fucina::cpu::FUCINA_ISA

@@ -1,0 +1,91 @@
+// Vec as an array, for any x86-64. Included by simd.h.
+#pragma once
+
+namespace fucina::cpu::FUCINA_ISA {
+
+struct Vec {
+    float v[16];
+};
+
+#define FUCINA_LANES for (int i = 0; i < 16; ++i)
+
+FUCINA_INLINE Vec set1(float x) {
+    Vec r;
+    FUCINA_LANES r.v[i] = x;
+    return r;
+}
+FUCINA_INLINE Vec zero() {
+    return set1(0.0f);
+}
+FUCINA_INLINE Vec load(const float* p) {
+    Vec r;
+    FUCINA_LANES r.v[i] = p[i];
+    return r;
+}
+FUCINA_INLINE void store(float* p, Vec x) {
+    FUCINA_LANES p[i] = x.v[i];
+}
+FUCINA_INLINE Vec load(const uint16_t* p) {
+    Vec r;
+    FUCINA_LANES r.v[i] = bf16_float(p[i]);
+    return r;
+}
+FUCINA_INLINE void store(uint16_t* p, Vec x) {
+    FUCINA_LANES p[i] = float_bf16(x.v[i]);
+}
+FUCINA_INLINE Vec load_even(const uint16_t* p) {
+    Vec r;
+    FUCINA_LANES r.v[i] = bf16_float(p[2 * i]);
+    return r;
+}
+FUCINA_INLINE Vec load_odd(const uint16_t* p) {
+    Vec r;
+    FUCINA_LANES r.v[i] = bf16_float(p[2 * i + 1]);
+    return r;
+}
+FUCINA_INLINE Vec add(Vec a, Vec b) {
+    FUCINA_LANES a.v[i] += b.v[i];
+    return a;
+}
+FUCINA_INLINE Vec sub(Vec a, Vec b) {
+    FUCINA_LANES a.v[i] -= b.v[i];
+    return a;
+}
+FUCINA_INLINE Vec mul(Vec a, Vec b) {
+    FUCINA_LANES a.v[i] *= b.v[i];
+    return a;
+}
+FUCINA_INLINE Vec div(Vec a, Vec b) {
+    FUCINA_LANES a.v[i] /= b.v[i];
+    return a;
+}
+FUCINA_INLINE Vec sqrt(Vec a) {
+    FUCINA_LANES a.v[i] = __builtin_sqrtf(a.v[i]);
+    return a;
+}
+FUCINA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+    FUCINA_LANES c.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+FUCINA_INLINE Vec max(Vec a, Vec b) {
+    FUCINA_LANES b.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return b;
+}
+FUCINA_INLINE Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
+    FUCINA_LANES no.v[i] = a.v[i] < b.v[i] ? yes.v[i] : no.v[i];
+    return no;
+}
+FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
+    FUCINA_LANES {
+        const int32_t n = static_cast<int32_t>(float_bits(magic_plus_n.v[i]) - 0x4b400000u);
+        const int32_t half = n >> 1;
+        const float first = bits_float(static_cast<uint32_t>(half + 127) << 23);
+        const float rest = bits_float(static_cast<uint32_t>(n - half + 127) << 23);
+        x.v[i] = x.v[i] * first * rest;
+    }
+    return x;
+}
+
+#undef FUCINA_LANES
+
+}  // namespace fucina::cpu::FUCINA_ISA
