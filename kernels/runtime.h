@@ -17,17 +17,28 @@ struct Runtime {
     IsaLevel level = IsaLevel::scalar;
     bool emulate_amx = false;
     bool has_avx512_bf16 = false;
+    // The level of kernels that use no tiles: `level`, or under `amx` the best vector level.
+    IsaLevel vector_level = IsaLevel::scalar;
     Numerics numerics = Numerics::exact;
     int threads = 1;
 };
 
 const Runtime& runtime();
 
-// Probes the CPU, reads FUCINA_ISA, sets the OpenMP thread count, and DAZ/FTZ in every thread (AMX
-// always flushes, so every level must). Call again to change; not while kernels run. Tests use it
-// to run all levels.
+// Sets the number of threads of every kernel (0: one per CPU of the affinity mask) and the
+// numerics. The first use of runtime() probes the CPU and reads FUCINA_ISA. Call again to change;
+// not while kernels run.
 void set_runtime(int threads, Numerics numerics);
-void force_isa(std::string_view level);  // "" = back to the best
+
+// Takes a level by its FUCINA_ISA name; "" goes back to FUCINA_ISA, or else the best. Unknown, or
+// more than the CPU has: Error(usage) that names both. Tests use it to run all levels.
+void force_isa(std::string_view level);
+std::string_view name_of(IsaLevel level);
+IsaLevel best_isa();  // what the CPU and the operating system offer, whatever is forced
+
+// DAZ and FTZ in the calling thread (AMX always flushes, so every level must). parallel_for does
+// it for its threads; threads inherit it from the thread that makes them.
+void flush_denormals();
 
 // "AMX-BF16", "AVX-512", ... and the CPU's model name, for doctor and logs.
 std::string describe_runtime();

@@ -1,0 +1,62 @@
+// Reference embedding, and the head with its cross-entropy.
+#include "kernels/embedding.h"
+
+#include "kernels/reference/reference.h"
+#include "kernels/reference/rows.h"
+
+namespace fucina::reference {
+
+void embedding(const int32_t* ids, const Tensor& table, const Tensor& out) {
+    parallel_for(out.rows(), [&](int64_t t) {
+        FUCINA_CHECK(ids[t] >= 0 && ids[t] < table.rows(), "token id ", ids[t],
+                     " of a vocabulary of ", table.rows());
+        store_row(out, t, load_row(table, ids[t]));
+    });
+}
+
+void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
+                        const Tensor& d_table) {
+    FUCINA_CHECK(tree.rows() == d_out.rows() && d_table.row_size() == d_out.row_size(), "gradient ",
+                 d_out.describe(), " of an embedding ", d_table.describe(), ", tree of ",
+                 tree.rows(), " rows");
+    parallel_for(d_table.rows(), [&](int64_t id) {
+        sum_along_tree(tree, d_out.row_size(), d_table.row<float>(id),
+                       [&](int64_t begin, int64_t end, float* sum) {
+                           for (int64_t t = begin; t < end; ++t) {
+                               if (ids[t] != id) continue;
+                               const std::vector<float> row = load_row(d_out, t);
+                               for (size_t j = 0; j < row.size(); ++j) sum[j] += row[j];
+                           }
+                       });
+    });
+}
+
+void head_loss(const ops::HeadLoss& io) {
+    const int64_t rows = io.x.rows(), vocab = io.head.n;
+    const Tensor d_logits = Tensor::empty({rows, vocab}, io.head.dtype);
+    const Tensor logits = Tensor::empty({rows, vocab}, DType::f32);
+    linear(io.x, io.head, logits);
+    parallel_for(rows, [&](int64_t t) {
+        std::vector<float> row = load_row(logits, t);
+        const int32_t label = io.labels[t];
+        FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab), "label ", label,
+                     " of a vocabulary of ", vocab);
+        const float largest = *std::max_element(row.begin(), row.end());
+        double sum = 0;
+        for (const float value : row) sum += std::exp(double{value} - largest);
+        const double lse = largest + std::log(sum);
+        const bool ignored = label == kIgnoreLabel;
+        io.loss.data<float>()[t] =
+            ignored ? 0.0f : static_cast<float>(lse - row[static_cast<size_t>(label)]);
+        for (size_t j = 0; j < row.size(); ++j) {
+            const double p = std::exp(row[j] - lse);
+            const double target = static_cast<int64_t>(j) == label ? 1 : 0;
+            row[j] = ignored ? 0.0f : static_cast<float>((p - target) * double{io.scale});
+        }
+        store_row(d_logits, t, row);
+    });
+    if (io.dx.defined()) linear(d_logits, io.head_dgrad, io.dx);
+    if (io.dw.defined()) linear_wgrad(d_logits, io.x, io.tree, io.dw);
+}
+
+}  // namespace fucina::reference

@@ -1,0 +1,195 @@
+// Reference matrix products. Both the forward and the weight gradient are one thing: a sum of
+// scaled rows, in the order that gemm.h fixes.
+#include "kernels/gemm.h"
+
+#include "kernels/reference/reference.h"
+#include "kernels/reference/rows.h"
+
+namespace fucina::reference {
+namespace {
+
+constexpr int64_t kBlock = 32;     // of the summed dimension, in bf16
+constexpr int64_t kColumns = 256;  // outputs at a time
+
+// sum[width] += scale[i] * rows[i][width] over i < count.
+struct ScaledRows {
+    DType type = DType::f32;
+    const float* scale = nullptr;
+    int64_t count = 0;
+    const float* rows = nullptr;
+    int64_t stride = 0;
+};
+
+void accumulate_bf16(const ScaledRows& in, int64_t width, float* sum) {
+    float chain[2][kColumns];
+    for (int64_t block = 0; block < in.count; block += kBlock) {
+        const int64_t end = std::min(block + kBlock, in.count);
+        std::fill(&chain[0][0], &chain[0][0] + 2 * kColumns, 0.0f);
+        for (int64_t i = block; i < end; ++i)
+            fma_row(in.scale[i], in.rows + i * in.stride, chain[(i - block) % 2], width);
+        const float padding = 0.0f;  // what the missing products of a partial block add
+        for (int64_t j = 0; j < width; ++j)
+            sum[j] += (chain[0][j] + padding) + (chain[1][j] + padding);
+    }
+}
+
+void accumulate(const ScaledRows& in, int64_t width, float* sum) {
+    for (int64_t begin = 0; begin < width; begin += kColumns) {
+        const int64_t columns = std::min(kColumns, width - begin);
+        ScaledRows part = in;
+        part.rows += begin;
+        if (in.type == DType::bf16)
+            accumulate_bf16(part, columns, sum + begin);
+        else
+            for (int64_t i = 0; i < in.count; ++i)
+                fma_row(in.scale[i], part.rows + i * in.stride, sum + begin, columns);
+    }
+}
+
+const float* packed_group(const PackedWeight& w, int64_t group) {
+    return w.storage.data<float>() + group * w.n * w.k;
+}
+
+// out[w.n] = row `row` of x times weight `group`.
+std::vector<float> product(const Tensor& x, int64_t row, const PackedWeight& w, int64_t group) {
+    FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.dtype, "product of ", x.describe(), " with ",
+                 name_of(w.dtype), " [", w.n, ", ", w.k, "]");
+    const std::vector<float> in = load_row(x, row);
+    std::vector<float> out(static_cast<size_t>(w.n), 0.0f);
+    accumulate({w.dtype, in.data(), w.k, packed_group(w, group), w.n}, w.n, out.data());
+    return out;
+}
+
+// Calls body(group, row) for all rows of all groups.
+template <class Body>
+void for_each_row(const RowGroups& rows, const PackedWeight& w, const Body& body) {
+    FUCINA_CHECK(static_cast<int64_t>(rows.offsets.size()) == w.groups + 1, rows.offsets.size(),
+                 " offsets for ", w.groups, " groups");
+    parallel_for(rows.offsets.back(), [&](int64_t row) {
+        int64_t group = 0;
+        while (rows.offsets[static_cast<size_t>(group) + 1] <= row) ++group;
+        body(group, row);
+    });
+}
+
+int64_t source_row(const int32_t* index, int64_t row) {
+    return index == nullptr ? row : index[row];
+}
+
+float sigmoid(float x) {
+    return 1.0f / (1.0f + std::exp(-x));
+}
+
+// dw [N, K] of one group: rows [begin, begin + tree.rows()) of dy and x.
+void group_wgrad(const ops::GroupedWgrad& in, int64_t begin, const LeafTree& tree, float* dw) {
+    const int64_t n = in.dy.row_size(), k = in.x.row_size(), rows = tree.rows();
+    std::vector<float> dy_columns(static_cast<size_t>(n * rows)), x(static_cast<size_t>(rows * k));
+    for (int64_t i = 0; i < rows; ++i) {
+        const std::vector<float> dy_row = load_row(in.dy, source_row(in.dy_index, begin + i));
+        for (int64_t j = 0; j < n; ++j)
+            dy_columns[static_cast<size_t>(j * rows + i)] = dy_row[static_cast<size_t>(j)];
+        load_row(in.x, source_row(in.x_index, begin + i), 0, k, x.data() + i * k);
+    }
+    parallel_for(n, [&](int64_t j) {
+        const float* scale = dy_columns.data() + j * rows;
+        sum_along_tree(tree, k, dw + j * k, [&](int64_t first, int64_t last, float* sum) {
+            accumulate({in.x.dtype(), scale + first, last - first, x.data() + first * k, k}, k,
+                       sum);
+        });
+    });
+}
+
+}  // namespace
+
+PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight) {
+    FUCINA_CHECK(w.dtype() == DType::f32 && (w.rank() == 2 || w.rank() == 3) && w.contiguous(),
+                 "pack of ", w.describe());
+    const int64_t groups = w.rank() == 3 ? w.dim(0) : 1;
+    const int64_t out = w.dim(w.rank() - 2), in = w.dim(w.rank() - 1);
+    const bool transposed = kind == PackKind::dgrad;  // W itself is what y = x W reads
+    PackedWeight packed{.dtype = compute,
+                        .groups = groups,
+                        .n = transposed ? in : out,
+                        .k = transposed ? out : in,
+                        .gate_up = kind == PackKind::gate_up,
+                        .storage = Tensor::empty({groups, in, out}, DType::f32)};
+    float* to = packed.storage.data<float>();
+    const float* from = w.data<float>();
+    parallel_for(groups * out, [&](int64_t row) {
+        const int64_t group = row / out, i = row % out;
+        for (int64_t j = 0; j < in; ++j)
+            to[group * in * out + (transposed ? i * in + j : j * out + i)] =
+                round_to(compute, from[row * in + j]);
+    });
+    return packed;
+}
+
+void linear(const Tensor& x, const PackedWeight& w, const Tensor& y) {
+    parallel_for(x.rows(), [&](int64_t t) { store_row(y, t, product(x, t, w, 0)); });
+}
+
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
+    const int64_t offsets[] = {0, x.rows()};
+    grouped_linear_wgrad({.dy = dy, .x = x, .trees = {&tree, 1}, .group_offsets = offsets},
+                         dw.view({1, dw.dim(0), dw.dim(1)}));
+}
+
+void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+                    const Tensor& y) {
+    for_each_row(rows, w, [&](int64_t group, int64_t row) {
+        store_row(y, row, product(x, source_row(rows.index, row), w, group));
+    });
+}
+
+void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
+    FUCINA_CHECK(dw.contiguous() && in.dy.dtype() == in.x.dtype(), "wgrad of ", in.dy.describe(),
+                 " and ", in.x.describe());
+    for (int64_t group = 0; group < dw.dim(0); ++group) {
+        const LeafTree& tree = in.trees[static_cast<size_t>(group)];
+        const int64_t begin = in.group_offsets[static_cast<size_t>(group)];
+        FUCINA_CHECK(tree.rows() == in.group_offsets[static_cast<size_t>(group) + 1] - begin,
+                     "group ", group, " has a tree of ", tree.rows(), " rows");
+        group_wgrad(in, begin, tree, dw.data<float>() + group * dw.dim(1) * dw.dim(2));
+    }
+}
+
+void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+                    const Tensor& gate_up, const Tensor& h) {
+    const int64_t ffn = w.n / 2;
+    for_each_row(rows, w, [&](int64_t group, int64_t row) {
+        std::vector<float> both = product(x, source_row(rows.index, row), w, group);
+        std::vector<float> hidden(static_cast<size_t>(ffn));
+        for (float& value : both) value = round_to(w.dtype, value);
+        for (size_t j = 0; j < hidden.size(); ++j)
+            hidden[j] = both[j] * sigmoid(both[j]) * both[j + hidden.size()];
+        if (gate_up.defined()) store_row(gate_up, row, both);
+        store_row(h, row, hidden);
+    });
+}
+
+void down_swiglu_backward(const ops::DownBackward& io) {
+    const auto ffn = static_cast<size_t>(io.down.n);
+    const DType type = io.down.dtype;
+    for_each_row(io.rows, io.down, [&](int64_t group, int64_t row) {
+        const std::vector<float> dh =
+            product(io.dy, source_row(io.rows.index, row), io.down, group);
+        const std::vector<float> gate_up = load_row(io.gate_up, row);
+        std::vector<float> d_gate_up(2 * ffn), weighted_h(ffn);
+        const float weight = io.row_weight == nullptr ? 1.0f : io.row_weight[row];
+        float d_weight = 0;
+        for (size_t j = 0; j < ffn; ++j) {
+            const float gate = gate_up[j], up = gate_up[j + ffn];
+            const float s = sigmoid(gate), silu = gate * s;
+            const float h = round_to(type, silu * up), d = dh[j] * weight;
+            d_weight = std::fma(dh[j], h, d_weight);
+            weighted_h[j] = weight * h;
+            d_gate_up[j] = d * up * (s * (1.0f + gate * (1.0f - s)));
+            d_gate_up[j + ffn] = d * silu;
+        }
+        store_row(io.d_gate_up, row, d_gate_up);
+        store_row(io.weighted_h, row, weighted_h);
+        if (io.d_row_weight != nullptr) io.d_row_weight[row] = d_weight;
+    });
+}
+
+}  // namespace fucina::reference

@@ -1,0 +1,196 @@
+// Reference router, balance loss and token movement.
+#include "kernels/moe.h"
+
+#include <numeric>
+
+#include "kernels/reference/reference.h"
+#include "kernels/reference/rows.h"
+
+namespace fucina::reference {
+namespace {
+
+// The index of the largest unmasked value, the lowest index among equals; -1 if all are masked.
+int64_t largest(const std::vector<float>& values, const std::vector<bool>& masked) {
+    int64_t best = -1;
+    for (size_t i = 0; i < values.size(); ++i)
+        if (!masked[i] && (best < 0 || values[i] > values[static_cast<size_t>(best)]))
+            best = static_cast<int64_t>(i);
+    return best;
+}
+
+// Sum of the two largest choice values of a group.
+float group_score(const std::vector<float>& choice, int64_t group, int64_t size) {
+    std::vector<float> values(choice.begin() + group * size, choice.begin() + (group + 1) * size);
+    std::vector<bool> taken(values.size(), false);
+    float score = 0;
+    for (int64_t i = 0; i < std::min<int64_t>(2, size); ++i) {
+        const auto best = static_cast<size_t>(largest(values, taken));
+        taken[best] = true;
+        score += values[best];
+    }
+    return score;
+}
+
+// The top_k experts of the best groups, in ascending order.
+std::vector<int32_t> choose(const RouterConfig& config, const std::vector<float>& choice) {
+    const int64_t size = config.experts / config.groups;
+    std::vector<float> scores;
+    for (int64_t g = 0; g < config.groups; ++g) scores.push_back(group_score(choice, g, size));
+    std::vector<bool> closed(scores.size(), false), masked(choice.size(), true);
+    for (int64_t i = 0; i < config.topk_groups; ++i) {
+        const int64_t group = largest(scores, closed);
+        closed[static_cast<size_t>(group)] = true;
+        std::fill_n(masked.begin() + group * size, size, false);
+    }
+    std::vector<int32_t> chosen;
+    for (int64_t i = 0; i < config.top_k; ++i) {
+        const int64_t expert = largest(choice, masked);
+        masked[static_cast<size_t>(expert)] = true;
+        chosen.push_back(static_cast<int32_t>(expert));
+    }
+    std::sort(chosen.begin(), chosen.end());
+    return chosen;
+}
+
+void check_config(const RouterConfig& c) {
+    FUCINA_CHECK(c.groups > 0 && c.experts % c.groups == 0 && c.topk_groups >= 1 &&
+                     c.topk_groups <= c.groups && c.top_k >= 1 &&
+                     c.top_k <= c.experts / c.groups * c.topk_groups,
+                 "router of ", c.experts, " experts in ", c.groups, " groups, top ", c.top_k,
+                 " in ", c.topk_groups, " groups");
+}
+
+constexpr float kTiny = 1e-20f;  // keeps the normalising sum from zero, as published
+
+}  // namespace
+
+void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+            const Tensor& scores, const Tensor& indices, const Tensor& weights) {
+    check_config(config);
+    parallel_for(logits.rows(), [&](int64_t t) {
+        std::vector<float> score = load_row(logits, t);
+        for (float& value : score) value = 1.0f / (1.0f + std::exp(-value));
+        std::vector<float> choice = score;
+        if (bias.defined())
+            for (size_t e = 0; e < choice.size(); ++e) choice[e] += bias.data<float>()[e];
+        const std::vector<int32_t> chosen = choose(config, choice);
+        float sum = kTiny;
+        for (const int32_t e : chosen) sum += score[static_cast<size_t>(e)];
+        for (size_t j = 0; j < chosen.size(); ++j) {
+            const float s = score[static_cast<size_t>(chosen[j])];
+            indices.row<int32_t>(t)[j] = chosen[j];
+            weights.row<float>(t)[j] = (config.normalize ? s / sum : s) * config.scale;
+        }
+        store_row(scores, t, score);
+    });
+}
+
+void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                     const Tensor& weights, const Tensor& d_weights, const Tensor& d_scores,
+                     const Tensor& d_logits) {
+    parallel_for(scores.rows(), [&](int64_t t) {
+        const float* s = scores.row<float>(t);
+        const int32_t* chosen = indices.row<int32_t>(t);
+        const float* dw = d_weights.row<float>(t);
+        std::vector<float> ds(static_cast<size_t>(config.experts), 0.0f);
+        if (d_scores.defined()) ds = load_row(d_scores, t);
+        float sum = kTiny, dot = 0;
+        for (int64_t j = 0; j < config.top_k; ++j) {
+            sum += s[chosen[j]];
+            dot += dw[j] * s[chosen[j]];
+        }
+        for (int64_t j = 0; j < config.top_k; ++j)
+            ds[static_cast<size_t>(chosen[j])] +=
+                config.scale * (config.normalize ? (dw[j] - dot / sum) / sum : dw[j]);
+        for (size_t e = 0; e < ds.size(); ++e) ds[e] *= s[e] * (1.0f - s[e]);
+        store_row(d_logits, t, ds);
+    });
+}
+
+double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                    std::span<const int64_t> sequence_offsets, float scale,
+                    const Tensor& d_scores) {
+    const auto experts = static_cast<size_t>(config.experts);
+    double total = 0;
+    for (size_t sequence = 0; sequence + 1 < sequence_offsets.size(); ++sequence) {
+        const int64_t begin = sequence_offsets[sequence], end = sequence_offsets[sequence + 1];
+        const auto tokens = static_cast<double>(end - begin);
+        std::vector<double> frequency(experts, 0.0), share(experts, 0.0);
+        for (int64_t t = begin; t < end; ++t) {
+            const std::vector<float> s = load_row(scores, t);
+            const double sum = std::accumulate(s.begin(), s.end(), 0.0);
+            for (size_t e = 0; e < experts; ++e) share[e] += s[e] / sum / tokens;
+            for (int64_t j = 0; j < config.top_k; ++j)
+                frequency[static_cast<size_t>(indices.row<int32_t>(t)[j])] +=
+                    static_cast<double>(config.experts) /
+                    (static_cast<double>(config.top_k) * tokens);
+        }
+        for (size_t e = 0; e < experts; ++e) total += frequency[e] * share[e];
+        for (int64_t t = begin; t < end && d_scores.defined(); ++t) {
+            const std::vector<float> s = load_row(scores, t);
+            const double sum = std::accumulate(s.begin(), s.end(), 0.0);
+            double mean = 0;
+            for (size_t e = 0; e < experts; ++e) mean += frequency[e] * s[e] / sum;
+            for (size_t e = 0; e < experts; ++e)
+                d_scores.row<float>(t)[e] =
+                    static_cast<float>(scale * (frequency[e] - mean) / (sum * tokens));
+        }
+    }
+    return total;
+}
+
+TokenMap make_token_map(const Tensor& indices, int64_t experts,
+                        std::span<const int64_t> grain_offsets) {
+    const int64_t tokens = indices.rows(), top_k = indices.row_size();
+    FUCINA_CHECK(!grain_offsets.empty() && grain_offsets.back() == tokens, "grains of ", tokens,
+                 " tokens");
+    TokenMap map;
+    map.choice_slot.resize(static_cast<size_t>(tokens * top_k));
+    map.expert_offsets.push_back(0);
+    for (int64_t expert = 0; expert < experts; ++expert) {
+        std::vector<int64_t> leaves{0};
+        for (size_t grain = 0; grain + 1 < grain_offsets.size(); ++grain) {
+            for (int64_t t = grain_offsets[grain]; t < grain_offsets[grain + 1]; ++t)
+                for (int64_t j = 0; j < top_k; ++j) {
+                    if (indices.row<int32_t>(t)[j] != expert) continue;
+                    map.choice_slot[static_cast<size_t>(t * top_k + j)] =
+                        static_cast<int32_t>(map.slots());
+                    map.slot_token.push_back(static_cast<int32_t>(t));
+                    map.slot_choice.push_back(static_cast<int32_t>(t * top_k + j));
+                }
+            leaves.push_back(map.slots() - map.expert_offsets.back());
+        }
+        map.trees.push_back(make_leaf_tree(std::move(leaves)));
+        map.expert_offsets.push_back(map.slots());
+    }
+    FUCINA_CHECK(map.slots() == tokens * top_k, "expert indices beyond [0, ", experts, ")");
+    return map;
+}
+
+void combine(const ops::Combine& io, const TokenMap& map) {
+    const int64_t tokens = io.out.rows();
+    const int64_t top_k = tokens == 0 ? 0 : map.slots() / tokens;
+    parallel_for(tokens, [&](int64_t t) {
+        std::vector<float> sum(static_cast<size_t>(io.out.row_size()), 0.0f);
+        for (int64_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
+            const float weight = io.weights == nullptr ? 1.0f : io.weights[choice];
+            const std::vector<float> row =
+                load_row(io.slots, map.choice_slot[static_cast<size_t>(choice)]);
+            fma_row(weight, row.data(), sum.data(), io.out.row_size());
+        }
+        for (const Tensor* addend : {&io.add1, &io.add2}) {
+            if (!addend->defined()) continue;
+            const std::vector<float> row = load_row(*addend, t);
+            for (size_t j = 0; j < sum.size(); ++j) sum[j] += row[j];
+        }
+        store_row(io.out, t, sum);
+    });
+}
+
+void permute(const Tensor& x, const TokenMap& map, const Tensor& out) {
+    parallel_for(map.slots(), [&](int64_t slot) {
+        store_row(out, slot, load_row(x, map.slot_token[static_cast<size_t>(slot)]));
+    });
+}
+
+}  // namespace fucina::reference

@@ -1,0 +1,74 @@
+// What every reference kernel needs: rows of a tensor as fp32, one rounding at the store, and sums
+// along a LeafTree. Plain on purpose; the only concession to speed is fma_row.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/leaf_tree.h"
+#include "kernels/parallel_for.h"
+#include "kernels/tensor.h"
+
+namespace fucina::reference {
+
+// y[i] = fma(a, x[i], y[i]), i < n. One instruction per element where the CPU has FMA.
+void fma_row(float a, const float* x, float* y, int64_t n);
+
+inline float round_to(DType type, float x) {
+    return type == DType::bf16 ? to_float(to_bfloat16(x)) : x;
+}
+
+// `count` elements from column `begin` of row i, as fp32.
+inline void load_row(const Tensor& x, int64_t i, int64_t begin, int64_t count, float* out) {
+    if (x.dtype() == DType::bf16) {
+        const bfloat16* row = x.row<bfloat16>(i) + begin;
+        for (int64_t j = 0; j < count; ++j) out[j] = to_float(row[j]);
+    } else {
+        const float* row = x.row<float>(i) + begin;
+        std::copy(row, row + count, out);
+    }
+}
+
+inline std::vector<float> load_row(const Tensor& x, int64_t i) {
+    std::vector<float> row(static_cast<size_t>(x.row_size()));
+    load_row(x, i, 0, x.row_size(), row.data());
+    return row;
+}
+
+inline void store_row(const Tensor& y, int64_t i, int64_t begin, int64_t count, const float* in) {
+    if (y.dtype() == DType::bf16) {
+        bfloat16* row = y.row<bfloat16>(i) + begin;
+        for (int64_t j = 0; j < count; ++j) row[j] = to_bfloat16(in[j]);
+    } else {
+        std::copy(in, in + count, y.row<float>(i) + begin);
+    }
+}
+
+inline void store_row(const Tensor& y, int64_t i, const std::vector<float>& in) {
+    store_row(y, i, 0, static_cast<int64_t>(in.size()), in.data());
+}
+
+// out[width] = sum over the tree's leaves; leaf_sum(begin, end, sum) adds rows [begin, end) to the
+// zeros in sum.
+template <class LeafSum>
+void sum_along_tree(const LeafTree& tree, int64_t width, float* out, const LeafSum& leaf_sum) {
+    std::vector<std::vector<float>> partial;
+    for (size_t leaf = 0; leaf < tree.merges.size(); ++leaf) {
+        partial.emplace_back(static_cast<size_t>(width), 0.0f);
+        leaf_sum(tree.offsets[leaf], tree.offsets[leaf + 1], partial.back().data());
+        for (int merge = 0; merge < tree.merges[leaf]; ++merge) {
+            const std::vector<float> right = std::move(partial.back());
+            partial.pop_back();
+            for (size_t j = 0; j < right.size(); ++j) partial.back()[j] += right[j];
+        }
+    }
+    FUCINA_CHECK(partial.size() <= 1, "a tree of ", tree.leaves(), " leaves left ", partial.size(),
+                 " sums");
+    if (partial.empty())
+        std::fill(out, out + width, 0.0f);
+    else
+        std::copy(partial[0].begin(), partial[0].end(), out);
+}
+
+}  // namespace fucina::reference

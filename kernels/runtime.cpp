@@ -1,0 +1,153 @@
+#include "kernels/runtime.h"
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+constexpr unsigned kFlushBits = 0x8040;  // MXCSR: FTZ (bit 15) and DAZ (bit 6)
+
+struct CpuidLeaf {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+CpuidLeaf cpuid(unsigned leaf, unsigned sub_leaf) {
+    CpuidLeaf r;
+    __get_cpuid_count(leaf, sub_leaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
+    return r;
+}
+
+// The CPU has AMX-BF16 and the kernel grants this process the tile registers.
+bool probe_amx() {
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    const CpuidLeaf features = cpuid(7, 0);
+    if ((features.edx & kAmxBf16) == 0 || (features.edx & kAmxTile) == 0) return false;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// gcc's builtin also asks whether the operating system saves the registers.
+IsaLevel probe_vector() {
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return !avx2 ? IsaLevel::scalar : avx512 ? IsaLevel::avx512 : IsaLevel::avx2;
+}
+
+struct Probe {
+    IsaLevel vector = probe_vector();
+    bool amx = vector == IsaLevel::avx512 && probe_amx();
+    bool avx512_bf16 = vector == IsaLevel::avx512 && (cpuid(7, 1).eax & (1u << 5)) != 0;
+};
+
+const Probe& probe() {
+    static const Probe found;
+    return found;
+}
+
+int allowed_cpus() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    const int count = CPU_COUNT(&set);
+    return count > 0 ? count : 1;
+}
+
+void set_level(Runtime& state, std::string_view name) {
+    const Probe& cpu = probe();
+    IsaLevel level = best_isa();
+    bool emulate = false;
+    if (name == "scalar")
+        level = IsaLevel::scalar;
+    else if (name == "avx2")
+        level = IsaLevel::avx2;
+    else if (name == "avx512")
+        level = IsaLevel::avx512;
+    else if (name == "amx")
+        level = IsaLevel::amx;
+    else if (name == "amx-emulated")
+        emulate = true;
+    else if (!name.empty())
+        fail(ExitCode::usage, "FUCINA_ISA=", name,
+             " is unknown; take scalar, avx2, avx512, amx or amx-emulated");
+    if (!emulate && level > best_isa())
+        fail(ExitCode::usage, "FUCINA_ISA=", name, " asks for more than this CPU has, which is ",
+             name_of(best_isa()));
+    state.emulate_amx = emulate;
+    state.level = emulate ? IsaLevel::amx : level;
+    state.vector_level = state.level < cpu.vector ? state.level : cpu.vector;
+    state.has_avx512_bf16 = cpu.avx512_bf16 && state.level >= IsaLevel::avx512;
+}
+
+std::string_view level_of_environment() {
+    const char* name = std::getenv("FUCINA_ISA");
+    return name == nullptr ? "" : name;
+}
+
+Runtime& state() {
+    static Runtime process = [] {
+        Runtime fresh;
+        fresh.threads = allowed_cpus();
+        set_level(fresh, level_of_environment());
+        flush_denormals();
+        return fresh;
+    }();
+    return process;
+}
+
+}  // namespace
+
+const Runtime& runtime() {
+    return state();
+}
+
+IsaLevel best_isa() {
+    return probe().amx ? IsaLevel::amx : probe().vector;
+}
+
+std::string_view name_of(IsaLevel level) {
+    constexpr std::string_view names[] = {"scalar", "avx2", "avx512", "amx"};
+    return names[static_cast<int>(level)];
+}
+
+void set_runtime(int threads, Numerics numerics) {
+    flush_denormals();
+    state().threads = threads > 0 ? threads : allowed_cpus();
+    state().numerics = numerics;
+}
+
+void force_isa(std::string_view level) {
+    set_level(state(), level.empty() ? level_of_environment() : level);
+}
+
+void flush_denormals() {
+    _mm_setcsr(_mm_getcsr() | kFlushBits);
+}
+
+std::string describe_runtime() {
+    constexpr const char* names[] = {"scalar", "AVX2", "AVX-512", "AMX-BF16"};
+    std::string text = names[static_cast<int>(runtime().level)];
+    if (runtime().emulate_amx) text += " (emulated)";
+    char brand[49] = {};
+    for (unsigned i = 0; i < 3; ++i) {
+        const CpuidLeaf part = cpuid(0x80000002u + i, 0);
+        std::memcpy(brand + 16 * i, &part, sizeof part);
+    }
+    const char* first = brand;
+    while (*first == ' ') ++first;
+    if (*first != '\0') text += concat(", ", first);
+    while (!text.empty() && text.back() == ' ') text.pop_back();
+    return text;
+}
+
+}  // namespace fucina
