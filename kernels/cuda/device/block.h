@@ -1,0 +1,72 @@
+// Sums and maxima over a warp or a block, in an order that depends on nothing but the block's size.
+#pragma once
+#include "kernels/cuda/device/platform.h"
+
+namespace fucina::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Every lane gets the result: a butterfly, so that all lanes add in the same order.
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(kAllLanes, value, distance);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+        value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
+    return value;
+}
+
+// Every thread gets the sum over the block's kThreads threads. A second call in one kernel is safe:
+// the first barrier keeps its stores after everyone's reads of the call before.
+template <int kThreads>
+__device__ __forceinline__ float block_sum(float value) {
+    using Partial = float[kThreads / kWarpSize];
+    FUCINA_SHARED(Partial, partial);
+    value = warp_sum(value);
+    __syncthreads();
+    if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = value;
+    __syncthreads();
+    float total = 0;
+    for (int warp = 0; warp < kThreads / kWarpSize; ++warp) total += partial[warp];
+    return total;
+}
+
+// kCount neighbours that are loaded and stored as one.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+    T at[kCount];
+};
+
+template <int kCount, class T>
+__device__ __forceinline__ Pack<T, kCount> load(const T* from) {
+    return *reinterpret_cast<const Pack<T, kCount>*>(from);
+}
+
+template <int kCount, class T>
+__device__ __forceinline__ void store(T* to, const Pack<T, kCount>& values) {
+    *reinterpret_cast<Pack<T, kCount>*>(to) = values;
+}
+
+__device__ __forceinline__ float to_float(float value) {
+    return value;
+}
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) {
+    return __bfloat162float(value);
+}
+
+template <class T>
+__device__ __forceinline__ T from_float(float value);
+template <>
+__device__ __forceinline__ float from_float<float>(float value) {
+    return value;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+    return __float2bfloat16(value);
+}
+
+}  // namespace fucina::cuda

@@ -1,0 +1,45 @@
+// launch(kernel, {.grid = ..., .block = ..., .smem = ..., .stream = ...}, arguments...): the one way
+// to start a kernel, so that the same source runs on a GPU and on the SIMT model. The grid must not
+// be empty. Throws when CUDA refuses the launch.
+#pragma once
+#include "kernels/cuda/device/platform.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/error.h"
+
+namespace fucina::cuda {
+
+struct LaunchConfig {
+    dim3 grid, block;
+    size_t smem = 0;  // bytes of dynamic shared memory
+    Stream stream = nullptr;
+};
+
+#if defined(__CUDACC__)
+inline void check(cudaError_t status, const char* what) {
+    if (status != cudaSuccess)
+        fail(ExitCode::internal, what, ": ", cudaGetErrorName(status), ", ",
+             cudaGetErrorString(status));
+}
+#endif
+
+template <class... Parameters>
+void launch(void (*kernel)(Parameters...), const LaunchConfig& config,
+            std::type_identity_t<Parameters>... arguments) {
+#if defined(__CUDACC__)
+    constexpr size_t kWithoutOptIn = 48 << 10;
+    if (config.smem > kWithoutOptIn)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(config.smem)),
+              "shared memory of a kernel");
+    cudaLaunchConfig_t shape{};
+    shape.gridDim = config.grid;
+    shape.blockDim = config.block;
+    shape.dynamicSmemBytes = config.smem;
+    shape.stream = config.stream;
+    check(cudaLaunchKernelEx(&shape, kernel, arguments...), "launch of a kernel");
+#else
+    simt::run_grid({config.grid, config.block, config.smem}, [&] { kernel(arguments...); });
+#endif
+}
+
+}  // namespace fucina::cuda

@@ -1,0 +1,45 @@
+// Helpers of the simt tests: the schedules that each case runs under, and the error of a launch.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "tests/simt/simt.h"
+
+namespace fucina::simt {
+
+inline std::vector<Options> every_order() {
+    return {{Order::fifo, 1}, {Order::lifo, 1}, {Order::random, 1}, {Order::random, 2}};
+}
+
+// A functor for gtest's parameter names: "fifo", "random2".
+inline const auto order_name = [](const auto& info) {
+    constexpr const char* kNames[] = {"fifo", "lifo", "random"};
+    const Options& order = info.param;
+    std::string name = kNames[static_cast<int>(order.order)];
+    if (order.order == Order::random) name += std::to_string(order.seed);
+    return name;
+};
+
+class OrderScope {
+  public:
+    explicit OrderScope(const Options& order) : before_(options) { options = order; }
+    ~OrderScope() { options = before_; }
+    OrderScope(const OrderScope&) = delete;
+    OrderScope& operator=(const OrderScope&) = delete;
+
+  private:
+    Options before_;
+};
+
+// What the launch complains of, "" if nothing.
+template <class Body>
+std::string message_of(const Body& body) {
+    try {
+        body();
+    } catch (const Error& error) {
+        return error.what();
+    }
+    return "";
+}
+
+}  // namespace fucina::simt

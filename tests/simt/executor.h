@@ -1,0 +1,102 @@
+// The state of a running grid, shared by the executor's source files. Blocks run one after the
+// other; the threads of a block are fibers that run until they wait, so a kernel's code between two
+// waits is never interleaved. A thread that breaks a rule is abandoned, and the launch throws.
+#pragma once
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/error.h"
+#include "tests/simt/context.h"
+#include "tests/simt/race_detector.h"
+#include "tests/simt/simt.h"
+
+namespace fucina::simt {
+
+constexpr uint32_t kArenaBase = 1024;               // the hardware reserves the first 1,024 bytes
+constexpr uint32_t kArenaEnd = kArenaBase + 232448;  // 227 KB a block on sm_90
+constexpr uint32_t kStaticLimit = 48 << 10;
+constexpr uint32_t kRedZone = 64;
+#if defined(FUCINA_SIMT_RACE)
+constexpr bool kRaceCheck = true;  // the kernels report every access (hooks.cpp)
+#else
+constexpr bool kRaceCheck = false;
+#endif
+
+struct Thread : Place {
+    Context context;
+    bool done = false;
+    enum class Wait { none, barrier, warp } wait = Wait::none;
+    WarpOperation operation;  // of the warp operation that it has reached
+    uint64_t result = 0;
+};
+
+struct SharedVariable {
+    const void* declaration = nullptr;
+    std::string name;
+    uint32_t begin = 0, end = 0;
+};
+
+struct Barrier {
+    int arrived = 0, value = 0, result = 0;
+    BarrierKind kind = BarrierKind::sync;
+    Site site;
+    int first = 0;  // the thread that came first
+    std::vector<Thread*> waiting;
+    Clock clock;
+};
+
+struct Meeting {  // of the lanes that one warp operation names
+    uint32_t mask = 0, arrived = 0;
+    WarpKind kind = WarpKind::sync;
+    Site site;
+};
+
+struct Block {
+    LaunchShape shape;
+    std::vector<Thread> threads;
+    int live = 0;
+    Barrier barrier;
+    std::vector<std::vector<Meeting>> meetings;  // [warps] those under way
+    std::vector<SharedVariable> variables;
+    std::vector<int16_t> owner;  // [arena bytes] index of the variable, -1 for none
+    uint32_t used = kArenaBase, static_bytes = 0;
+    int dynamic = -1;  // index of the dynamic variable
+    RaceDetector races;
+};
+
+struct Executor {
+    std::unique_ptr<char, void (*)(void*)> arena{nullptr, std::free};
+    Block block;
+    std::deque<Thread*> ready;
+    Context scheduler;
+    std::vector<std::unique_ptr<Stack>> stacks;
+    std::mt19937 random;
+    const std::function<void()>* kernel = nullptr;
+    std::string error;  // the first one
+};
+inline thread_local Executor* executor = nullptr;  // of the running grid
+
+// For code that runs on a fiber.
+Thread& this_thread();
+void wait_until_woken(Thread::Wait reason);
+void wake(Thread& thread);
+[[noreturn]] void abandon_thread(const std::string& message);
+template <class... Parts>
+[[noreturn]] void abandon(const Parts&... parts) {
+    abandon_thread(concat(parts...));
+}
+
+// Shared memory (shared_memory.cpp).
+void reset_shared_memory(Block& block);
+void check_red_zones(const Block& block);  // throws Error
+
+// For messages.
+std::string describe(Site site);                     // "norm.cu:31"
+std::string describe_wait(const Block& block, const Thread& thread);
+std::string list_threads(const std::vector<int>& ids);  // "threads 0-31,40"
+
+}  // namespace fucina::simt

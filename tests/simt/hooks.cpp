@@ -1,0 +1,81 @@
+// The race build: kernels are compiled with -fsanitize=thread but linked to these functions instead
+// of the sanitizer's library, so that every load and store of theirs is checked here. What the
+// compiler assumes of them: they do not throw. An error therefore leaves the fiber for good.
+// Accesses outside shared memory are not tracked; atomics are not offered to kernels.
+#include "tests/simt/executor.h"
+
+namespace fucina::simt {
+namespace {
+
+void check_bounds(const Block& block, uint32_t address, size_t bytes, bool write) {
+    const int16_t owner = block.owner[address];
+    if (owner >= 0 && block.owner[address + bytes - 1] == owner) return;
+    const SharedVariable* nearest = nullptr;  // the last one that begins at or before the access
+    for (const SharedVariable& variable : block.variables)
+        if (variable.begin <= address) nearest = &variable;
+    if (nearest == nullptr) abandon("access below all shared variables");
+    abandon(write ? "writes " : "reads ", bytes, " bytes at offset ", address - nearest->begin,
+            " of shared ", nearest->name, ", which has ", nearest->end - nearest->begin);
+}
+
+void check_races(Block& block, uint32_t address, size_t bytes, bool write) {
+    const auto conflict =
+        block.races.access(here->id, address, static_cast<uint32_t>(bytes), write);
+    if (!conflict) return;
+    const SharedVariable& variable = block.variables[static_cast<size_t>(block.owner[address])];
+    const uint32_t offset = conflict->address - variable.begin;
+    if (conflict->kind == Conflict::Kind::never_written)
+        abandon("reads byte ", offset, " of shared ", variable.name, ", which was never written");
+    abandon("race on byte ", offset, " of shared ", variable.name, ": ",
+            write ? "this write" : "this read", " is not ordered after a ",
+            conflict->other_wrote ? "write" : "read", " by thread ", conflict->other);
+}
+
+void on_access(const volatile void* pointer, size_t bytes, bool write) {
+    if (here == nullptr || bytes == 0) return;
+    Block& block = executor->block;
+    const size_t offset = static_cast<size_t>(reinterpret_cast<uintptr_t>(pointer) -
+                                              reinterpret_cast<uintptr_t>(executor->arena.get()));
+    if (offset >= kArenaEnd) return;
+    ++statistics.accesses;
+    const uint32_t address = static_cast<uint32_t>(offset);
+    check_bounds(block, address, bytes, write);
+    check_races(block, address, bytes, write);
+}
+
+}  // namespace
+}  // namespace fucina::simt
+
+#define FUCINA_ACCESS(kind, bytes, is_write)                                       \
+    extern "C" void __tsan_##kind##bytes(void* p) {                                \
+        fucina::simt::on_access(p, bytes, is_write);                               \
+    }
+#define FUCINA_ACCESSES(bytes)                  \
+    FUCINA_ACCESS(read, bytes, false)           \
+    FUCINA_ACCESS(write, bytes, true)           \
+    FUCINA_ACCESS(unaligned_read, bytes, false) \
+    FUCINA_ACCESS(unaligned_write, bytes, true) \
+    FUCINA_ACCESS(volatile_read, bytes, false)  \
+    FUCINA_ACCESS(volatile_write, bytes, true)
+FUCINA_ACCESSES(1)
+FUCINA_ACCESSES(2)
+FUCINA_ACCESSES(4)
+FUCINA_ACCESSES(8)
+FUCINA_ACCESSES(16)
+
+extern "C" {
+void __tsan_read_range(void* p, size_t bytes) { fucina::simt::on_access(p, bytes, false); }
+void __tsan_write_range(void* p, size_t bytes) { fucina::simt::on_access(p, bytes, true); }
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+// Host code in the same file: guards of static locals and reference counts.
+unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int) {
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+int __tsan_atomic32_fetch_add(volatile int* p, int value, int) {
+    return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
+}
+}

@@ -1,0 +1,89 @@
+// The race detector alone: what is ordered by release and acquire, and what is not.
+#include "tests/simt/race_detector.h"
+
+#include <gtest/gtest.h>
+
+namespace fucina::simt {
+namespace {
+
+class Races : public testing::Test {
+  protected:
+    void SetUp() override {
+        detector_.reset(4);
+        detector_.cover(64);
+    }
+    void meet(std::initializer_list<int> threads) {
+        Clock clock;
+        for (const int thread : threads) detector_.release(thread, clock);
+        for (const int thread : threads) detector_.acquire(thread, clock);
+    }
+    // -2: no conflict, -1: never written, else the other thread.
+    int write(int thread, uint32_t at, uint32_t bytes = 4) { return access(thread, at, bytes, true); }
+    int read(int thread, uint32_t at, uint32_t bytes = 4) { return access(thread, at, bytes, false); }
+
+    RaceDetector detector_;
+
+  private:
+    int access(int thread, uint32_t at, uint32_t bytes, bool is_write) {
+        const auto conflict = detector_.access(thread, at, bytes, is_write);
+        return conflict ? conflict->other : -2;
+    }
+};
+
+TEST_F(Races, ReadBeforeAnyWrite) {
+    EXPECT_EQ(read(0, 8), -1);
+    EXPECT_EQ(write(0, 8), -2);
+    EXPECT_EQ(read(0, 8), -2);
+    EXPECT_EQ(read(0, 10), -1);  // two of its bytes lie behind the write
+}
+
+TEST_F(Races, WriteThenRead) {
+    write(0, 0);
+    EXPECT_EQ(read(1, 0), 0);
+    meet({0, 1});
+    EXPECT_EQ(read(1, 0), -2);
+    EXPECT_EQ(read(2, 3, 1), 0);  // the meeting was not its
+}
+
+TEST_F(Races, WriteThenWrite) {
+    write(3, 0);
+    EXPECT_EQ(write(1, 2, 1), 3);
+    meet({1, 3});
+    EXPECT_EQ(write(1, 2, 1), -2);
+}
+
+TEST_F(Races, EachOfSeveralReadersIsRemembered) {
+    write(0, 0);
+    meet({0, 1, 2, 3});
+    for (int thread = 1; thread < 4; ++thread) EXPECT_EQ(read(thread, 0), -2);
+    meet({0, 1, 3});
+    EXPECT_EQ(write(0, 0), 2);
+    meet({0, 2});
+    EXPECT_EQ(write(0, 0), -2);
+    EXPECT_EQ(write(0, 0), -2);
+}
+
+TEST_F(Races, OrderIsTransitive) {
+    write(0, 0);
+    meet({0, 1});
+    meet({1, 2});
+    EXPECT_EQ(read(2, 0), -2);
+    EXPECT_EQ(read(3, 0), 0);
+}
+
+TEST_F(Races, WhatComesAfterAReleaseIsNotOrderedByIt) {
+    meet({0, 1});
+    write(0, 0);
+    EXPECT_EQ(read(1, 0), 0);
+}
+
+TEST_F(Races, ResetForgets) {
+    write(0, 0);
+    detector_.reset(2);
+    detector_.cover(8);
+    EXPECT_EQ(read(1, 0), -1);
+    EXPECT_EQ(write(1, 0), -2);
+}
+
+}  // namespace
+}  // namespace fucina::simt

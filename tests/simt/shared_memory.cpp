@@ -1,0 +1,84 @@
+// A block's shared memory: one arena in which every variable is followed by a red zone. It begins
+// as NaN in every float format, and dynamic memory is aligned exactly as promised, never better.
+#include <algorithm>
+#include <cstdlib>
+
+#include "tests/simt/executor.h"
+
+namespace fucina::simt {
+namespace {
+
+constexpr unsigned char kFill = 0xff;
+constexpr size_t kArenaAlignment = 1 << 18;
+// Red zones are not memory that the kernel asked for: they may lie beyond the hardware's end.
+constexpr uint32_t kArenaBytes = kArenaEnd + (16 << 10);
+static_assert(kArenaBytes <= kArenaAlignment);
+
+int allocate(const SharedVariable& named, size_t bytes, size_t align, bool no_better) {
+    Block& block = executor->block;
+    const uint32_t step = static_cast<uint32_t>(align);
+    uint32_t begin = (block.used + step - 1) / step * step;
+    if (no_better && begin % (2 * step) == 0) begin += step;
+    const uint32_t end = begin + static_cast<uint32_t>(bytes);
+    if (end + kRedZone > kArenaBytes) abandon("shared memory is exhausted by ", named.name);
+    const int index = static_cast<int>(block.variables.size());
+    block.variables.push_back({named.declaration, named.name, begin, end});
+    std::fill(block.owner.begin() + begin, block.owner.begin() + end, static_cast<int16_t>(index));
+    block.used = end + kRedZone;
+    if (kRaceCheck) block.races.cover(end);
+    return index;
+}
+
+void* pointer(const Block& block, int index) {
+    return executor->arena.get() + block.variables[static_cast<size_t>(index)].begin;
+}
+
+}  // namespace
+
+void reset_shared_memory(Block& block) {
+    auto& arena = executor->arena;
+    if (arena == nullptr) {
+        arena.reset(static_cast<char*>(std::aligned_alloc(kArenaAlignment, kArenaAlignment)));
+        block.used = kArenaBytes;
+        block.owner.resize(kArenaBytes);
+    }
+    std::memset(arena.get(), kFill, block.used);
+    std::fill(block.owner.begin(), block.owner.begin() + block.used, int16_t{-1});
+    block.variables.clear();
+    block.used = kArenaBase;
+    block.static_bytes = 0;
+    block.dynamic = -1;
+    if (kRaceCheck) block.races.reset(block.live);
+}
+
+void check_red_zones(const Block& block) {
+    const unsigned char* arena = reinterpret_cast<unsigned char*>(executor->arena.get());
+    for (const SharedVariable& variable : block.variables)
+        for (uint32_t at = variable.end; at < variable.end + kRedZone; ++at)
+            if (arena[at] != kFill)
+                throw Error(concat("shared ", variable.name, " was written ", at - variable.end + 1,
+                                   " bytes past its ", variable.end - variable.begin));
+}
+
+void* static_shared(const void* declaration, const char* name, size_t bytes, size_t align) {
+    Block& block = executor->block;
+    for (size_t i = 0; i < block.variables.size(); ++i)
+        if (block.variables[i].declaration == declaration)
+            return pointer(block, static_cast<int>(i));
+    block.static_bytes += static_cast<uint32_t>(bytes);
+    if (block.static_bytes > kStaticLimit)
+        abandon("static shared memory of ", block.static_bytes, " bytes, allowed are ",
+                kStaticLimit);
+    return pointer(block, allocate({declaration, name}, bytes, align, false));
+}
+
+void* dynamic_shared(const char* name, size_t align) {
+    Block& block = executor->block;
+    if (block.dynamic < 0)
+        block.dynamic = allocate({nullptr, name}, block.shape.smem, align, true);
+    if (block.variables[static_cast<size_t>(block.dynamic)].begin % align != 0)
+        abandon("dynamic shared memory ", name, " is declared with two alignments");
+    return pointer(block, block.dynamic);
+}
+
+}  // namespace fucina::simt
