@@ -39,9 +39,9 @@ class Resolver {
     void note(const std::string& path, const char* origin) { out_.origins[path] = origin; }
 
     void check_model_source() {
-        const Model& model = out_.recipe.model();
+        const ModelKeys& model = out_.recipe.model();
         if (!model.has_from()) return;
-        for (const FieldDescriptor* field : fields_of(*Model::descriptor())) {
+        for (const FieldDescriptor* field : fields_of(*ModelKeys::descriptor())) {
             if (field->name() != "from" && is_present(model, *field)) {
                 fail(ExitCode::usage, name_, ": model.from and model.", field->name(),
                      " are both set; a model comes from one or from the other");

@@ -1,0 +1,37 @@
+// The manifest of a checkpoint: framing, and the rules that make it trustworthy. What
+// parse_manifest returns has passed them all: file names are plain, boxes lie inside their files
+// and tile every tensor exactly once.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "configs/manifest.pb.h"
+#include "kernels/dtype.h"
+
+namespace fucina {
+
+constexpr const char* kManifestName = "MANIFEST.pb";
+
+// magic "FUCINACK" | version u32 | length u64 | protobuf | xxh3_128 of all before (low, high u64);
+// little-endian.
+std::string frame_manifest(const Manifest& manifest);
+
+// Survives any bytes; fails with exit 3, naming `path` and both values.
+Manifest parse_manifest(std::string_view bytes, const std::string& path);
+
+// dir/MANIFEST.pb, parsed; and every shard is a regular file of the size it says.
+Manifest read_manifest(const std::filesystem::path& dir);
+
+// The rules alone, as at save and at load.
+void check_manifest(const Manifest& manifest, const std::string& path);
+
+// shard-00002-of-00004.h5
+std::string shard_name(int shard, int shards);
+
+// Hexadecimal XXH3 128 of the bytes.
+std::string content_hash(std::string_view bytes);
+
+DType saved_dtype(const SavedTensor& tensor);
+
+}  // namespace fucina

@@ -1,0 +1,63 @@
+#include "trainer/optimizer.h"
+
+#include <cmath>
+
+#include "kernels/optimizer.h"
+
+namespace fucina {
+
+Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters) : train_(train) {
+    MemoryPurpose purpose("moments");
+    const DType type = train.moments() == "bf16" ? DType::bf16 : DType::f32;
+    for (Parameter* parameter : parameters) {
+        if (!parameter->trained) continue;
+        const auto shape = parameter->value.shape();
+        State state{parameter, Tensor::empty(shape, type), Tensor::empty(shape, type)};
+        state.m.zero();
+        state.v.zero();
+        states_.push_back(std::move(state));
+    }
+}
+
+void Optimizer::set_updates(int64_t updates) {
+    updates_ = updates;
+    power1_ = power2_ = 1;
+    for (int64_t i = 0; i < updates; ++i) {
+        power1_ *= train_.betas(0);
+        power2_ *= train_.betas(1);
+    }
+}
+
+double Optimizer::join_and_norm() {
+    double squares = 0;
+    for (const State& state : states_) {
+        auto& grads = state.parameter->grads;
+        for (size_t use = 1; use < grads.size(); ++use) {
+            ops::add_in_place(state.parameter->grad(0), grads[use]);
+        }
+        squares += ops::sum_of_squares(state.parameter->grad(0));
+    }
+    return std::sqrt(squares);
+}
+
+void Optimizer::update(double learning_rate, double grad_norm) {
+    ++updates_;
+    power1_ *= train_.betas(0);
+    power2_ *= train_.betas(1);
+    AdamW step;
+    step.learning_rate = static_cast<float>(learning_rate);
+    step.beta1 = static_cast<float>(train_.betas(0));
+    step.beta2 = static_cast<float>(train_.betas(1));
+    step.eps = static_cast<float>(train_.eps());
+    step.bias_correction1 = static_cast<float>(1 - power1_);
+    step.bias_correction2 = static_cast<float>(1 - power2_);
+    const double factor = train_.clip_norm() / (grad_norm + 1e-6);
+    if (train_.clip_norm() > 0 && factor < 1) step.grad_scale = static_cast<float>(factor);
+    for (const State& state : states_) {
+        step.weight_decay =
+            state.parameter->decayed() ? static_cast<float>(train_.weight_decay()) : 0.0f;
+        ops::adamw(step, state.parameter->value, state.parameter->grad(0), state.m, state.v);
+    }
+}
+
+}  // namespace fucina

@@ -1,0 +1,42 @@
+// Optimizer: AdamW over the model's trained parameters, its moments, and the global gradient norm.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "configs/recipe.pb.h"
+#include "parallel/parameter.h"
+
+namespace fucina {
+
+class Optimizer {
+  public:
+    // Moments start at zero, fp32 or bf16 by train.moments.
+    Optimizer(const Train& train, std::span<Parameter* const> parameters);
+
+    struct State {
+        Parameter* parameter;
+        Tensor m, v;
+    };
+    std::span<const State> states() const { return states_; }
+
+    // Updates taken so far; a skipped step takes none.
+    int64_t updates() const { return updates_; }
+    void set_updates(int64_t updates);
+
+    // Adds the uses of every gradient, in order, into its first; the root of the sum of all squares
+    // (fp64, parameters in order). NaN or infinite if any gradient is.
+    double join_and_norm();
+
+    // torch.nn.utils.clip_grad_norm_'s factor for clip_norm (0: no clipping), then AdamW on all.
+    // Leaves the packed copies to be remade.
+    void update(double learning_rate, double grad_norm);
+
+  private:
+    const Train train_;
+    std::vector<State> states_;
+    int64_t updates_ = 0;
+    double power1_ = 1, power2_ = 1;  // beta^updates, by multiplication
+};
+
+}  // namespace fucina
