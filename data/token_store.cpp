@@ -1,0 +1,257 @@
+#include "data/token_store.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "data/hdf5_handle.h"
+#include "data/token_store_format.h"
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+constexpr int64_t kChunk = 1 << 18;  // elements read at a time
+
+// What the HDF5 structure says; everything in it has been checked against the file's size.
+struct Dataset {
+    int64_t count = 0, element_bytes = 0, offset = 0;
+};
+
+class StoreReader {
+  public:
+    explicit StoreReader(const InputFile& file)
+        : name_(file.path().string()),
+          size_(file.size()),
+          access_(H5Pcreate(H5P_FILE_ACCESS), H5Pclose),
+          file_((check_signature(file), H5Pset_file_locking(access_, false, true),
+                 H5Fopen(name_.c_str(), H5F_ACC_RDONLY, access_)),
+                H5Fclose) {
+        if (!file_) refuse("not a readable HDF5 file; it may be cut short");
+    }
+
+    int64_t integer(const char* attribute) const {
+        int64_t value = 0;
+        read_scalar(attribute, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
+        return value;
+    }
+
+    uint64_t checksum(const char* attribute) const {
+        uint64_t value = 0;
+        read_scalar(attribute, H5T_STD_U64LE, H5T_NATIVE_UINT64, &value);
+        return value;
+    }
+
+    std::string text(const char* attribute) const {
+        const Hdf5Handle id(H5Aopen(file_, attribute, H5P_DEFAULT), H5Aclose);
+        if (!id) refuse("has no attribute ", attribute, "; not a token store");
+        const Hdf5Handle type(H5Aget_type(id), H5Tclose), space(H5Aget_space(id), H5Sclose);
+        const size_t bytes = H5Tget_size(type);
+        if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0 || bytes == 0 ||
+            bytes > 256 || H5Sget_simple_extent_type(space) != H5S_SCALAR) {
+            refuse("attribute ", attribute, " is not a text of fixed length");
+        }
+        std::string value(bytes, '\0');
+        if (H5Aread(id, type, value.data()) < 0) refuse("cannot read attribute ", attribute);
+        return value.substr(0, value.find('\0'));
+    }
+
+    // A one-dimensional, contiguous dataset of one of `types`, whole in this very file.
+    Dataset dataset(const char* name, std::initializer_list<hid_t> types) const {
+        H5L_info_t link{};
+        if (H5Lget_info(file_, name, &link, H5P_DEFAULT) < 0) {
+            refuse("has no dataset ", name, "; not a token store");
+        }
+        // A soft or external link would lead out of what is being checked.
+        if (link.type != H5L_TYPE_HARD) refuse("dataset ", name, " is a link");
+        const Hdf5Handle id(H5Dopen2(file_, name, H5P_DEFAULT), H5Dclose);
+        if (!id) refuse(name, " is not a readable dataset");
+        const Hdf5Handle type(H5Dget_type(id), H5Tclose), space(H5Dget_space(id), H5Sclose);
+        const Hdf5Handle layout(H5Dget_create_plist(id), H5Pclose);
+        const bool known = std::any_of(types.begin(), types.end(),
+                                       [&](hid_t wanted) { return H5Tequal(type, wanted) > 0; });
+        if (!known) refuse("dataset ", name, " has another element type than the format");
+        if (H5Pget_layout(layout) != H5D_CONTIGUOUS || H5Pget_nfilters(layout) != 0) {
+            refuse("dataset ", name, " is not contiguous");
+        }
+        if (H5Pget_external_count(layout) != 0) refuse("dataset ", name, " lies in another file");
+        hsize_t count = 0;
+        if (H5Sget_simple_extent_ndims(space) != 1 ||
+            H5Sget_simple_extent_dims(space, &count, nullptr) != 1) {
+            refuse("dataset ", name, " is not one-dimensional");
+        }
+        const auto element_bytes = static_cast<uint64_t>(H5Tget_size(type));
+        const haddr_t offset = H5Dget_offset(id);
+        const auto size = static_cast<uint64_t>(size_);
+        if (offset == HADDR_UNDEF || offset > size || count > (size - offset) / element_bytes) {
+            refuse("cut short: dataset ", name, " of ", count, " elements does not fit the file's ",
+                   size, " bytes");
+        }
+        return {static_cast<int64_t>(count), static_cast<int64_t>(element_bytes),
+                static_cast<int64_t>(offset)};
+    }
+
+  private:
+    template <class... Parts>
+    [[noreturn]] void refuse(const Parts&... parts) const {
+        fail(ExitCode::data, name_, ": ", parts...);
+    }
+
+    // Other files are refused before libhdf5 sees them.
+    static void check_signature(const InputFile& file) {
+        constexpr char kSignature[] = "\x89HDF\r\n\x1a\n";
+        char head[8] = {};
+        if (file.size() >= 8) file.read(0, std::as_writable_bytes(std::span(head)));
+        if (std::memcmp(head, kSignature, 8) != 0) {
+            fail(ExitCode::data, file.path().string(),
+                 ": not a token store: no HDF5 signature in its ", file.size(), " bytes");
+        }
+    }
+
+    void read_scalar(const char* attribute, hid_t stored, hid_t native, void* into) const {
+        const Hdf5Handle id(H5Aopen(file_, attribute, H5P_DEFAULT), H5Aclose);
+        if (!id) refuse("has no attribute ", attribute, "; not a token store");
+        const Hdf5Handle type(H5Aget_type(id), H5Tclose), space(H5Aget_space(id), H5Sclose);
+        if (H5Tequal(type, stored) <= 0 || H5Sget_simple_extent_type(space) != H5S_SCALAR) {
+            refuse("attribute ", attribute, " has another type than the format");
+        }
+        if (H5Aread(id, native, into) < 0) refuse("cannot read attribute ", attribute);
+    }
+
+    std::string name_;
+    int64_t size_;
+    Hdf5Handle access_, file_;
+};
+
+}  // namespace
+
+TokenStore TokenStore::open(const std::filesystem::path& path) {
+    quiet_hdf5();
+    TokenStore store;
+    store.name_ = path.string();
+    store.file_.emplace(path);
+    const StoreReader reader(*store.file_);
+    const int64_t version = reader.integer(kVersionName);
+    if (version != kTokenStoreVersion) {
+        fail(ExitCode::data, store.name_, ": token store of format version ", version,
+             ", this program reads ", kTokenStoreVersion, "; make it again with data prepare");
+    }
+    store.vocab_size_ = reader.integer(kVocabularyName);
+    if (store.vocab_size_ < 1 || store.vocab_size_ > kLargestVocabulary) {
+        fail(ExitCode::data, store.name_, ": vocab_size ", store.vocab_size_, ", expected 1 to ",
+             kLargestVocabulary);
+    }
+    store.tokenizer_hash_ = reader.text(kTokenizerName);
+    store.tokens_checksum_ = reader.checksum(kTokensChecksumName);
+    store.offsets_checksum_ = reader.checksum(kOffsetsChecksumName);
+    const Dataset tokens = reader.dataset(kTokensName, {H5T_STD_U16LE, H5T_STD_U32LE});
+    const Dataset offsets = reader.dataset(kOffsetsName, {H5T_STD_I64LE});
+    if (tokens.count < 1 || offsets.count < 2) {
+        fail(ExitCode::data, store.name_, ": holds ", tokens.count, " tokens and ", offsets.count,
+             " document offsets, expected at least 1 and 2");
+    }
+    store.tokens_ = tokens.count;
+    store.token_bytes_ = tokens.element_bytes;
+    store.tokens_at_ = tokens.offset;
+    store.documents_ = offsets.count - 1;
+    store.offsets_at_ = offsets.offset;
+    store.check_offsets();
+    return store;
+}
+
+TokenStore TokenStore::from_lists(const std::vector<std::vector<int32_t>>& documents,
+                                  int64_t vocab_size, std::string name) {
+    TokenStore store;
+    store.name_ = std::move(name);
+    store.vocab_size_ = vocab_size;
+    store.memory_offsets_.push_back(0);
+    for (const auto& document : documents) {
+        store.memory_tokens_.insert(store.memory_tokens_.end(), document.begin(), document.end());
+        store.memory_offsets_.push_back(static_cast<int64_t>(store.memory_tokens_.size()));
+    }
+    store.documents_ = static_cast<int64_t>(documents.size());
+    store.tokens_ = store.memory_offsets_.back();
+    if (store.tokens_ == 0) fail(ExitCode::data, store.name_, ": holds no tokens");
+    return store;
+}
+
+void TokenStore::check_offsets() const {
+    std::vector<int64_t> chunk;
+    int64_t before = 0;
+    for (int64_t first = 0; first <= documents_; first += kChunk) {
+        chunk.resize(static_cast<size_t>(std::min(kChunk, documents_ + 1 - first)));
+        read_offsets(first, chunk);
+        if (first == 0 && chunk[0] != 0) {
+            fail(ExitCode::data, name_, ": document_offsets begin with ", chunk[0], ", expected 0");
+        }
+        for (size_t i = 0; i < chunk.size(); ++i) {
+            if (chunk[i] < before) {
+                fail(ExitCode::data, name_, ": document_offsets fall from ", before, " to ",
+                     chunk[i], " at ", first + static_cast<int64_t>(i));
+            }
+            before = chunk[i];
+        }
+    }
+    if (before != tokens_) {
+        fail(ExitCode::data, name_, ": document_offsets end with ", before, ", there are ", tokens_,
+             " tokens");
+    }
+}
+
+void TokenStore::read_offsets(int64_t first, std::span<int64_t> into) const {
+    const auto count = static_cast<int64_t>(into.size());
+    FUCINA_CHECK(first >= 0 && first + count <= documents_ + 1, "offsets ", first, " + ", count);
+    if (file_) return file_->read(offsets_at_ + first * 8, std::as_writable_bytes(into));
+    std::copy_n(memory_offsets_.begin() + first, count, into.begin());
+}
+
+void TokenStore::read_tokens(int64_t first, std::span<int32_t> into) const {
+    const auto count = static_cast<int64_t>(into.size());
+    FUCINA_CHECK(first >= 0 && first + count <= tokens_, "tokens ", first, " + ", count);
+    if (!file_) {
+        std::copy_n(memory_tokens_.begin() + first, count, into.begin());
+    } else if (token_bytes_ == 4) {
+        file_->read(tokens_at_ + first * 4, std::as_writable_bytes(into));
+    } else {
+        std::vector<uint16_t> narrow(into.size());
+        file_->read(tokens_at_ + first * 2, std::as_writable_bytes(std::span(narrow)));
+        std::copy(narrow.begin(), narrow.end(), into.begin());
+    }
+    for (size_t i = 0; i < into.size(); ++i) {
+        const auto id = static_cast<uint32_t>(into[i]);
+        if (id >= static_cast<uint64_t>(vocab_size_)) {
+            fail(ExitCode::data, name_, ": token ", first + static_cast<int64_t>(i), ": id ", id,
+                 " is beyond the vocabulary of ", vocab_size_);
+        }
+    }
+}
+
+void TokenStore::verify() const {
+    std::vector<int32_t> ids;
+    for (int64_t first = 0; first < tokens_; first += kChunk) {
+        ids.resize(static_cast<size_t>(std::min(kChunk, tokens_ - first)));
+        read_tokens(first, ids);
+    }
+    if (!file_) return;
+    const auto check = [&](const char* name, int64_t offset, int64_t bytes, uint64_t wanted) {
+        XXH3_state_t* state = XXH3_createState();
+        XXH3_64bits_reset(state);
+        std::vector<std::byte> chunk;
+        for (int64_t at = 0; at < bytes; at += kChunk) {
+            chunk.resize(static_cast<size_t>(std::min(kChunk, bytes - at)));
+            file_->read(offset + at, chunk);
+            XXH3_64bits_update(state, chunk.data(), chunk.size());
+        }
+        const uint64_t found = XXH3_64bits_digest(state);
+        XXH3_freeState(state);
+        if (found != wanted) {
+            fail(ExitCode::data, name_, ": ", name, ": checksum ", found, ", expected ", wanted,
+                 "; the file is damaged");
+        }
+    };
+    check(kOffsetsName, offsets_at_, (documents_ + 1) * 8, offsets_checksum_);
+    check(kTokensName, tokens_at_, tokens_ * token_bytes_, tokens_checksum_);
+}
+
+}  // namespace fucina
