@@ -22,7 +22,8 @@ std::optional<std::string> first_line(const std::string& path) {
     return line;
 }
 
-// Our cgroup's directories from the innermost to the root, for one v1 controller, or for v2 with controller "".
+// Our cgroup's directories from the innermost to the root, for one v1 controller, or for v2 with
+// controller "".
 std::vector<std::string> cgroup_directories(const std::string& controller) {
     std::ifstream file("/proc/self/cgroup");
     std::vector<std::string> directories;
@@ -35,7 +36,8 @@ std::vector<std::string> cgroup_directories(const std::string& controller) {
         bool ours = controller.empty() && names.empty();
         for (std::string name; std::getline(list, name, ',');) ours = ours || name == controller;
         if (!ours) continue;
-        const std::string root = concat("/sys/fs/cgroup", controller.empty() ? "" : "/", controller);
+        const std::string root =
+            concat("/sys/fs/cgroup", controller.empty() ? "" : "/", controller);
         std::string path = line.substr(second + 1);
         while (!path.empty() && path != "/") {
             directories.push_back(root + path);

@@ -9,7 +9,8 @@ namespace fucina {
 // CPU numbers in this thread's affinity mask.
 std::vector<int> affinity_cpus();
 
-// CPUs' worth of time the process's cgroup (v1 or v2, the tightest up to the root) may use; 0: no limit.
+// CPUs' worth of time the process's cgroup (v1 or v2, the tightest up to the root) may use; 0: no
+// limit.
 double cgroup_cpu_quota();
 
 struct Memory {

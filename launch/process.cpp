@@ -20,7 +20,9 @@ namespace {
 // How long a failed rank waits for the others to fail too before it ends the job for all.
 constexpr double kAgreementSeconds = 3.0;
 
-bool is_set(const char* name) { return std::getenv(name) != nullptr; }
+bool is_set(const char* name) {
+    return std::getenv(name) != nullptr;
+}
 
 // A batch script under Slurm has SLURM_PROCID too, so the step must have several tasks.
 bool under_launcher() {
@@ -132,7 +134,8 @@ int Process::use_threads(int requested) {
         char* end = nullptr;
         const long value = std::strtol(text, &end, 10);
         if (*end != '\0' || value < 1 || value > 4096) {
-            fail(ExitCode::usage, "FUCINA_THREADS=\"", text, "\": expected a number from 1 to 4096");
+            fail(ExitCode::usage, "FUCINA_THREADS=\"", text,
+                 "\": expected a number from 1 to 4096");
         }
         threads = static_cast<int>(value);
     }

@@ -1,4 +1,5 @@
-// The process among its ranks: whether MPI runs, who we are, how many threads are ours, and how a run ends.
+// The process among its ranks: whether MPI runs, who we are, how many threads are ours, and how a
+// run ends.
 #pragma once
 #include <mpi.h>
 
@@ -16,12 +17,14 @@ struct Outcome {
 
 class Process {
   public:
-    // MPI_Init, but only under a launcher (Open MPI, PMIx, MPICH, Slurm), so that a single process needs no MPI.
+    // MPI_Init, but only under a launcher (Open MPI, PMIx, MPICH, Slurm), so that a single process
+    // needs no MPI.
     void start(int* argc, char*** argv);
 
-    // Ends the process's part in the job and returns its exit code. Ranks that fail together (every rank arrives
-    // here within a few seconds) print one line on one rank, finalize and return the same code; if some rank never
-    // arrives, because it waits for us in a collective, the message is printed here and MPI_Abort ends the job.
+    // Ends the process's part in the job and returns its exit code. Ranks that fail together (every
+    // rank arrives here within a few seconds) print one line on one rank, finalize and return the
+    // same code; if some rank never arrives, because it waits for us in a collective, the message
+    // is printed here and MPI_Abort ends the job.
     int finish(const Outcome& outcome);
 
     bool with_mpi() const { return with_mpi_; }
@@ -29,8 +32,9 @@ class Process {
     int size() const { return size_; }
     int local_size() const { return local_size_; }  // ranks on this machine
 
-    // Threads of this rank: FUCINA_THREADS, else `requested` if > 0, else the cores of the affinity mask and cgroup
-    // quota divided by the ranks that share them. Sets OpenMP's number too. Collective over the machine's ranks.
+    // Threads of this rank: FUCINA_THREADS, else `requested` if > 0, else the cores of the affinity
+    // mask and cgroup quota divided by the ranks that share them. Sets OpenMP's number too.
+    // Collective over the machine's ranks.
     int use_threads(int requested);
 
   private:

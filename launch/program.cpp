@@ -61,7 +61,8 @@ std::string describe(const CLI::App& app, const CLI::ParseError& error) {
         for (const CLI::Option* option : command->get_options()) {
             for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
         }
-        for (const CLI::App* inner : command->get_subcommands([](const CLI::App*) { return true; })) {
+        for (const CLI::App* inner :
+             command->get_subcommands([](const CLI::App*) { return true; })) {
             names.push_back(inner->get_name());
         }
         text = concat("does not know \"", word, "\"",
@@ -95,7 +96,8 @@ Outcome parse_and_run(CLI::App& app, int argc, char** argv) {
 int run_program(int argc, char** argv, const std::function<void(CLI::App&)>& add_commands) {
     Process& self = process();
     self.start(&argc, &argv);
-    CLI::App app("Fucina trains mixture-of-experts language models on CPUs and clusters.", "fucina");
+    CLI::App app("Fucina trains mixture-of-experts language models on CPUs and clusters.",
+                 "fucina");
     app.set_version_flag("--version", kVersion);
     app.require_subcommand(1);
     app.failure_message(CLI::FailureMessage::simple);

@@ -8,8 +8,9 @@ class App;
 
 namespace fucina {
 
-// Starts MPI where a launcher asks for it, parses the arguments, runs the chosen command's callback and returns the
-// exit code. A failure prints exactly one line, `error: ...`, to standard error, on one rank.
+// Starts MPI where a launcher asks for it, parses the arguments, runs the chosen command's callback
+// and returns the exit code. A failure prints exactly one line, `error: ...`, to standard error, on
+// one rank.
 int run_program(int argc, char** argv, const std::function<void(CLI::App&)>& add_commands);
 
 }  // namespace fucina

@@ -118,8 +118,8 @@ class Resolver {
             Source& source = *sources->Mutable(i);
             if (source.has_format()) continue;
             const size_t dot = source.path().rfind('.');
-            const auto found = kByEnding.find(
-                dot == std::string::npos ? std::string() : source.path().substr(dot));
+            const auto found = kByEnding.find(dot == std::string::npos ? std::string()
+                                                                       : source.path().substr(dot));
             if (found == kByEnding.end()) {
                 fail(ExitCode::usage, name_, ": ", path, "[", i, "] has no format, and \"",
                      source.path(),

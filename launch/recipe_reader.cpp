@@ -57,8 +57,8 @@ class ValueReader {
 
     void read_table(const toml::table& table, Message* message, const std::string& path) {
         for (const auto& [key, node] : table) {
-            const FieldDescriptor& field = find_field(*message->GetDescriptor(), path, key.str(),
-                                                      place_.at(key.source()));
+            const FieldDescriptor& field =
+                find_field(*message->GetDescriptor(), path, key.str(), place_.at(key.source()));
             read_field(node, message, field, join_path(path, field.name()));
         }
     }
@@ -219,7 +219,8 @@ void RecipeReader::read_override(const std::string& assignment) {
     const bool wants_string = field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
     if (wants_string && (!value || !value->get("value")->is_string())) {
         std::string quoted = "\"";
-        for (char c : text) quoted += (c == '"' || c == '\\') ? std::string{'\\', c} : std::string{c};
+        for (char c : text)
+            quoted += (c == '"' || c == '\\') ? std::string{'\\', c} : std::string{c};
         value = parse_value(quoted + "\"");
     }
     if (!value) {

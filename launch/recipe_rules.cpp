@@ -33,12 +33,23 @@ Interval parse_interval(const std::string& text) {
 std::string type_name(const FieldDescriptor& field) {
     std::string name;
     switch (field.cpp_type()) {
-        case FieldDescriptor::CPPTYPE_INT64: name = "integer"; break;
-        case FieldDescriptor::CPPTYPE_DOUBLE: name = "number"; break;
-        case FieldDescriptor::CPPTYPE_STRING: name = "string"; break;
-        case FieldDescriptor::CPPTYPE_BOOL: name = "true or false"; break;
-        case FieldDescriptor::CPPTYPE_MESSAGE: name = "table"; break;
-        default: FUCINA_CHECK(false, "recipe field ", field.full_name(), " has no TOML type");
+        case FieldDescriptor::CPPTYPE_INT64:
+            name = "integer";
+            break;
+        case FieldDescriptor::CPPTYPE_DOUBLE:
+            name = "number";
+            break;
+        case FieldDescriptor::CPPTYPE_STRING:
+            name = "string";
+            break;
+        case FieldDescriptor::CPPTYPE_BOOL:
+            name = "true or false";
+            break;
+        case FieldDescriptor::CPPTYPE_MESSAGE:
+            name = "table";
+            break;
+        default:
+            FUCINA_CHECK(false, "recipe field ", field.full_name(), " has no TOML type");
     }
     return field.is_repeated() ? "list of " + name + "s" : name;
 }

@@ -103,7 +103,8 @@ void walk(const Message& message, const std::string& path, const Visit& visit) {
 }
 
 void table_of(const Descriptor& type, const std::string& path, std::string* out) {
-    *out += concat("\n| `", path, "` | type | default | legal | meaning |\n|---|---|---|---|---|\n");
+    *out +=
+        concat("\n| `", path, "` | type | default | legal | meaning |\n|---|---|---|---|---|\n");
     std::string inner;
     for (const FieldDescriptor* field : fields_of(type)) {
         const bool table = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
@@ -132,11 +133,20 @@ nlohmann::json json_of(const Message& message) {
         if (!is_present(message, *field)) continue;
         nlohmann::json& value = json[field->name()];
         switch (field->cpp_type()) {
-            case FieldDescriptor::CPPTYPE_INT64: value = get.GetInt64(message, field); break;
-            case FieldDescriptor::CPPTYPE_DOUBLE: value = get.GetDouble(message, field); break;
-            case FieldDescriptor::CPPTYPE_BOOL: value = get.GetBool(message, field); break;
-            case FieldDescriptor::CPPTYPE_STRING: value = get.GetString(message, field); break;
-            default: value = json_of(get.GetMessage(message, field));
+            case FieldDescriptor::CPPTYPE_INT64:
+                value = get.GetInt64(message, field);
+                break;
+            case FieldDescriptor::CPPTYPE_DOUBLE:
+                value = get.GetDouble(message, field);
+                break;
+            case FieldDescriptor::CPPTYPE_BOOL:
+                value = get.GetBool(message, field);
+                break;
+            case FieldDescriptor::CPPTYPE_STRING:
+                value = get.GetString(message, field);
+                break;
+            default:
+                value = json_of(get.GetMessage(message, field));
         }
     }
     return json;
@@ -147,26 +157,26 @@ nlohmann::json json_of(const Message& message) {
 std::string recipe_toml(const Recipe& recipe) {
     std::string text;
     std::string section;
-    walk(recipe, "", [&](const std::string& path, const Message& message,
-                         const FieldDescriptor& field) {
-        if (path != section) {
-            text += concat(text.empty() ? "" : "\n", "[", path, "]\n");
-            section = path;
-        }
-        text += concat(field.name(), " = ", toml_value(message, field, -1), "\n");
-    });
+    walk(recipe, "",
+         [&](const std::string& path, const Message& message, const FieldDescriptor& field) {
+             if (path != section) {
+                 text += concat(text.empty() ? "" : "\n", "[", path, "]\n");
+                 section = path;
+             }
+             text += concat(field.name(), " = ", toml_value(message, field, -1), "\n");
+         });
     return text;
 }
 
 std::string recipe_listing(const ResolvedRecipe& resolved) {
     std::string text;
-    walk(resolved.recipe, "", [&](const std::string& path, const Message& message,
-                                  const FieldDescriptor& field) {
-        const std::string name = join_path(path, field.name());
-        const auto origin = resolved.origins.find(name);
-        text += fmt::format("  {:<34} {:<26} {}\n", name, toml_value(message, field, -1),
-                            origin == resolved.origins.end() ? "default" : origin->second);
-    });
+    walk(resolved.recipe, "",
+         [&](const std::string& path, const Message& message, const FieldDescriptor& field) {
+             const std::string name = join_path(path, field.name());
+             const auto origin = resolved.origins.find(name);
+             text += fmt::format("  {:<34} {:<26} {}\n", name, toml_value(message, field, -1),
+                                 origin == resolved.origins.end() ? "default" : origin->second);
+         });
     return text;
 }
 

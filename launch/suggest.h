@@ -6,7 +6,8 @@
 
 namespace fucina {
 
-// `; did you mean "x"?` for the nearest candidate within a third of the word's length in edits, else an empty string.
+// `; did you mean "x"?` for the nearest candidate within a third of the word's length in edits,
+// else an empty string.
 std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace fucina

@@ -29,7 +29,9 @@ constexpr const char* kRest =
     "sequence_length = 32\n"
     "[train]\nsteps = 10\nbetas = [0.9, 0.99]\nlearning_rate = 1e-3\n";
 
-std::string good() { return std::string(kModel) + kRest; }
+std::string good() {
+    return std::string(kModel) + kRest;
+}
 
 ResolvedRecipe parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
     return parse_recipe(text, "r.toml", overrides);
@@ -74,8 +76,9 @@ TEST(Recipe, AModelFromElsewhereIsTrainedAsItIs) {
     EXPECT_EQ(resolved.recipe.train().balance_loss(), 0.0);
     EXPECT_EQ(resolved.recipe.train().mtp_loss(), 0.0);
     EXPECT_FALSE(resolved.recipe.model().has_vocab_size());
-    EXPECT_EQ(parse(kRest, {"model.from=hf", "train.balance_loss=0.5"}).recipe.train().balance_loss(),
-              0.5);
+    EXPECT_EQ(
+        parse(kRest, {"model.from=hf", "train.balance_loss=0.5"}).recipe.train().balance_loss(),
+        0.5);
 }
 
 TEST(Recipe, ModelSectionIsAConfigJson) {
@@ -125,17 +128,17 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Mistake{"steps = 10", "micro_bach = 2\nsteps = 10",
                 "r.toml:25:1: train has no field \"micro_bach\"; did you mean \"micro_batch\"?"},
-        Mistake{"[train]", "[trian]",
-                ": a recipe has no field \"trian\"; did you mean \"train\"?"},
+        Mistake{"[train]", "[trian]", ": a recipe has no field \"trian\"; did you mean \"train\"?"},
         Mistake{"steps = 10", "steps = \"ten\"",
                 "r.toml:25:9: train.steps is the string \"ten\"; expected: integer"},
-        Mistake{"steps = 10", "steps = 10.5",
-                "train.steps is the number 10.5; expected: integer"},
+        Mistake{"steps = 10", "steps = 10.5", "train.steps is the number 10.5; expected: integer"},
         Mistake{"steps = 10", "steps = 0", "train.steps is the integer 0, outside [1, "},
-        Mistake{"steps = 10", "steps = 10\nsteps = 11", "r.toml:26:9: duplicate key: cannot redefine"},
+        Mistake{"steps = 10", "steps = 10\nsteps = 11",
+                "r.toml:26:9: duplicate key: cannot redefine"},
         Mistake{"steps = 10", "steps = 10\neps = nan", "train.eps is the number nan, outside"},
         Mistake{"steps = 10", "steps = 99999999999999999999", "r.toml:25:"},
-        Mistake{"steps = 10", "warmup_steps = 11\nsteps = 10", "train.warmup_steps is 11, more than"},
+        Mistake{"steps = 10", "warmup_steps = 11\nsteps = 10",
+                "train.warmup_steps is 11, more than"},
         Mistake{"steps = 10", "", "missing: train.steps"},
         Mistake{"hidden_size = 64", "", "missing: model.hidden_size"},
         Mistake{"steps = 10", "steps = 10\nmin_learning_rate = 1", "train.min_learning_rate is 1"},
@@ -158,8 +161,9 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"dir = \"runs/a\"", "dir = ", "r.toml:20:"}));
 
 TEST(Recipe, OverridesAreCheckedLikeTheFile) {
-    EXPECT_NE(error_of(good(), {"train.micro_bach=2"}).find("--set train.micro_bach=2: train has no"),
-              std::string::npos);
+    EXPECT_NE(
+        error_of(good(), {"train.micro_bach=2"}).find("--set train.micro_bach=2: train has no"),
+        std::string::npos);
     EXPECT_NE(error_of(good(), {"train.steps=x"}).find("the value is no TOML; expected: integer"),
               std::string::npos);
     EXPECT_NE(error_of(good(), {"train.steps"}).find("expected path=value"), std::string::npos);
@@ -185,10 +189,17 @@ TEST(Recipe, SurvivesMutations) {
         for (int edit = 0; edit < 1 + round % 8; ++edit) {
             const size_t at = random() % text.size();
             switch (random() % 4) {
-                case 0: text[at] = static_cast<char>(random()); break;
-                case 1: text.erase(at, 1 + random() % 5); break;
-                case 2: text.insert(at, 1, "[]{}\"'=.\n#"[random() % 10]); break;
-                default: text.insert(at, text.substr(random() % text.size(), random() % 30));
+                case 0:
+                    text[at] = static_cast<char>(random());
+                    break;
+                case 1:
+                    text.erase(at, 1 + random() % 5);
+                    break;
+                case 2:
+                    text.insert(at, 1, "[]{}\"'=.\n#"[random() % 10]);
+                    break;
+                default:
+                    text.insert(at, text.substr(random() % text.size(), random() % 30));
             }
             if (text.empty()) text = " ";
         }

@@ -1,0 +1,160 @@
+#include "trainer/metrics.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+// Shortest digits that read back to the same bits, with a point or an exponent, so that every
+// reader takes it for a float.
+std::string json_float(double value) {
+    if (!std::isfinite(value)) return "null";
+    std::string text = fmt::format("{}", value);
+    if (text.find_first_of(".e") == std::string::npos) text += ".0";
+    return text;
+}
+
+template <class T, class Print>
+std::string json_list(const std::vector<T>& values, const Print& print) {
+    std::string text = "[";
+    for (const T& value : values) {
+        if (text.size() > 1) text += ",";
+        text += print(value);
+    }
+    return text + "]";
+}
+
+double number_or_nan(const nlohmann::json& json, const char* key) {
+    const auto found = json.find(key);
+    return found != json.end() && found->is_number() ? found->get<double>() : std::nan("");
+}
+
+std::optional<double> optional_number(const nlohmann::json& json, const char* key) {
+    if (!json.contains(key)) return std::nullopt;
+    return number_or_nan(json, key);
+}
+
+// The step of a line that is whole, or nothing.
+std::optional<int64_t> step_of(const std::string& line) {
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object()) return std::nullopt;
+    const auto step = json.find("step");
+    if (step == json.end() || !step->is_number_integer()) return std::nullopt;
+    return step->get<int64_t>();
+}
+
+// Bytes of the file up to the last whole line that is not after `last_step`.
+int64_t bytes_to_keep(const std::string& path, int64_t last_step) {
+    std::ifstream file(path, std::ios::binary);
+    int64_t keep = 0;
+    for (std::string line; std::getline(file, line);) {
+        if (file.eof()) break;  // no newline: torn
+        const std::optional<int64_t> step = step_of(line);
+        if (!step || *step > last_step) break;
+        keep += static_cast<int64_t>(line.size()) + 1;
+    }
+    return keep;
+}
+
+}  // namespace
+
+std::string metrics_line(const StepMetrics& metrics) {
+    std::string text =
+        fmt::format("{{\"step\":{},\"loss\":{}", metrics.step, json_float(metrics.loss));
+    auto add = [&](const char* key, const std::string& value) {
+        text += fmt::format(",\"{}\":{}", key, value);
+    };
+    if (metrics.balance_loss) add("balance_loss", json_float(*metrics.balance_loss));
+    if (metrics.mtp_loss) add("mtp_loss", json_float(*metrics.mtp_loss));
+    if (metrics.valid_loss) add("valid_loss", json_float(*metrics.valid_loss));
+    add("grad_norm", json_float(metrics.grad_norm));
+    add("lr", json_float(metrics.lr));
+    add("tokens", std::to_string(metrics.tokens));
+    add("tokens_per_s", json_float(metrics.tokens_per_s));
+    if (!metrics.expert_load.empty())
+        add("expert_load", json_list(metrics.expert_load, json_float));
+    if (!metrics.expert_counts.empty()) {
+        add("expert_counts", json_list(metrics.expert_counts, [](const auto& layer) {
+                return json_list(layer, [](int64_t count) { return std::to_string(count); });
+            }));
+    }
+    if (metrics.skipped) add("skipped", "true");
+    return text + "}";
+}
+
+std::optional<StepMetrics> parse_metrics_line(const std::string& line) {
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object() || !json.contains("loss")) return std::nullopt;
+    try {
+        StepMetrics metrics;
+        metrics.step = json.at("step").get<int64_t>();
+        metrics.loss = number_or_nan(json, "loss");
+        metrics.balance_loss = optional_number(json, "balance_loss");
+        metrics.mtp_loss = optional_number(json, "mtp_loss");
+        metrics.valid_loss = optional_number(json, "valid_loss");
+        metrics.grad_norm = number_or_nan(json, "grad_norm");
+        metrics.lr = number_or_nan(json, "lr");
+        metrics.tokens = json.value("tokens", int64_t{0});
+        metrics.tokens_per_s = number_or_nan(json, "tokens_per_s");
+        metrics.expert_load = json.value("expert_load", std::vector<double>());
+        metrics.expert_counts = json.value("expert_counts", std::vector<std::vector<int64_t>>());
+        metrics.skipped = json.value("skipped", false);
+        return metrics;
+    } catch (const nlohmann::json::exception&) {
+        return std::nullopt;
+    }
+}
+
+std::vector<StepMetrics> read_metrics(const std::string& path) {
+    std::vector<StepMetrics> all;
+    std::ifstream file(path, std::ios::binary);
+    for (std::string line; std::getline(file, line);) {
+        if (!step_of(line)) break;
+        if (std::optional<StepMetrics> metrics = parse_metrics_line(line)) {
+            all.push_back(std::move(*metrics));
+        }
+    }
+    return all;
+}
+
+MetricsFile::MetricsFile(const std::string& path, int64_t last_step) {
+    const int64_t keep = bytes_to_keep(path, last_step);
+    file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (file_ < 0 || ::ftruncate(file_, keep) != 0) {
+        fail(ExitCode::storage, path, ": cannot open for writing: ", std::strerror(errno));
+    }
+}
+
+MetricsFile::~MetricsFile() {
+    if (file_ >= 0) ::close(file_);
+}
+
+bool MetricsFile::append(const StepMetrics& metrics) {
+    const std::string line = metrics_line(metrics) + "\n";
+    const off_t start = ::lseek(file_, 0, SEEK_END);
+    ssize_t written = -1;
+    do {
+        written = ::write(file_, line.data(), line.size());
+    } while (written < 0 && errno == EINTR);
+    if (written == static_cast<ssize_t>(line.size())) return true;
+    if (written > 0 && ::ftruncate(file_, start) != 0) {
+        return false;  // a torn line stays; readers stop there, and the next resume drops it
+    }
+    return false;
+}
+
+bool MetricsFile::sync() {
+    return ::fsync(file_) == 0;
+}
+
+}  // namespace fucina

@@ -1,0 +1,54 @@
+// metrics.jsonl: one JSON object a training step, steps counted from 1, each standing there once.
+// Floats are printed so that they read back to the same bits; docs/formats.md lists the keys.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fucina {
+
+struct StepMetrics {
+    int64_t step = 0;
+    double loss = 0;                     // token-mean cross-entropy of the step, nats; nothing else
+    std::optional<double> balance_loss;  // unweighted, as is mtp_loss
+    std::optional<double> mtp_loss;
+    std::optional<double> valid_loss;  // token-mean, on data.valid, after this step
+    double grad_norm = 0;              // global, before clipping
+    double lr = 0;
+    int64_t tokens = 0;                               // of this step, over all ranks
+    double tokens_per_s = 0;                          // of this step, without save and evaluation
+    std::vector<double> expert_load;                  // [MoE layers] max / mean tokens per expert
+    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], at eval.every, else empty
+    bool skipped = false;                             // not finite: the optimizer did not step
+};
+
+// The line without its newline. Values that are not finite become null, which JSON can say.
+std::string metrics_line(const StepMetrics& metrics);
+
+// The reverse; nothing if the line is not one of ours.
+std::optional<StepMetrics> parse_metrics_line(const std::string& line);
+
+// All step lines of a file in order, up to the first that is torn; empty if there is no file.
+std::vector<StepMetrics> read_metrics(const std::string& path);
+
+// The file of a run, open for appending. Training outlives a full disk, so writing never throws.
+class MetricsFile {
+  public:
+    // Opens or makes the file and drops every line after `last_step`, a torn last one included.
+    // Error(storage) if it cannot be opened.
+    MetricsFile(const std::string& path, int64_t last_step);
+    ~MetricsFile();
+    MetricsFile(const MetricsFile&) = delete;
+    MetricsFile& operator=(const MetricsFile&) = delete;
+
+    // One write. False if the disk refused; nothing of the line is left in the file then.
+    bool append(const StepMetrics& metrics);
+    // Onto the disk, before a checkpoint refers to the step.
+    bool sync();
+
+  private:
+    int file_ = -1;
+};
+
+}  // namespace fucina
