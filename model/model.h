@@ -9,23 +9,13 @@
 #include <vector>
 
 #include "kernels/tensor.h"
+#include "model/latent_cache.h"
 #include "model/model_spec.h"
+#include "model/recompute.h"
+#include "model/token_batch.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
-
-// A run of whole sequences. A sequence is a pack of documents (or pieces of them) of at most
-// data.sequence_length tokens.
-struct TokenBatch {
-    std::vector<int32_t> ids, positions,
-        labels;  // [T]; positions restart with each document; kIgnoreLabel: no label
-    std::vector<int64_t> cu_seqlens{0};        // [documents + 1]
-    std::vector<int64_t> sequence_offsets{0};  // [sequences + 1]
-    std::vector<int64_t> grain_offsets{0};     // [grains + 1], each a boundary of sequences
-    int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
-};
-
-enum class RecomputeKind { none, norm, mla_up, block };
 
 // Scales are those of the whole step's objective, so that passes and ranks simply add up.
 struct PassOptions {
@@ -72,6 +62,13 @@ class Model {
     PassResult evaluate(const TokenBatch& batch);
     // fp32 [T, V].
     Tensor logits(const TokenBatch& batch);
+    // Labels that MTP's loss counts in a batch: the step's sum of them goes into PassOptions::mtp_scale.
+    static int64_t count_mtp_labels(const TokenBatch& batch);
+
+    // Decoding of one document with a cache of latents: appends `ids` to it and gives the logits after the last of
+    // them, fp32 [1, V].
+    LatentCache make_cache(int64_t capacity) const;
+    Tensor extend(std::span<const int32_t> ids, LatentCache& cache);
 
     // Aux-loss-free balancing (arXiv 2412.19437 §2.1.2): bias += rate · sign(mean load - load), per
     // MoE layer. counts: of the global batch, as PassResult::expert_counts.

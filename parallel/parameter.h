@@ -16,6 +16,7 @@ struct Parameter {
     bool trained =
         true;           // false: a buffer (router bias) or a frozen weight; no gradient, no moments
     bool gemm = false;  // has packed copies, remade after every change of value
+    bool fp32 = false;  // its products are fp32 in every precision (the router)
     PackKind forward_kind = PackKind::forward;
     PackedWeight forward, dgrad;
 
@@ -36,6 +37,7 @@ struct Parameter {
     // Remakes the packed copies from value.
     void repack(DType compute, bool with_dgrad) {
         if (!gemm) return;
+        if (fp32) compute = DType::f32;
         MemoryPurpose purpose("packed weights");
         forward = ops::pack(value, forward_kind, compute, std::move(forward));
         if (with_dgrad) dgrad = ops::pack(value, PackKind::dgrad, compute, std::move(dgrad));

@@ -1,0 +1,100 @@
+#include "model/config_reader.h"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/error.h"
+
+namespace fucina {
+
+namespace {
+
+std::string shown(const nlohmann::json& value) {
+    std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    if (text.size() > 60) text = text.substr(0, 57) + "...";
+    return text;
+}
+
+[[noreturn]] void mistyped(const std::string& where, const nlohmann::json& value,
+                           const std::string& expected) {
+    fail(ExitCode::usage, where, " is ", shown(value), ", expected ", expected);
+}
+
+}  // namespace
+
+ConfigReader::ConfigReader(const nlohmann::json& config, std::string source)
+    : config_(&config), source_(std::move(source)) {
+    if (!config.is_object())
+        fail(ExitCode::usage, source_, ": is ", shown(config), ", expected an object of model keys");
+}
+
+bool ConfigReader::has(const std::string& key) const {
+    const auto it = config_->find(key);
+    return it != config_->end() && !it->is_null();
+}
+
+int64_t ConfigReader::integer(const std::string& key, int64_t fallback, int64_t least,
+                              int64_t most) const {
+    if (!has(key)) return fallback;
+    const nlohmann::json& value = config_->at(key);
+    const std::string expected = concat("an integer from ", least, " to ", most);
+    if (!value.is_number_integer()) mistyped(where(key), value, expected);
+    if (value.is_number_unsigned() &&
+        value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+        mistyped(where(key), value, expected);
+    const auto number = value.get<int64_t>();
+    if (number < least || number > most) mistyped(where(key), value, expected);
+    return number;
+}
+
+double ConfigReader::real(const std::string& key, double fallback, double least) const {
+    return optional_real(key, least).value_or(fallback);
+}
+
+std::optional<double> ConfigReader::optional_real(const std::string& key, double least) const {
+    if (!has(key)) return std::nullopt;
+    const nlohmann::json& value = config_->at(key);
+    const std::string expected = concat("a number of at least ", least);
+    if (!value.is_number()) mistyped(where(key), value, expected);
+    const auto number = value.get<double>();
+    if (!std::isfinite(number) || number < least) mistyped(where(key), value, expected);
+    return number;
+}
+
+bool ConfigReader::flag(const std::string& key, bool fallback) const {
+    if (!has(key)) return fallback;
+    const nlohmann::json& value = config_->at(key);
+    if (!value.is_boolean()) mistyped(where(key), value, "true or false");
+    return value.get<bool>();
+}
+
+std::string ConfigReader::text(const std::string& key, const std::string& fallback) const {
+    if (!has(key)) return fallback;
+    const nlohmann::json& value = config_->at(key);
+    if (!value.is_string()) mistyped(where(key), value, "a string");
+    return value.get<std::string>();
+}
+
+std::vector<int32_t> ConfigReader::ids(const std::string& key,
+                                       std::vector<int32_t> fallback) const {
+    if (!has(key)) return fallback;
+    const nlohmann::json& value = config_->at(key);
+    std::vector<int32_t> ids;
+    for (const nlohmann::json& item : value.is_array() ? value : nlohmann::json::array({value})) {
+        if (!item.is_number_integer() || item < 0 || item > std::numeric_limits<int32_t>::max())
+            mistyped(where(key), value, "a token id or a list of token ids");
+        ids.push_back(item.get<int32_t>());
+    }
+    return ids;
+}
+
+std::optional<ConfigReader> ConfigReader::object(const std::string& key) const {
+    if (!has(key)) return std::nullopt;
+    const nlohmann::json& value = config_->at(key);
+    if (!value.is_object()) mistyped(where(key), value, "an object");
+    ConfigReader reader(value, source_);
+    reader.prefix_ = prefix_ + key + ".";
+    return reader;
+}
+
+}  // namespace fucina

@@ -1,0 +1,187 @@
+// DeepSeek-V3 and R1 (arXiv 2412.19437): config.json keys and tensor names as on the Hugging Face hub and as
+// transformers 5 writes them.
+#include <nlohmann/json.hpp>
+
+#include "kernels/error.h"
+#include "model/families.h"
+
+namespace fucina::deepseek_v3 {
+
+namespace {
+
+// Hub: rope_theta and rope_scaling {type or rope_type, ...}; transformers 5: rope_parameters with all of it.
+RopeSpec read_rope(const ConfigReader& config, int64_t max_positions) {
+    RopeSpec rope;
+    rope.layout = config.flag("rope_interleave", true) ? RopeLayout::interleaved
+                                                        : RopeLayout::half_split;
+    rope.theta = config.real("rope_theta", 10000, 1e-6);
+    std::optional<ConfigReader> scaling = config.object("rope_scaling");
+    if (!scaling) scaling = config.object("rope_parameters");
+    if (!scaling) return rope;
+    rope.theta = scaling->real("rope_theta", rope.theta, 1e-6);
+    const std::string type = scaling->text("rope_type", scaling->text("type", "default"));
+    if (type == "default") return rope;
+    if (type != "yarn")
+        fail(ExitCode::usage, scaling->where("rope_type"), " is \"", type,
+             "\", expected \"yarn\" or \"default\"");
+    YarnScaling yarn;
+    yarn.original_max_position = scaling->integer("original_max_position_embeddings", max_positions, 1);
+    yarn.factor = scaling->real(
+        "factor",
+        static_cast<double>(max_positions) / static_cast<double>(yarn.original_max_position), 1);
+    yarn.beta_fast = scaling->real("beta_fast", 32, 1e-6);
+    yarn.beta_slow = scaling->real("beta_slow", 1, 1e-6);
+    yarn.mscale = scaling->real("mscale", 0, 0);
+    yarn.mscale_all_dim = scaling->real("mscale_all_dim", 0, 0);
+    yarn.attention_factor = scaling->optional_real("attention_factor", 1e-6);
+    yarn.truncate = scaling->flag("truncate", true);
+    rope.yarn = yarn;
+    return rope;
+}
+
+MlaSpec read_attention(const ConfigReader& config) {
+    MlaSpec mla;
+    mla.heads = config.integer("num_attention_heads", 128, 1);
+    const int64_t kv_heads = config.integer("num_key_value_heads", mla.heads, 1);
+    if (kv_heads != mla.heads)
+        fail(ExitCode::usage, config.where("num_key_value_heads"), " is ", kv_heads,
+             ", expected num_attention_heads = ", mla.heads, ": latent attention has no key groups");
+    // Absent and null differ here: null (or a recipe's 0) means no query latent.
+    mla.q_lora_rank = config.absent("q_lora_rank") ? 1536 : config.integer("q_lora_rank", 0, 0);
+    mla.kv_lora_rank = config.integer("kv_lora_rank", 512, 1);
+    mla.nope_dim = config.integer("qk_nope_head_dim", 128, 1);
+    mla.rope_dim = config.integer("qk_rope_head_dim", 64, 2);
+    mla.v_dim = config.integer("v_head_dim", 128, 1);
+    if (mla.rope_dim % 2 != 0)
+        fail(ExitCode::usage, config.where("qk_rope_head_dim"), " is ", mla.rope_dim,
+             ", expected an even number: dimensions rotate in pairs");
+    return mla;
+}
+
+MoeSpec read_moe(const ConfigReader& config) {
+    MoeSpec moe;
+    RouterConfig& router = moe.router;
+    router.experts = config.integer("n_routed_experts", 256, 1, 65536);
+    router.top_k = config.integer("num_experts_per_tok", 8, 1, 65536);
+    router.groups = config.integer("n_group", 8, 1, 65536);
+    router.topk_groups = config.integer("topk_group", 4, 1, 65536);
+    router.normalize = config.flag("norm_topk_prob", true);
+    router.scale = static_cast<float>(config.real("routed_scaling_factor", 2.5, 0));
+    moe.expert_width = config.integer("moe_intermediate_size", 2048, 1);
+    moe.shared_width = config.integer("n_shared_experts", 1, 0, 65536) * moe.expert_width;
+    const int64_t group_size = router.experts / router.groups;
+    if (router.experts % router.groups != 0)
+        fail(ExitCode::usage, config.where("n_group"), " = ", router.groups,
+             " does not divide n_routed_experts = ", router.experts);
+    if (router.groups > 1 && group_size < 2)
+        fail(ExitCode::usage, config.where("n_group"), " = ", router.groups, " leaves ", group_size,
+             " of n_routed_experts = ", router.experts, " in a group; expected at least 2");
+    if (router.topk_groups > router.groups)
+        fail(ExitCode::usage, config.where("topk_group"), " = ", router.topk_groups,
+             " is more than n_group = ", router.groups);
+    if (router.top_k > group_size * router.topk_groups)
+        fail(ExitCode::usage, config.where("num_experts_per_tok"), " = ", router.top_k,
+             " is more than the ", group_size * router.topk_groups, " experts of topk_group = ",
+             router.topk_groups, " groups");
+    return moe;
+}
+
+void refuse_unsupported(const ConfigReader& config) {
+    const auto expect = [&](const char* key, const char* only) {
+        const std::string value = config.text(key, only);
+        if (value != only)
+            fail(ExitCode::usage, config.where(key), " is \"", value, "\"; only \"", only,
+                 "\" is supported");
+    };
+    expect("hidden_act", "silu");
+    expect("topk_method", "noaux_tc");
+    expect("scoring_func", "sigmoid");
+    if (config.flag("attention_bias", false))
+        fail(ExitCode::usage, config.where("attention_bias"),
+             " is true; biases in attention are not supported, expected false");
+    if (const double dropout = config.real("attention_dropout", 0, 0); dropout != 0)
+        fail(ExitCode::usage, config.where("attention_dropout"), " is ", dropout,
+             "; dropout is not supported, expected 0");
+    if (const int64_t freq = config.integer("moe_layer_freq", 1, 1); freq != 1)
+        fail(ExitCode::usage, config.where("moe_layer_freq"), " is ", freq,
+             "; every layer after the dense ones has experts, expected 1");
+}
+
+}  // namespace
+
+ModelSpec read_config(const ConfigReader& config) {
+    refuse_unsupported(config);
+    ModelSpec spec;
+    spec.vocab_size = config.integer("vocab_size", 129280, 1, 1 << 24);
+    spec.hidden_size = config.integer("hidden_size", 7168, 1, 1 << 20);
+    spec.layers = config.integer("num_hidden_layers", 61, 1, 4096);
+    spec.dense_layers = std::min(config.integer("first_k_dense_replace", 3, 0), spec.layers);
+    spec.dense_width = config.integer("intermediate_size", 18432, 1, 1 << 22);
+    spec.max_positions = config.integer("max_position_embeddings", 4096, 1);
+    spec.mtp_layers = config.integer("num_nextn_predict_layers",
+                                     config.integer("num_mtp_layers", 1, 0, 64), 0, 64);
+    spec.norm_eps = config.real("rms_norm_eps", 1e-6, 0);
+    spec.initializer_range = config.real("initializer_range", 0.02, 0);
+    spec.tied_head = config.flag("tie_word_embeddings", false);
+    spec.eos_ids = config.ids("eos_token_id", {1});
+    spec.attention = read_attention(config);
+    spec.rope = read_rope(config, spec.max_positions);
+    spec.moe = read_moe(config);
+    return spec;
+}
+
+nlohmann::json write_config(const ModelSpec& spec) {
+    const MlaSpec& mla = spec.attention;
+    const RouterConfig& router = spec.moe.router;
+    nlohmann::json config = {
+        {"model_type", "deepseek_v3"},
+        {"architectures", {"DeepseekV3ForCausalLM"}},
+        {"vocab_size", spec.vocab_size},
+        {"hidden_size", spec.hidden_size},
+        {"intermediate_size", spec.dense_width},
+        {"moe_intermediate_size", spec.moe.expert_width},
+        {"num_hidden_layers", spec.layers},
+        {"num_attention_heads", mla.heads},
+        {"num_key_value_heads", mla.heads},
+        {"n_shared_experts", spec.moe.shared_width / spec.moe.expert_width},
+        {"n_routed_experts", router.experts},
+        {"routed_scaling_factor", router.scale},
+        {"kv_lora_rank", mla.kv_lora_rank},
+        {"q_lora_rank", mla.q_lora_rank == 0 ? nlohmann::json() : nlohmann::json(mla.q_lora_rank)},
+        {"qk_rope_head_dim", mla.rope_dim},
+        {"qk_nope_head_dim", mla.nope_dim},
+        {"v_head_dim", mla.v_dim},
+        {"n_group", router.groups},
+        {"topk_group", router.topk_groups},
+        {"num_experts_per_tok", router.top_k},
+        {"first_k_dense_replace", spec.dense_layers},
+        {"norm_topk_prob", router.normalize},
+        {"hidden_act", "silu"},
+        {"max_position_embeddings", spec.max_positions},
+        {"initializer_range", spec.initializer_range},
+        {"rms_norm_eps", spec.norm_eps},
+        {"tie_word_embeddings", spec.tied_head},
+        {"rope_theta", spec.rope.theta},
+        {"rope_interleave", spec.rope.layout == RopeLayout::interleaved},
+        {"attention_bias", false},
+        {"num_nextn_predict_layers", spec.mtp_layers},
+        {"eos_token_id", spec.eos_ids},
+    };
+    if (const auto& yarn = spec.rope.yarn) {
+        nlohmann::json& scaling = config["rope_scaling"];
+        scaling = {{"type", "yarn"},
+                   {"rope_type", "yarn"},
+                   {"rope_theta", spec.rope.theta},
+                   {"factor", yarn->factor},
+                   {"original_max_position_embeddings", yarn->original_max_position},
+                   {"beta_fast", yarn->beta_fast},
+                   {"beta_slow", yarn->beta_slow},
+                   {"mscale", yarn->mscale},
+                   {"mscale_all_dim", yarn->mscale_all_dim},
+                   {"truncate", yarn->truncate}};
+        if (yarn->attention_factor) scaling["attention_factor"] = *yarn->attention_factor;
+    }
+    return config;
+}
+
+}  // namespace fucina::deepseek_v3

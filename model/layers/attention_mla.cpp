@@ -1,0 +1,147 @@
+#include "model/layers/attention_mla.h"
+
+#include <cmath>
+
+#include "kernels/gemm.h"
+#include "kernels/rope.h"
+
+namespace fucina {
+
+namespace {
+
+constexpr double kLatentEps = 1e-6;  // whatever rms_norm_eps is
+
+}  // namespace
+
+AttentionMla::AttentionMla(ParameterSet& set, const std::string& prefix, const ModelSpec& spec)
+    : mla_(spec.attention),
+      scale_(static_cast<float>(yarn_softmax_scale(spec.rope.yarn) /
+                                std::sqrt(static_cast<double>(mla_.qk_dim())))),
+      q_width_(mla_.q_lora_rank > 0 ? mla_.q_lora_rank : mla_.heads * mla_.qk_dim()),
+      down_(set.matrix(prefix + "qkv_down",
+                       {q_width_ + mla_.kv_lora_rank + mla_.rope_dim, spec.hidden_size})),
+      kv_norm_(set, prefix + "kv_norm", mla_.kv_lora_rank, kLatentEps),
+      kv_up_(set.matrix(prefix + "kv_up",
+                        {mla_.heads * (mla_.nope_dim + mla_.v_dim), mla_.kv_lora_rank})),
+      out_(set.matrix(prefix + "out", {spec.hidden_size, mla_.heads * mla_.v_dim})) {
+    if (mla_.q_lora_rank == 0) return;
+    q_norm_.emplace(set, prefix + "q_norm", mla_.q_lora_rank, kLatentEps);
+    q_up_ = set.matrix(prefix + "q_up", {mla_.heads * mla_.qk_dim(), mla_.q_lora_rank});
+}
+
+AttentionShape AttentionMla::shape(const PassContext& context) const {
+    return {.heads = mla_.heads,
+            .kv_heads = mla_.heads,
+            .d_qk = mla_.qk_dim(),
+            .d_shared = mla_.rope_dim,
+            .d_v = mla_.v_dim,
+            .scale = scale_,
+            .cu_seqlens = context.cu_seqlens};
+}
+
+// kv: per head nope | v. k_own begins at column 0 of a head, v after nope columns.
+AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& down) const {
+    const int64_t head = mla_.nope_dim + mla_.v_dim;
+    return {.k_own = kv,
+            .k_shared = rope_columns(down),
+            .v = kv.columns(mla_.nope_dim, kv.dim(1)),
+            .k_head_stride = head,
+            .v_head_stride = head};
+}
+
+void AttentionMla::compute_down(const PassContext& context, Saved& saved) const {
+    saved.down = context.activations(saved.x.rows(), down_->value.dim(0));
+    ops::linear(saved.x, down_->forward, saved.down);
+    ops::rope(rope_columns(saved.down), 1, context.positions, *context.rope, false);
+    if (!q_up_)
+        ops::rope(q_columns(saved.down), mla_.heads, context.positions, *context.rope, false);
+}
+
+void AttentionMla::norm_latents(const PassContext& context, Saved& saved) const {
+    if (q_up_) saved.q_latent = q_norm_->forward(context, q_columns(saved.down), saved.q_rstd);
+    saved.c = kv_norm_.forward(context, c_columns(saved.down), saved.c_rstd);
+}
+
+void AttentionMla::compute_q(const PassContext& context, Saved& saved) const {
+    if (!q_up_) {
+        saved.q = q_columns(saved.down);  // rotated by compute_down
+        return;
+    }
+    saved.q = context.activations(saved.down.rows(), q_up_->value.dim(0));
+    ops::linear(saved.q_latent, q_up_->forward, saved.q);
+    ops::rope(saved.q, mla_.heads, context.positions, *context.rope, false);
+}
+
+void AttentionMla::compute_kv(const PassContext& context, Saved& saved) const {
+    saved.kv = context.activations(saved.down.rows(), kv_up_->value.dim(0));
+    ops::linear(saved.c, kv_up_->forward, saved.kv);
+}
+
+AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in,
+                                        Saved& saved) const {
+    saved.x = in.x;
+    compute_down(context, saved);
+    norm_latents(context, saved);
+    compute_q(context, saved);
+    compute_kv(context, saved);
+    saved.o = context.activations(in.x.rows(), mla_.heads * mla_.v_dim);
+    saved.lse = Tensor::empty({mla_.heads, in.x.rows()}, DType::f32);
+    ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.down), saved.o, saved.lse);
+    Out out{context.activations(in.x.rows(), in.x.dim(1))};
+    ops::linear(saved.o, out_->forward, out.y);
+    return out;
+}
+
+void AttentionMla::drop(RecomputeKind kind, Saved& saved) const {
+    if (kind == RecomputeKind::none) return;
+    saved.x = saved.q_latent = saved.c = Tensor();
+    if (kind == RecomputeKind::norm) return;
+    saved.q = saved.kv = Tensor();
+}
+
+AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& grad,
+                                        Saved& saved) const {
+    const int64_t tokens = grad.y.rows();
+    if (!saved.c.defined()) norm_latents(context, saved);
+    if (!saved.q.defined()) compute_q(context, saved);
+    if (!saved.kv.defined()) compute_kv(context, saved);
+
+    Tensor d_o = context.activations(tokens, saved.o.dim(1));
+    ops::linear(grad.y, out_->dgrad, d_o);
+    context.weight_grads->add(WeightGrad{out_, grad.y, saved.o, &context.tree});
+
+    Tensor d_down = context.activations(tokens, saved.down.dim(1));
+    Tensor d_q = q_up_ ? context.activations(tokens, saved.q.dim(1)) : q_columns(d_down);
+    Tensor d_kv = context.activations(tokens, saved.kv.dim(1));
+    ops::attention_backward(shape(context), {.d_out = d_o,
+                                             .out = saved.o,
+                                             .lse = saved.lse,
+                                             .q = saved.q,
+                                             .kv = kv_views(saved.kv, saved.down),
+                                             .dq = d_q,
+                                             .dkv = kv_views(d_kv, d_down)});
+    saved.q = saved.kv = saved.o = saved.lse = d_o = Tensor();
+    ops::rope(d_q, mla_.heads, context.positions, *context.rope, true);
+    ops::rope(rope_columns(d_down), 1, context.positions, *context.rope, true);
+
+    if (q_up_) {
+        context.weight_grads->add(WeightGrad{q_up_, d_q, saved.q_latent, &context.tree});
+        Tensor d_latent = context.activations(tokens, mla_.q_lora_rank);
+        ops::linear(d_q, q_up_->dgrad, d_latent);
+        q_norm_->backward(d_latent, q_columns(saved.down), saved.q_rstd, {}, q_columns(d_down),
+                          context.tree);
+    }
+    context.weight_grads->add(WeightGrad{kv_up_, d_kv, saved.c, &context.tree});
+    Tensor d_c = context.activations(tokens, mla_.kv_lora_rank);
+    ops::linear(d_kv, kv_up_->dgrad, d_c);
+    kv_norm_.backward(d_c, c_columns(saved.down), saved.c_rstd, {}, c_columns(d_down),
+                      context.tree);
+
+    context.weight_grads->add(WeightGrad{down_, d_down, saved.x, &context.tree});
+    In in{context.activations(tokens, saved.x.dim(1))};
+    ops::linear(d_down, down_->dgrad, in.x);
+    saved = Saved();
+    return in;
+}
+
+}  // namespace fucina

@@ -1,0 +1,24 @@
+// Embedding: one row of the table per token id.
+#pragma once
+#include "kernels/embedding.h"
+#include "model/parameter_set.h"
+#include "model/pass_context.h"
+
+namespace fucina {
+
+// The table is shared with a tied head and with MTP; each use of it has a gradient of its own.
+struct Embedding {
+    Parameter* table = nullptr;  // [V, D]
+    size_t use = 0;
+
+    Tensor forward(const PassContext& context, const int32_t* ids) const {
+        Tensor x = context.activations(context.tokens, table->value.dim(1));
+        ops::embedding(ids, table->value, x);
+        return x;
+    }
+    void backward(const PassContext& context, const int32_t* ids, const Tensor& dx) const {
+        if (table->trained) ops::embedding_backward(ids, dx, context.tree, table->grad(use));
+    }
+};
+
+}  // namespace fucina

@@ -1,0 +1,49 @@
+#include "model/layers/head.h"
+
+#include "kernels/gemm.h"
+#include "model/layers/elementwise.h"
+
+namespace fucina {
+
+Tensor Head::forward(const PassContext& context, const In& in, Saved& saved) const {
+    saved.x = in.x;
+    saved.normed = norm_.forward(context, in.x, saved.rstd);
+    return saved.normed;
+}
+
+Tensor Head::logits(const Tensor& normed) const {
+    Tensor logits = Tensor::empty({normed.rows(), projection_->value.dim(0)}, DType::f32);
+    ops::linear(normed, projection_->forward, logits);
+    return logits;
+}
+
+void Head::loss(const PassContext& context, const Tensor& normed, Loss& io) const {
+    io.loss = Tensor::empty({normed.rows()}, DType::f32);
+    ops::head_loss({.x = normed,
+                    .head = projection_->forward,
+                    .labels = io.labels,
+                    .loss = io.loss,
+                    .tree = context.tree});
+}
+
+Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor& more,
+                             Saved& saved) const {
+    io.loss = Tensor::empty({saved.normed.rows()}, DType::f32);
+    Tensor d_normed = context.activations(saved.normed.rows(), saved.normed.dim(1));
+    ops::head_loss({.x = saved.normed,
+                    .head = projection_->forward,
+                    .head_dgrad = projection_->dgrad,
+                    .labels = io.labels,
+                    .scale = static_cast<float>(io.scale),
+                    .loss = io.loss,
+                    .dx = d_normed,
+                    .dw = projection_->trained ? projection_->grad(use_) : Tensor(),
+                    .tree = context.tree});
+    if (more.defined()) add(d_normed, more, d_normed);
+    In in{context.activations(saved.x.rows(), saved.x.dim(1))};
+    norm_.backward(d_normed, saved.x, saved.rstd, {}, in.x, context.tree);
+    saved = Saved();
+    return in;
+}
+
+}  // namespace fucina

@@ -1,0 +1,157 @@
+#include "model/layers/moe.h"
+
+#include "kernels/gemm.h"
+#include "model/layers/elementwise.h"
+
+namespace fucina {
+
+Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, int64_t report_index)
+    : spec_(spec.moe),
+      report_index_(report_index),
+      router_(set.matrix(prefix + "router", {spec_.router.experts, spec.hidden_size})),
+      bias_(set.buffer(prefix + "router_bias", {spec_.router.experts})),
+      gate_up_(set.matrix(prefix + "experts.gate_up",
+                          {spec_.router.experts, 2 * spec_.expert_width, spec.hidden_size},
+                          PackKind::gate_up)),
+      down_(set.matrix(prefix + "experts.down",
+                       {spec_.router.experts, spec.hidden_size, spec_.expert_width})) {
+    router_->fp32 = true;
+    if (spec_.shared_width > 0)
+        shared_.emplace(set, prefix + "shared.", spec.hidden_size, spec_.shared_width);
+}
+
+void Moe::route(const PassContext& context, Saved& saved) const {
+    const int64_t tokens = saved.x.rows();
+    const RouterConfig& config = spec_.router;
+    Tensor logits = Tensor::empty({tokens, config.experts}, DType::f32);
+    ops::linear(in_fp32(saved.x), router_->forward, logits);
+    Route& route = saved.route;
+    route.scores = Tensor::empty({tokens, config.experts}, DType::f32);
+    route.indices = Tensor::empty({tokens, config.top_k}, DType::i32);
+    route.weights = Tensor::empty({tokens, config.top_k}, DType::f32);
+    ops::router(config, logits, bias_->value, route.scores, route.indices, route.weights);
+    route.map = ops::make_token_map(route.indices, config.experts, context.grain_offsets);
+}
+
+Tensor Moe::experts(const PassContext& context, Saved& saved) const {
+    const TokenMap& map = saved.route.map;
+    saved.gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
+    Tensor h = context.activations(map.slots(), spec_.expert_width);
+    ops::gate_up_swiglu(saved.x, map.groups(true), gate_up_->forward, saved.gate_up, h);
+    Tensor slots = context.activations(map.slots(), saved.x.dim(1));
+    ops::grouped_linear(h, map.groups(false), down_->forward, slots);
+    return slots;
+}
+
+Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
+                    const Tensor& shared, const Tensor& residual) const {
+    Tensor y = context.activations(saved.x.rows(), saved.x.dim(1));
+    ops::combine({.slots = slots,
+                  .weights = saved.route.weights.data<float>(),
+                  .add1 = shared,
+                  .add2 = residual,
+                  .out = y},
+                 saved.route.map);
+    return y;
+}
+
+Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) const {
+    saved.x = in.x;
+    route(context, saved);
+    Tensor shared;
+    if (shared_) shared = shared_->forward(context, {in.x}, saved.shared).y;
+    const Tensor slots = experts(context, saved);
+    return {combine(context, slots, saved, shared, in.residual)};
+}
+
+Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const Tensor& d_weights,
+                             Saved& saved) const {
+    const TokenMap& map = saved.route.map;
+    const int64_t slots = map.slots();
+    const float* weights = saved.route.weights.data<float>();
+    std::vector<float> row_weight(static_cast<size_t>(slots)), d_row_weight(row_weight.size());
+    for (size_t s = 0; s < row_weight.size(); ++s)
+        row_weight[s] = weights[map.slot_choice[s]];
+
+    Tensor d_gate_up = context.activations(slots, 2 * spec_.expert_width);
+    {
+        Tensor weighted_h = context.activations(slots, spec_.expert_width);
+        ops::down_swiglu_backward({.dy = dy,
+                                   .rows = map.groups(true),
+                                   .down = down_->dgrad,
+                                   .gate_up = saved.gate_up,
+                                   .row_weight = row_weight.data(),
+                                   .d_gate_up = d_gate_up,
+                                   .weighted_h = weighted_h,
+                                   .d_row_weight = d_row_weight.data()});
+        saved.gate_up = Tensor();
+        context.weight_grads->add(
+            ExpertWeightGrad{down_,
+                             {.dy = dy,
+                              .dy_index = map.slot_token.data(),
+                              .x = weighted_h,
+                              .trees = map.trees,
+                              .group_offsets = map.expert_offsets}});
+    }
+    for (size_t s = 0; s < row_weight.size(); ++s)
+        d_weights.data<float>()[map.slot_choice[s]] = d_row_weight[s];
+    context.weight_grads->add(ExpertWeightGrad{gate_up_,
+                                               {.dy = d_gate_up,
+                                                .x = saved.x,
+                                                .x_index = map.slot_token.data(),
+                                                .trees = map.trees,
+                                                .group_offsets = map.expert_offsets}});
+    Tensor dx = context.activations(slots, saved.x.dim(1));
+    ops::grouped_linear(d_gate_up, map.groups(false), gate_up_->dgrad, dx);
+    return dx;
+}
+
+// Adds this layer's counts and balance loss to the report; the loss's gradient with respect to scores is returned.
+Tensor Moe::report_balance(const PassContext& context, const Route& route) const {
+    std::vector<int64_t>& counts = context.report->expert_counts[static_cast<size_t>(report_index_)];
+    const std::vector<int64_t>& offsets = route.map.expert_offsets;
+    for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
+    if (context.balance_scale == 0) return {};
+
+    Tensor d_scores = Tensor::empty(route.scores.shape(), DType::f32);
+    size_t first = 0;
+    for (size_t g = 0; g + 1 < context.grain_offsets.size(); ++g) {
+        const int64_t begin = context.grain_offsets[g], end = context.grain_offsets[g + 1];
+        std::vector<int64_t> offsets_in_grain{0};
+        while (first + 1 < context.sequence_offsets.size() &&
+               context.sequence_offsets[first + 1] <= end)
+            offsets_in_grain.push_back(context.sequence_offsets[++first] - begin);
+        context.report->grain_balance[g] += ops::balance_loss(
+            spec_.router, route.scores.slice(begin, end), route.indices.slice(begin, end),
+            offsets_in_grain, static_cast<float>(context.balance_scale),
+            d_scores.slice(begin, end));
+    }
+    return d_scores;
+}
+
+Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
+                           Saved& saved) const {
+    const Route& route = saved.route;
+    const Tensor d_scores = report_balance(context, route);
+    Tensor d_logits = Tensor::empty(route.scores.shape(), DType::f32);
+    ops::router_backward(spec_.router, route.scores, route.indices, route.weights, d_weights,
+                         d_scores, d_logits);
+    context.weight_grads->add(WeightGrad{router_, d_logits, in_fp32(saved.x), &context.tree});
+    Tensor dx = Tensor::empty(saved.x.shape(), DType::f32);
+    ops::linear(d_logits, router_->dgrad, dx);
+    return dx;
+}
+
+Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved) const {
+    Tensor d_weights = Tensor::empty(saved.route.weights.shape(), DType::f32);
+    const Tensor slots = experts_backward(context, grad.y, d_weights, saved);
+    Tensor shared;
+    if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
+    const Tensor router = route_backward(context, d_weights, saved);
+    In in{context.activations(saved.x.rows(), saved.x.dim(1)), {}};
+    ops::combine({.slots = slots, .add1 = router, .add2 = shared, .out = in.x}, saved.route.map);
+    saved = Saved();
+    return in;
+}
+
+}  // namespace fucina

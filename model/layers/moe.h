@@ -1,0 +1,66 @@
+// Moe: mixture of experts with DeepSeek-V3's router (arXiv 2412.19437 §2.1.2): shared experts that every token passes,
+// and top-k of the routed ones. Route, dispatch, experts and combine are calls of their own, each with its backward, so
+// that a schedule can put other work between them.
+#pragma once
+#include <optional>
+#include <string>
+
+#include "kernels/moe.h"
+#include "model/layers/mlp.h"
+#include "model/model_spec.h"
+
+namespace fucina {
+
+class Moe {
+  public:
+    struct In {
+        Tensor x;         // [T, D], normed
+        Tensor residual;  // [T, D], added to the output before it is rounded
+    };
+    struct Out {
+        Tensor y;  // [T, D]
+    };
+    struct Route {
+        Tensor scores;   // fp32 [T, E]
+        Tensor indices;  // i32 [T, k]
+        Tensor weights;  // fp32 [T, k]
+        TokenMap map;
+    };
+    struct Saved {
+        Tensor x;  // [T, D]
+        Route route;
+        Tensor gate_up;  // [T*k, 2F]
+        Mlp::Saved shared;
+        void drop_input() { x = shared.x = Tensor(); }
+        void restore_input(const Tensor& input) { x = shared.x = input; }
+    };
+
+    Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, int64_t report_index);
+
+    Out forward(const PassContext& context, const In& in, Saved& saved) const;
+    // The gradient of In::residual is grad.y itself and is not returned.
+    In backward(const PassContext& context, const Out& grad, Saved& saved) const;
+
+    Parameter* bias() const { return bias_; }
+
+  private:
+    void route(const PassContext& context, Saved& saved) const;
+    Tensor experts(const PassContext& context, Saved& saved) const;  // [T*k, D] in slot order
+    Tensor combine(const PassContext& context, const Tensor& slots, const Saved& saved,
+                   const Tensor& shared, const Tensor& residual) const;
+    // d_weights fp32 [T, k] is filled.
+    Tensor experts_backward(const PassContext& context, const Tensor& dy, const Tensor& d_weights,
+                            Saved& saved) const;
+    Tensor route_backward(const PassContext& context, const Tensor& d_weights, Saved& saved) const;
+    Tensor report_balance(const PassContext& context, const Route& route) const;
+
+    MoeSpec spec_;
+    int64_t report_index_;  // of this layer in MoeReport
+    Parameter* router_;     // [E, D], fp32 in every precision
+    Parameter* bias_;       // [E]
+    Parameter* gate_up_;    // [E, 2F, D]
+    Parameter* down_;       // [E, D, F]
+    std::optional<Mlp> shared_;
+};
+
+}  // namespace fucina

@@ -1,0 +1,121 @@
+#include "model/layers/mtp.h"
+
+#include <cstring>
+
+#include "kernels/gemm.h"
+#include "model/grain_sums.h"
+
+namespace fucina {
+
+namespace {
+
+Tensor gather_rows(const PassContext& context, const Tensor& x, const std::vector<int32_t>& rows) {
+    Tensor out = context.activations(static_cast<int64_t>(rows.size()), x.dim(1));
+    TokenMap map;
+    map.slot_token = rows;
+    ops::permute(x, map, out);
+    return out;
+}
+
+// The reverse: rows not named are zero.
+Tensor scatter_rows(const PassContext& context, const Tensor& x, const std::vector<int32_t>& rows) {
+    Tensor out = context.activations(context.tokens, x.dim(1));
+    out.zero();
+    const auto bytes = static_cast<size_t>(x.dim(1) * size_of(x.dtype()));
+    for (size_t i = 0; i < rows.size(); ++i)
+        std::memcpy(out.slice(rows[i], rows[i] + 1).raw(),
+                    x.raw() + static_cast<size_t>(i) * bytes, bytes);
+    return out;
+}
+
+}  // namespace
+
+MtpRows::MtpRows(const TokenBatch& batch) {
+    size_t sequence = 1, grain = 1;
+    for (size_t d = 0; d + 1 < batch.cu_seqlens.size(); ++d) {
+        const int64_t begin = batch.cu_seqlens[d], end = batch.cu_seqlens[d + 1];
+        for (int64_t t = begin; t + 1 < end; ++t) {
+            const auto i = static_cast<size_t>(t);
+            rows.push_back(static_cast<int32_t>(t));
+            next_ids.push_back(batch.ids[i + 1]);
+            positions.push_back(batch.positions[i]);
+            labels.push_back(t + 2 < end ? batch.labels[i + 1] : kIgnoreLabel);
+        }
+        const auto count = static_cast<int64_t>(rows.size());
+        if (count > cu_seqlens.back()) cu_seqlens.push_back(count);
+        // A sequence or grain ends where its last document does.
+        for (; sequence < batch.sequence_offsets.size() && batch.sequence_offsets[sequence] <= end;
+             ++sequence)
+            sequence_offsets.push_back(count);
+        for (; grain < batch.grain_offsets.size() && batch.grain_offsets[grain] <= end; ++grain)
+            grain_offsets.push_back(count);
+    }
+}
+
+int64_t count_mtp_labels(const TokenBatch& batch) {
+    const MtpRows rows(batch);
+    int64_t labels = 0;
+    for (const int32_t label : rows.labels) labels += label != kIgnoreLabel;
+    return labels;
+}
+
+Mtp::Mtp(ParameterSet& set, const ModelSpec& spec, int64_t report_index)
+    : embedding_norm_(set, "mtp.embedding_norm", spec.hidden_size, spec.norm_eps),
+      hidden_norm_(set, "mtp.hidden_norm", spec.hidden_size, spec.norm_eps),
+      join_(set.matrix("mtp.join", {spec.hidden_size, 2 * spec.hidden_size})),
+      block_(set, "mtp.block.", spec, report_index),
+      head_(set, "mtp.norm", spec) {}
+
+void Mtp::use(Parameter* table, size_t table_use, Parameter* projection, size_t projection_use) {
+    embedding_ = {table, table_use};
+    head_.use(projection, projection_use);
+}
+
+Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
+                                  const Tensor& hidden, double scale) const {
+    PassContext context = main;
+    context.tokens = static_cast<int64_t>(rows.rows.size());
+    context.positions = rows.positions.data();
+    context.cu_seqlens = rows.cu_seqlens;
+    context.sequence_offsets = rows.sequence_offsets;
+    context.grain_offsets = rows.grain_offsets;
+    context.tree = make_leaf_tree(rows.grain_offsets);
+    const int64_t d = hidden.dim(1);
+
+    // Both norms write into the two halves of the joined rows.
+    const Tensor embedded = embedding_.forward(context, rows.next_ids.data());
+    const Tensor gathered = gather_rows(context, hidden, rows.rows);
+    Tensor joined = context.activations(context.tokens, 2 * d), embedded_rstd, gathered_rstd;
+    embedding_norm_.into(embedded, joined.columns(0, d), embedded_rstd);
+    hidden_norm_.into(gathered, joined.columns(d, 2 * d), gathered_rstd);
+
+    Tensor x = context.activations(context.tokens, d);
+    ops::linear(joined, join_->forward, x);
+    Recompute<DecoderBlock> recomputed(block_);
+    const bool again = context.recompute == RecomputeKind::block;
+    DecoderBlock::Saved block_saved;
+    Recompute<DecoderBlock>::Saved input_saved;
+    x = again ? recomputed.forward(context, {x}, input_saved).x
+              : block_.forward(context, {x}, block_saved).x;
+    Head::Saved head_saved;
+    head_.forward(context, {x}, head_saved);
+    Head::Loss loss{.labels = rows.labels.data(), .scale = scale};
+    Tensor dx = head_.loss_backward(context, loss, {}, head_saved).x;
+    dx = again ? recomputed.backward(context, {dx}, input_saved).x
+               : block_.backward(context, {dx}, block_saved).x;
+
+    context.weight_grads->add(WeightGrad{join_, dx, joined, &context.tree});
+    Tensor d_joined = context.activations(context.tokens, 2 * d);
+    ops::linear(dx, join_->dgrad, d_joined);
+    Tensor d_embedded = context.activations(context.tokens, d);
+    embedding_norm_.backward(d_joined.columns(0, d), embedded, embedded_rstd, {}, d_embedded,
+                             context.tree);
+    embedding_.backward(context, rows.next_ids.data(), d_embedded);
+    Tensor d_gathered = context.activations(context.tokens, d);
+    hidden_norm_.backward(d_joined.columns(d, 2 * d), gathered, gathered_rstd, {}, d_gathered,
+                          context.tree);
+    return {scatter_rows(main, d_gathered, rows.rows),
+            sum_by_grain(loss.loss, context.grain_offsets)};
+}
+
+}  // namespace fucina

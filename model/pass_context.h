@@ -1,0 +1,39 @@
+// PassContext: what all layers of one pass share. Tokens are flat, [T, ...]; there is no batch dimension.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/leaf_tree.h"
+#include "kernels/rope.h"
+#include "model/recompute.h"
+#include "model/weight_grad_queue.h"
+
+namespace fucina {
+
+// What MoE layers report, once per layer and pass, from backward (which runs once even under recompute).
+struct MoeReport {
+    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E]
+    std::vector<double> grain_balance;                // [grains], unscaled, summed over layers
+};
+
+struct PassContext {
+    int64_t tokens = 0;
+    const int32_t* positions = nullptr;         // [T]
+    std::span<const int64_t> cu_seqlens;        // [documents + 1]
+    std::span<const int64_t> sequence_offsets;  // [sequences + 1]
+    std::span<const int64_t> grain_offsets;     // [grains + 1]
+    LeafTree tree;                              // of the grains' tokens
+    const RopeTable* rope = nullptr;
+    DType dtype = DType::f32;  // of activations
+    RecomputeKind recompute = RecomputeKind::none;
+    double balance_scale = 0;
+    WeightGradQueue* weight_grads = nullptr;
+    MoeReport* report = nullptr;
+
+    Tensor activations(int64_t rows, int64_t columns) const {
+        return Tensor::empty({rows, columns}, dtype);
+    }
+};
+
+}  // namespace fucina

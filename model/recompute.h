@@ -1,0 +1,46 @@
+// What backward computes again instead of keeping. Recomputed values are bit-identical: the same kernels see the same
+// inputs in the same order.
+#pragma once
+#include <utility>
+
+namespace fucina {
+
+enum class RecomputeKind {
+    none,
+    norm,    // RMSNorm outputs (SwiGLU's product is never kept)
+    mla_up,  // and the per-head queries, keys and values
+    block,   // everything but each block's input
+};
+
+// A layer that keeps its input alone and runs forward again in backward. Never wrap a layer that exchanges tokens with
+// other ranks without keeping their routing.
+template <class Layer>
+class Recompute {
+  public:
+    using In = typename Layer::In;
+    using Out = typename Layer::Out;
+    struct Saved {
+        In in;
+    };
+
+    explicit Recompute(const Layer& layer) : layer_(layer) {}
+
+    template <class Context>
+    Out forward(Context& context, const In& in, Saved& saved) const {
+        saved.in = in;
+        typename Layer::Saved dropped;
+        return layer_.forward(context, in, dropped);
+    }
+
+    template <class Context>
+    In backward(Context& context, const Out& grad, Saved& saved) const {
+        typename Layer::Saved again;
+        layer_.forward(context, std::exchange(saved.in, {}), again);
+        return layer_.backward(context, grad, again);
+    }
+
+  private:
+    const Layer& layer_;
+};
+
+}  // namespace fucina

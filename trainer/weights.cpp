@@ -1,0 +1,133 @@
+#include "trainer/weights.h"
+
+#include <algorithm>
+#include <bit>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+
+#include "data/file.h"
+#include "kernels/error.h"
+#include "kernels/optimizer.h"
+#include "model/weight_map.h"
+
+namespace fucina {
+
+namespace {
+
+constexpr int64_t kConfigLimit = 16 << 20;   // bytes of a config.json
+constexpr int64_t kStagingBytes = 8 << 20;  // of a tensor in the file's dtype at a time
+
+std::string shape_text(std::span<const int64_t> shape) {
+    std::string text = "[";
+    for (size_t i = 0; i < shape.size(); ++i)
+        text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + "]";
+}
+
+void to_fp32(DType type, const std::byte* from, float* to, int64_t count) {
+    const auto* halves = reinterpret_cast<const uint16_t*>(from);
+    for (int64_t i = 0; i < count; ++i) {
+        if (type == DType::f32)
+            to[i] = reinterpret_cast<const float*>(from)[i];
+        else if (type == DType::bf16)
+            to[i] = to_float(bfloat16{halves[i]});
+        else
+            to[i] = static_cast<float>(std::bit_cast<_Float16>(halves[i]));
+    }
+}
+
+void load_piece(const TensorFile& file, const WeightPiece& piece, const TensorInfo& tensor,
+                float* to) {
+    const int64_t rows = piece.shape[0], count = element_count(piece.shape);
+    if (count == 0) return;
+    const int64_t row = count / rows, row_bytes = row * size_of(tensor.dtype);
+    const int64_t step = std::max<int64_t>(1, kStagingBytes / row_bytes);
+    std::vector<std::byte> staging(static_cast<size_t>(std::min(step, rows) * row_bytes));
+    for (int64_t first = 0; first < rows; first += step) {
+        const int64_t taken = std::min(step, rows - first);
+        const std::span<std::byte> bytes(staging.data(), static_cast<size_t>(taken * row_bytes));
+        file.read_rows(tensor, first, bytes);
+        to_fp32(tensor.dtype, staging.data(), to + first * row, taken * row);
+    }
+}
+
+const TensorInfo& checked(const TensorFile& file, const WeightPiece& piece) {
+    const TensorInfo* tensor = file.find(piece.tensor);
+    if (!tensor)
+        fail(ExitCode::data, file.path().string(), ": tensor ", piece.tensor,
+             " is missing, expected shape ", shape_text(piece.shape));
+    if (tensor->shape != piece.shape)
+        fail(ExitCode::data, file.file_of(*tensor).string(), ": tensor ", piece.tensor,
+             " has shape ", shape_text(tensor->shape), ", expected ", shape_text(piece.shape));
+    if (tensor->dtype != DType::f32 && tensor->dtype != DType::bf16 && tensor->dtype != DType::f16)
+        fail(ExitCode::data, file.file_of(*tensor).string(), ": tensor ", piece.tensor, " is ",
+             name_of(tensor->dtype), ", expected F32, BF16 or F16");
+    return *tensor;
+}
+
+// The spelling that the file uses; the hub's if it has neither.
+const std::vector<WeightPiece>& spelling_of(const WeightEntry& entry, const TensorFile& file) {
+    for (const std::vector<WeightPiece>& spelling : entry.spellings)
+        if (file.find(spelling.front().tensor)) return spelling;
+    return entry.spellings.front();
+}
+
+}  // namespace
+
+ModelSpec read_model_spec(const std::filesystem::path& directory) {
+    const std::filesystem::path path = directory / "config.json";
+    const std::string text = read_text_file(path, kConfigLimit);
+    const nlohmann::json config = nlohmann::json::parse(text, nullptr, false);
+    if (config.is_discarded()) fail(ExitCode::usage, path.string(), ": is not valid JSON");
+    return ModelSpec::from_config(config, path.string());
+}
+
+bool has_mtp_weights(const TensorFile& file, const ModelSpec& spec) {
+    return file.find(WeightMap::mtp_marker(spec)) != nullptr;
+}
+
+void load_weights(Model& model, const TensorFile& file) {
+    const bool with_mtp = model.find("mtp.join") && has_mtp_weights(file, model.spec());
+    const WeightMap map(model.spec(), with_mtp);
+    std::set<std::string_view> used;
+    for (const WeightEntry& entry : map.entries()) {
+        const Parameter* parameter = model.find(entry.parameter);
+        FUCINA_CHECK(parameter && std::ranges::equal(parameter->value.shape(), entry.shape),
+                     entry.parameter, " has shape ", shape_text(entry.shape), " in the weight map");
+        for (const WeightPiece& piece : spelling_of(entry, file)) {
+            const TensorInfo& tensor = checked(file, piece);
+            load_piece(file, piece, tensor, parameter->value.data<float>() + piece.offset);
+            used.insert(tensor.name);
+        }
+    }
+    for (const TensorInfo& tensor : file.tensors())
+        if (!used.contains(tensor.name) && !map.ignorable(tensor.name))
+            fail(ExitCode::data, file.file_of(tensor).string(), ": tensor ", tensor.name, " ",
+                 shape_text(tensor.shape), " is unexpected: no parameter of this ",
+                 model.spec().family, " model is made of it");
+    model.repack();
+}
+
+void write_gradients(Model& model, const std::filesystem::path& path) {
+    const WeightMap map(model.spec(), model.find("mtp.join") != nullptr);
+    std::vector<TensorSpec> specs;
+    std::vector<std::pair<Parameter*, const WeightPiece*>> pieces;
+    for (const WeightEntry& entry : map.entries()) {
+        Parameter* parameter = model.find(entry.parameter);
+        if (!parameter->trained) continue;
+        for (size_t use = 1; use < parameter->grads.size(); ++use)
+            ops::add_in_place(parameter->grad(0), parameter->grad(use));
+        for (const WeightPiece& piece : entry.spellings.back()) {
+            specs.push_back({piece.tensor, DType::f32, piece.shape});
+            pieces.emplace_back(parameter, &piece);
+        }
+    }
+    TensorFileWriter writer(path, specs);
+    for (const auto& [parameter, piece] : pieces)
+        writer.append(std::span<const float>(parameter->grad().data<float>() + piece->offset,
+                                             static_cast<size_t>(element_count(piece->shape))));
+    writer.commit();
+}
+
+}  // namespace fucina
