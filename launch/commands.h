@@ -10,6 +10,7 @@ class App;
 namespace fucina {
 
 // In the order of --help, here and in main.cpp.
+void add_eval_command(CLI::App& app);
 void add_recipe_table_command(CLI::App& app);
 
 }  // namespace fucina
