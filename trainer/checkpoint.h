@@ -1,0 +1,71 @@
+// Checkpoints: RUN/checkpoints/step-00000100/ = MANIFEST.pb + shard-RRRRR-of-WWWWW.h5
+// (docs/formats.md, "Checkpoint"). A checkpoint appears by one rename after everything in it is on
+// disk, so a directory of that name is whole; what is in it is still checked, byte by byte, at
+// load.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "configs/manifest.pb.h"
+#include "kernels/tensor.h"
+#include "parallel/communicator.h"
+
+namespace fucina {
+
+class Model;
+
+// A tensor of the state under its global name; contiguous fp32 or bf16.
+struct NamedTensor {
+    std::string kind;  // weight, m, v
+    std::string name;
+    Tensor tensor;
+};
+
+struct SaveRequest {
+    std::filesystem::path run_dir;
+    Manifest manifest;                     // all but files and tensors
+    std::span<const NamedTensor> tensors;  // the same, with the same contents, on every rank
+    int64_t keep = 2;                      // newest checkpoints that stay
+};
+
+struct SaveOutcome {
+    std::string problem;  // empty: saved; the same on every rank
+    std::filesystem::path directory;
+    int64_t bytes = 0;
+};
+
+// Collective; every rank writes its share. A failure of the storage leaves the earlier checkpoints
+// as they are and is returned, not thrown.
+SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request);
+
+// "checkpoints/step-00000100" of a run directory.
+std::filesystem::path checkpoint_directory(const std::filesystem::path& run_dir, int64_t step);
+
+// Committed checkpoints of a run directory, newest first; nothing is read of them.
+std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
+
+// Removes what interrupted saves left. Not while another process saves there.
+void remove_leftovers(const std::filesystem::path& run_dir);
+
+// A run directory's newest checkpoint whose manifest and files are in order, or the checkpoint
+// directory itself. Those passed over are named to `warn`. Fails with exit 10 if there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path,
+                                      const std::function<void(const std::string&)>& warn);
+
+// Fills the tensors; each must be in the manifest with the same shape and dtype. Every byte's
+// checksum is compared. Fails with exit 3, naming tensor and file.
+void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
+                  std::span<const NamedTensor> tensors);
+
+// All weights of a model; the caller repacks.
+void load_weights(const std::filesystem::path& dir, Model& model);
+
+// Re-reads everything and compares checksums, then opens the shards with libhdf5 and compares
+// their datasets with the manifest. Fails with exit 3.
+void verify_checkpoint(const std::filesystem::path& dir);
+
+}  // namespace fucina

@@ -1,0 +1,205 @@
+// Finding and loading checkpoints, from the manifest alone: libhdf5 takes no part but in verify.
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "data/file.h"
+#include "kernels/error.h"
+#include "trainer/checkpoint.h"
+#include "trainer/manifest.h"
+#include "trainer/shard_file.h"
+
+namespace fucina {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPrefix = "step-";
+
+bool is_checkpoint_name(const std::string& name) {
+    return name.size() > kPrefix.size() && name.starts_with(kPrefix) &&
+           name.find_first_not_of("0123456789", kPrefix.size()) == std::string::npos;
+}
+
+std::string shape_text(std::span<const int64_t> shape) {
+    return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+// Bytes of one box, as they lie in the file, with their checksum compared.
+void read_box(const InputFile& file, const SavedTensor& tensor, const SavedBox& box,
+              std::span<std::byte> into) {
+    file.read(box.byte_offset(), into);
+    if (XXH3_64bits(into.data(), into.size()) != box.xxh3()) {
+        fail(ExitCode::data, file.path().string(), ": checksum of ", tensor.kind(), " ",
+             tensor.name(), " differs at byte ", box.byte_offset(), ": the file is damaged");
+    }
+}
+
+// Copies a box of shape `extent` into its place in a row-major tensor of shape `shape`.
+struct Placement {
+    const SavedTensor& tensor;
+    const SavedBox& box;
+    std::byte* to;
+    const std::byte* from;
+    int64_t element;  // bytes
+
+    void copy(int dim, int64_t at) {  // at: element index in the tensor of the indices so far
+        const int last = tensor.shape_size() - 1;
+        const int64_t begin = at * tensor.shape(dim) + box.offset(dim);
+        if (dim == last) {
+            const int64_t bytes = box.extent(dim) * element;
+            std::memcpy(to + begin * element, from, static_cast<size_t>(bytes));
+            from += bytes;
+            return;
+        }
+        for (int64_t i = 0; i < box.extent(dim); ++i) copy(dim + 1, begin + i);
+    }
+};
+
+// A box whose bytes are one run of the tensor is read in place.
+bool is_run(const SavedTensor& tensor, const SavedBox& box) {
+    for (int d = 1; d < tensor.shape_size(); ++d) {
+        if (box.extent(d) != tensor.shape(d)) return false;
+    }
+    return true;
+}
+
+void load_box(const InputFile& file, const SavedTensor& saved, const SavedBox& box,
+              const Tensor& tensor) {
+    const auto bytes = static_cast<size_t>(box.nbytes());
+    if (is_run(saved, box)) {
+        const int64_t row = saved.shape_size() == 0 ? 0 : box.offset(0);
+        const int64_t row_bytes = saved.shape_size() == 0 ? 0 : tensor.bytes() / tensor.rows();
+        read_box(file, saved, box, {tensor.raw() + row * row_bytes, bytes});
+        return;
+    }
+    std::vector<std::byte> scratch(bytes);
+    read_box(file, saved, box, scratch);
+    Placement{saved, box, tensor.raw(), scratch.data(), size_of(tensor.dtype())}.copy(0, 0);
+}
+
+struct Job {
+    const SavedTensor* saved;
+    const SavedBox* box;
+    const Tensor* tensor;
+};
+
+void run_jobs(const std::vector<InputFile>& files, const std::vector<Job>& jobs) {
+    std::vector<std::string> problems(jobs.size());
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < jobs.size(); ++i) {
+        try {
+            load_box(files[jobs[i].box->file()], *jobs[i].saved, *jobs[i].box, *jobs[i].tensor);
+        } catch (const std::exception& error) {
+            problems[i] = error.what();
+        }
+    }
+    for (const std::string& problem : problems) {
+        if (!problem.empty()) fail(ExitCode::data, problem);
+    }
+}
+
+std::vector<InputFile> open_shards(const fs::path& dir, const Manifest& manifest) {
+    std::vector<InputFile> files;
+    for (const SavedFile& file : manifest.files()) files.emplace_back(dir / file.name());
+    return files;
+}
+
+}  // namespace
+
+fs::path checkpoint_directory(const fs::path& run_dir, int64_t step) {
+    return run_dir / "checkpoints" / fmt::format("{}{:08d}", kPrefix, step);
+}
+
+std::vector<fs::path> list_checkpoints(const fs::path& run_dir) {
+    std::vector<fs::path> found;
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(run_dir / "checkpoints", none)) {
+        if (is_checkpoint_name(entry.path().filename().string())) found.push_back(entry.path());
+    }
+    // Longer numbers are larger ones.
+    const auto key = [](const fs::path& path) {
+        const std::string name = path.filename().string();
+        return std::pair(name.size(), name);
+    };
+    std::sort(found.begin(), found.end(),
+              [&](const fs::path& a, const fs::path& b) { return key(a) > key(b); });
+    return found;
+}
+
+void remove_leftovers(const fs::path& run_dir) {
+    std::vector<fs::path> leftovers;
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(run_dir / "checkpoints", none)) {
+        const std::string name = entry.path().filename().string();
+        if (name.starts_with(kPrefix) && (name.find(".tmp-") != std::string::npos ||
+                                          name.find(".trash-") != std::string::npos)) {
+            leftovers.push_back(entry.path());
+        }
+    }
+    for (const fs::path& path : leftovers) fs::remove_all(path, none);
+}
+
+fs::path find_checkpoint(const fs::path& path,
+                         const std::function<void(const std::string&)>& warn) {
+    if (fs::exists(path / kManifestName)) {
+        read_manifest(path);
+        return path;
+    }
+    for (const fs::path& dir : list_checkpoints(path)) {
+        try {
+            read_manifest(dir);
+            return dir;
+        } catch (const Error& error) {
+            warn(concat("checkpoint ", dir.string(),
+                        " is not valid and is passed over: ", error.what()));
+        }
+    }
+    fail(ExitCode::no_checkpoint, path.string(), ": no valid checkpoint in it");
+}
+
+void load_tensors(const fs::path& dir, const Manifest& manifest,
+                  std::span<const NamedTensor> tensors) {
+    const std::vector<InputFile> files = open_shards(dir, manifest);
+    std::map<std::pair<std::string, std::string>, const SavedTensor*> by_name;
+    for (const SavedTensor& saved : manifest.tensors())
+        by_name[{saved.kind(), saved.name()}] = &saved;
+    std::vector<Job> jobs;
+    for (const NamedTensor& named : tensors) {
+        const auto found = by_name.find({named.kind, named.name});
+        if (found == by_name.end()) {
+            fail(ExitCode::data, dir.string(), ": has no ", named.kind, " ", named.name);
+        }
+        const SavedTensor& saved = *found->second;
+        const Tensor& tensor = named.tensor;
+        if (saved_dtype(saved) != tensor.dtype() ||
+            !std::equal(saved.shape().begin(), saved.shape().end(), tensor.shape().begin(),
+                        tensor.shape().end())) {
+            fail(ExitCode::data, dir.string(), ": ", named.kind, " ", named.name, " is ",
+                 saved.dtype(), " ",
+                 shape_text({saved.shape().data(), static_cast<size_t>(saved.shape_size())}),
+                 ", the model's is ", name_of(tensor.dtype()), " ", shape_text(tensor.shape()));
+        }
+        FUCINA_CHECK(tensor.contiguous(), named.name, " is not contiguous");
+        for (const SavedBox& box : saved.boxes()) jobs.push_back({&saved, &box, &tensor});
+    }
+    run_jobs(files, jobs);
+}
+
+void verify_checkpoint(const fs::path& dir) {
+    const Manifest manifest = read_manifest(dir);
+    const std::vector<InputFile> files = open_shards(dir, manifest);
+    std::vector<std::byte> bytes;
+    for (const SavedTensor& tensor : manifest.tensors()) {
+        for (const SavedBox& box : tensor.boxes()) {
+            bytes.resize(static_cast<size_t>(box.nbytes()));
+            read_box(files[box.file()], tensor, box, bytes);
+        }
+    }
+    for (int f = 0; f < manifest.files_size(); ++f) cross_check_shard(dir, manifest, f);
+}
+
+}  // namespace fucina

@@ -1,0 +1,310 @@
+// Saving, in the order that makes it safe: write and fsync the shards; gather; write and fsync the
+// manifest; rename the directory; fsync its parent; only then drop older checkpoints.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <numeric>
+
+#include "data/file.h"
+#include "kernels/error.h"
+#include "parallel/agreement.h"
+#include "trainer/checkpoint.h"
+#include "trainer/fault_point.h"
+#include "trainer/manifest.h"
+#include "trainer/shard_file.h"
+
+namespace fucina {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A box of a tensor, and the rank that writes it.
+struct Share {
+    size_t tensor;
+    int64_t first_row, rows;  // of dimension 0; a scalar is one row
+    int64_t nbytes;
+    int writer = 0;
+};
+
+int64_t rows_of(const Tensor& tensor) {
+    return tensor.rank() == 0 ? 1 : tensor.rows();
+}
+
+// Every rank makes the same plan: tensors too large for an even share are cut along dimension 0,
+// and the largest goes first to the rank with the least.
+std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, int ranks) {
+    int64_t total = 0;
+    for (const NamedTensor& named : tensors) total += named.tensor.bytes();
+    const int64_t limit = ranks == 1 ? total : std::max<int64_t>(total / (2 * ranks), 1 << 20);
+    std::vector<Share> shares;
+    for (size_t t = 0; t < tensors.size(); ++t) {
+        const Tensor& tensor = tensors[t].tensor;
+        if (tensor.size() == 0) continue;
+        const int64_t rows = rows_of(tensor), row_bytes = tensor.bytes() / rows;
+        const int64_t step = std::clamp<int64_t>(limit / row_bytes, 1, rows);
+        for (int64_t first = 0; first < rows; first += step) {
+            const int64_t count = std::min(step, rows - first);
+            shares.push_back({t, first, count, count * row_bytes});
+        }
+    }
+    std::vector<size_t> order(shares.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return shares[a].nbytes > shares[b].nbytes; });
+    std::vector<int64_t> load(static_cast<size_t>(ranks), 0);
+    for (size_t i : order) {
+        const auto least = std::min_element(load.begin(), load.end());
+        shares[i].writer = static_cast<int>(least - load.begin());
+        *least += shares[i].nbytes;
+    }
+    return shares;
+}
+
+ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
+    const Tensor& tensor = named.tensor;
+    ShardDataset dataset;
+    dataset.path = concat("/", named.kind, "/", named.name);
+    dataset.dtype = tensor.dtype();
+    dataset.shape.assign(tensor.shape().begin(), tensor.shape().end());
+    if (share.rows != rows_of(tensor)) {
+        dataset.path += fmt::format("@{}", share.first_row);
+        dataset.shape[0] = share.rows;
+    }
+    dataset.data = tensor.raw() + share.first_row * (tensor.bytes() / rows_of(tensor));
+    dataset.nbytes = share.nbytes;
+    return dataset;
+}
+
+void fsync_directory(const fs::path& dir) {
+    const int fd = open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const bool good = fd >= 0 && fsync(fd) == 0;
+    const int problem = errno;
+    if (fd >= 0) close(fd);
+    if (!good) fail(ExitCode::storage, dir.string(), ": fsync: ", std::strerror(problem));
+}
+
+void rename_to(const fs::path& from, const fs::path& to) {
+    if (rename(from.c_str(), to.c_str()) != 0) {
+        fail(ExitCode::storage, from.string(), ": rename to ", to.filename().string(), ": ",
+             std::strerror(errno));
+    }
+}
+
+// Fails early and in plain words where the save cannot fit.
+void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
+    struct statvfs system;
+    if (statvfs(dir.c_str(), &system) == 0) {
+        const auto free =
+            static_cast<int64_t>(system.f_bavail) * static_cast<int64_t>(system.f_frsize);
+        if (free < bytes) {
+            fail(ExitCode::storage, dir.string(), ": no space left: a checkpoint needs ", bytes,
+                 " bytes, ", free, " are free");
+        }
+    }
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        static_cast<int64_t>(limit.rlim_cur) < largest_file) {
+        fail(ExitCode::storage, dir.string(), ": a shard needs ", largest_file,
+             " bytes, this process may write files of ", limit.rlim_cur);
+    }
+}
+
+// A directory disappears under another name first, so that a kill in between leaves no half of it
+// under its own.
+void discard(const fs::path& dir) {
+    const fs::path trash = dir.string() + fmt::format(".trash-{}", getpid());
+    rename_to(dir, trash);
+    fs::remove_all(trash);
+}
+
+class Save {
+  public:
+    Save(Communicator& communicator, const SaveRequest& request)
+        : communicator_(communicator),
+          request_(request),
+          shares_(plan_shares(request.tensors, communicator.size())),
+          target_(checkpoint_directory(request.run_dir, request.manifest.step())),
+          temporary_(target_.string() + fmt::format(".tmp-{}", getpid())) {}
+
+    SaveOutcome run() {
+        SaveOutcome outcome;
+        outcome.directory = target_;
+        try {
+            on_first([&] { begin(); });
+            share_temporary();
+            on_all([&] { write(); });
+            gather();
+            on_first([&] { commit(); });
+        } catch (const Error& error) {
+            if (error.code() != ExitCode::storage) throw;
+            outcome.problem = error.what();
+            if (communicator_.rank() == 0) {
+                std::error_code ignored;
+                fs::remove_all(temporary_, ignored);
+            }
+            return outcome;
+        }
+        for (const SavedFile& file : manifest_.files()) outcome.bytes += file.size();
+        on_first([&] { retire(); });
+        return outcome;
+    }
+
+  private:
+    template <class Body>
+    void on_first(const Body& body) {
+        agree(communicator_, [&] {
+            if (communicator_.rank() == 0) storage_errors(body);
+        });
+    }
+    template <class Body>
+    void on_all(const Body& body) {
+        agree(communicator_, [&] { storage_errors(body); });
+    }
+    // std::filesystem's failures are storage failures here.
+    template <class Body>
+    static void storage_errors(const Body& body) {
+        try {
+            body();
+        } catch (const fs::filesystem_error& error) {
+            fail(ExitCode::storage, error.what());
+        }
+    }
+    void reach(std::string_view point) const { fault_point(point, communicator_.rank()); }
+
+    void begin() {
+        fs::create_directories(target_.parent_path());
+        int64_t total = 0;
+        std::vector<int64_t> files(static_cast<size_t>(communicator_.size()), 0);
+        for (const Share& share : shares_) {
+            total += share.nbytes;
+            files[static_cast<size_t>(share.writer)] += share.nbytes;
+        }
+        check_room(target_.parent_path(), total, *std::max_element(files.begin(), files.end()));
+        fs::remove_all(temporary_);  // of an earlier failure of this process
+        fs::create_directory(temporary_);
+    }
+
+    // Every rank must use rank 0's name.
+    void share_temporary() {
+        int64_t process = getpid();
+        communicator_.broadcast(std::as_writable_bytes(std::span(&process, 1)), 0);
+        temporary_ = target_.string() + fmt::format(".tmp-{}", process);
+    }
+
+    void write() {
+        const int rank = communicator_.rank();
+        std::vector<ShardDataset> datasets;
+        for (const Share& share : shares_) {
+            if (share.writer == rank) {
+                datasets.push_back(dataset_of(request_.tensors[share.tensor], share));
+            }
+        }
+        reach("save.begin");
+        const std::string name = shard_name(rank, communicator_.size());
+        const int64_t size = write_shard(temporary_ / name, datasets);
+        reach("save.shard");
+        own_.push_back(size);
+        for (const ShardDataset& dataset : datasets) {
+            own_.push_back(dataset.byte_offset);
+            own_.push_back(static_cast<int64_t>(dataset.xxh3));
+        }
+    }
+
+    // Sizes, offsets and checksums of all shards; every rank can then write the manifest, and rank
+    // 0 does.
+    void gather() {
+        const auto ranks = static_cast<size_t>(communicator_.size());
+        std::vector<int64_t> longest{static_cast<int64_t>(own_.size())};
+        communicator_.all_reduce_max(longest);
+        const auto width = static_cast<size_t>(longest[0]);
+        own_.resize(width, 0);
+        std::vector<int64_t> all(width * ranks);
+        communicator_.all_gather(std::as_bytes(std::span(own_)),
+                                 std::as_writable_bytes(std::span(all)));
+        manifest_ = request_.manifest;
+        for (size_t r = 0; r < ranks; ++r) {
+            SavedFile* file = manifest_.add_files();
+            file->set_name(shard_name(static_cast<int>(r), communicator_.size()));
+            file->set_size(all[r * width]);
+        }
+        for (const NamedTensor& named : request_.tensors) {
+            SavedTensor* saved = manifest_.add_tensors();
+            saved->set_kind(named.kind);
+            saved->set_name(named.name);
+            saved->set_dtype(std::string(name_of(named.tensor.dtype())));
+            for (int64_t dim : named.tensor.shape()) saved->add_shape(dim);
+        }
+        std::vector<size_t> next(ranks);
+        for (size_t r = 0; r < ranks; ++r) next[r] = r * width + 1;
+        for (const Share& share : shares_) {
+            const auto writer = static_cast<size_t>(share.writer);
+            add_box(share, all[next[writer]], static_cast<uint64_t>(all[next[writer] + 1]));
+            next[writer] += 2;
+        }
+    }
+
+    void add_box(const Share& share, int64_t byte_offset, uint64_t xxh3) {
+        const ShardDataset dataset = dataset_of(request_.tensors[share.tensor], share);
+        SavedBox* box = manifest_.mutable_tensors(static_cast<int>(share.tensor))->add_boxes();
+        box->set_file(static_cast<uint32_t>(share.writer));
+        for (size_t d = 0; d < dataset.shape.size(); ++d) {
+            box->add_offset(d == 0 ? share.first_row : 0);
+            box->add_extent(dataset.shape[d]);
+        }
+        box->set_byte_offset(byte_offset);
+        box->set_nbytes(share.nbytes);
+        box->set_xxh3(xxh3);
+        box->set_dataset(dataset.path);
+    }
+
+    void commit() {
+        reach("save.gathered");
+        check_manifest(manifest_, (temporary_ / kManifestName).string());
+        OutputFile file(temporary_ / kManifestName);
+        const std::string bytes = frame_manifest(manifest_);
+        file.append(std::as_bytes(std::span(bytes)));
+        reach("save.manifest");
+        file.commit();
+        fsync_directory(temporary_);
+        reach("save.written");
+        if (fs::exists(target_)) discard(target_);
+        rename_to(temporary_, target_);
+        reach("save.renamed");
+        fsync_directory(target_.parent_path());
+    }
+
+    // Too many old checkpoints are no reason to fail a save that stands.
+    void retire() {
+        const std::vector<fs::path> all = list_checkpoints(request_.run_dir);
+        for (size_t i = static_cast<size_t>(request_.keep); i < all.size(); ++i) {
+            if (all[i] == target_) continue;
+            reach("save.retire");
+            try {
+                discard(all[i]);
+            } catch (const std::exception&) {
+            }
+        }
+    }
+
+    Communicator& communicator_;
+    const SaveRequest& request_;
+    const std::vector<Share> shares_;
+    const fs::path target_;
+    fs::path temporary_;
+    std::vector<int64_t> own_;  // size of our shard, then offset and checksum of each box
+    Manifest manifest_;
+};
+
+}  // namespace
+
+SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request) {
+    return Save(communicator, request).run();
+}
+
+}  // namespace fucina

@@ -1,0 +1,32 @@
+// One HDF5 file of a checkpoint: plain contiguous datasets that any HDF5 program opens. HDF5 lays
+// out the file; the bytes themselves are written, and read back, at their offsets.
+#pragma once
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "configs/manifest.pb.h"
+#include "kernels/dtype.h"
+
+namespace fucina {
+
+struct ShardDataset {
+    std::string path;  // in the file: "/weight/layers.0.norm"
+    DType dtype = DType::f32;
+    std::vector<int64_t> shape;
+    const std::byte* data = nullptr;
+    int64_t nbytes = 0;
+    // Filled in by write_shard:
+    int64_t byte_offset = 0;
+    uint64_t xxh3 = 0;
+};
+
+// Writes, fsyncs and closes a new file; returns its size. Fails with exit 11.
+int64_t write_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
+
+// Opens every dataset of a shard with libhdf5 and compares shape, type and offset with the
+// manifest; fails with exit 3 at the first difference.
+void cross_check_shard(const std::filesystem::path& dir, const Manifest& manifest, int file);
+
+}  // namespace fucina
