@@ -142,9 +142,9 @@ void circular_wait() {
     cuda::launch(circular_kernel, {.grid = dim3(1), .block = dim3(64)});
 }
 void launch_shape(unsigned grid_x, unsigned grid_y, unsigned block_x, int64_t smem) {
-    cuda::launch(nothing_kernel, {.grid = dim3(grid_x, grid_y),
-                                  .block = dim3(block_x),
-                                  .smem = static_cast<size_t>(smem)});
+    cuda::launch(
+        nothing_kernel,
+        {.grid = dim3(grid_x, grid_y), .block = dim3(block_x), .smem = static_cast<size_t>(smem)});
 }
 
 }  // namespace fucina::simt

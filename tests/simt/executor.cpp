@@ -41,7 +41,8 @@ std::string deadlock(const Block& block) {
             groups[describe_wait(block, thread)].push_back(thread.id);
     }
     std::string text = "deadlock:";
-    for (const auto& [reason, ids] : groups) text += concat(" ", list_threads(ids), " ", reason, ";");
+    for (const auto& [reason, ids] : groups)
+        text += concat(" ", list_threads(ids), " ", reason, ";");
     if (!exited.empty()) text += concat(" ", list_threads(exited), " exited;");
     text.pop_back();
     return text;
@@ -105,8 +106,7 @@ std::vector<uint64_t> block_order(uint64_t blocks) {
     std::vector<uint64_t> order(blocks);
     std::iota(order.begin(), order.end(), uint64_t{0});
     if (options.order == Order::lifo) std::reverse(order.begin(), order.end());
-    if (options.order == Order::random)
-        std::shuffle(order.begin(), order.end(), executor->random);
+    if (options.order == Order::random) std::shuffle(order.begin(), order.end(), executor->random);
     return order;
 }
 

@@ -16,7 +16,7 @@
 
 namespace fucina::simt {
 
-constexpr uint32_t kArenaBase = 1024;               // the hardware reserves the first 1,024 bytes
+constexpr uint32_t kArenaBase = 1024;                // the hardware reserves the first 1,024 bytes
 constexpr uint32_t kArenaEnd = kArenaBase + 232448;  // 227 KB a block on sm_90
 constexpr uint32_t kStaticLimit = 48 << 10;
 constexpr uint32_t kRedZone = 64;
@@ -95,7 +95,7 @@ void reset_shared_memory(Block& block);
 void check_red_zones(const Block& block);  // throws Error
 
 // For messages.
-std::string describe(Site site);                     // "norm.cu:31"
+std::string describe(Site site);  // "norm.cu:31"
 std::string describe_wait(const Block& block, const Thread& thread);
 std::string list_threads(const std::vector<int>& ids);  // "threads 0-31,40"
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "tests/simt/example_kernels.h"
 #include "tests/simt/every_order.h"
+#include "tests/simt/example_kernels.h"
 #include "tests/simt/executor.h"
 
 namespace fucina::simt {
@@ -155,8 +155,7 @@ TEST(Simt, RefusesWhatCudaRefuses) {
     EXPECT_NE(message_of([] { launch_shape(0, 1, 32, 0); }).find("empty grid"), std::string::npos);
     EXPECT_NE(message_of([] { launch_shape(1, 65536, 32, 0); }).find("65536"), std::string::npos);
     EXPECT_NE(message_of([] { launch_shape(1, 1, 1025, 0); }).find("1025"), std::string::npos);
-    EXPECT_NE(message_of([] { launch_shape(1, 1, 32, 232449); }).find("232449"),
-              std::string::npos);
+    EXPECT_NE(message_of([] { launch_shape(1, 1, 32, 232449); }).find("232449"), std::string::npos);
 }
 
 }  // namespace

@@ -46,9 +46,9 @@ void on_access(const volatile void* pointer, size_t bytes, bool write) {
 }  // namespace
 }  // namespace fucina::simt
 
-#define FUCINA_ACCESS(kind, bytes, is_write)                                       \
-    extern "C" void __tsan_##kind##bytes(void* p) {                                \
-        fucina::simt::on_access(p, bytes, is_write);                               \
+#define FUCINA_ACCESS(kind, bytes, is_write)         \
+    extern "C" void __tsan_##kind##bytes(void* p) {  \
+        fucina::simt::on_access(p, bytes, is_write); \
     }
 #define FUCINA_ACCESSES(bytes)                  \
     FUCINA_ACCESS(read, bytes, false)           \
@@ -64,8 +64,12 @@ FUCINA_ACCESSES(8)
 FUCINA_ACCESSES(16)
 
 extern "C" {
-void __tsan_read_range(void* p, size_t bytes) { fucina::simt::on_access(p, bytes, false); }
-void __tsan_write_range(void* p, size_t bytes) { fucina::simt::on_access(p, bytes, true); }
+void __tsan_read_range(void* p, size_t bytes) {
+    fucina::simt::on_access(p, bytes, false);
+}
+void __tsan_write_range(void* p, size_t bytes) {
+    fucina::simt::on_access(p, bytes, true);
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

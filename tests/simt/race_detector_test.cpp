@@ -18,8 +18,12 @@ class Races : public testing::Test {
         for (const int thread : threads) detector_.acquire(thread, clock);
     }
     // -2: no conflict, -1: never written, else the other thread.
-    int write(int thread, uint32_t at, uint32_t bytes = 4) { return access(thread, at, bytes, true); }
-    int read(int thread, uint32_t at, uint32_t bytes = 4) { return access(thread, at, bytes, false); }
+    int write(int thread, uint32_t at, uint32_t bytes = 4) {
+        return access(thread, at, bytes, true);
+    }
+    int read(int thread, uint32_t at, uint32_t bytes = 4) {
+        return access(thread, at, bytes, false);
+    }
 
     RaceDetector detector_;
 

@@ -74,8 +74,7 @@ void* static_shared(const void* declaration, const char* name, size_t bytes, siz
 
 void* dynamic_shared(const char* name, size_t align) {
     Block& block = executor->block;
-    if (block.dynamic < 0)
-        block.dynamic = allocate({nullptr, name}, block.shape.smem, align, true);
+    if (block.dynamic < 0) block.dynamic = allocate({nullptr, name}, block.shape.smem, align, true);
     if (block.variables[static_cast<size_t>(block.dynamic)].begin % align != 0)
         abandon("dynamic shared memory ", name, " is declared with two alignments");
     return pointer(block, block.dynamic);

@@ -105,10 +105,13 @@ constexpr int warpSize = 32;
 
 // Shared memory: FUCINA_SHARED(float[32], partial); the type may be an array. Each declaration is
 // known by the address of its own marker.
-#define FUCINA_SHARED(type, name)                                              \
-    auto& name = *static_cast<std::type_identity_t<type>*>(                    \
-        ::fucina::simt::static_shared([] { static char marker; return &marker; }(), #name, \
-                                      sizeof(type), alignof(type)))
+#define FUCINA_SHARED(type, name)                                                         \
+    auto& name = *static_cast<std::type_identity_t<type>*>(::fucina::simt::static_shared( \
+        [] {                                                                              \
+            static char marker;                                                           \
+            return &marker;                                                               \
+        }(),                                                                              \
+        #name, sizeof(type), alignof(type)))
 #define FUCINA_DYNAMIC_SHARED(name, alignment) \
     auto* name = static_cast<unsigned char*>(::fucina::simt::dynamic_shared(#name, alignment))
 
@@ -130,10 +133,11 @@ inline void __syncwarp(uint32_t mask = 0xffffffffu, FUCINA_SITE) {
     fucina::simt::warp_operation({.mask = mask, .site = {file, line}});
 }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate, FUCINA_SITE) {
-    return static_cast<uint32_t>(fucina::simt::warp_operation({.kind = fucina::simt::WarpKind::ballot,
-                                                 .mask = mask,
-                                                 .value = predicate != 0,
-                                                 .site = {file, line}}));
+    return static_cast<uint32_t>(
+        fucina::simt::warp_operation({.kind = fucina::simt::WarpKind::ballot,
+                                      .mask = mask,
+                                      .value = predicate != 0,
+                                      .site = {file, line}}));
 }
 inline int __any_sync(uint32_t mask, int predicate, FUCINA_SITE) {
     return __ballot_sync(mask, predicate, file, line) != 0;

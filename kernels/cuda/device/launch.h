@@ -1,6 +1,6 @@
-// launch(kernel, {.grid = ..., .block = ..., .smem = ..., .stream = ...}, arguments...): the one way
-// to start a kernel, so that the same source runs on a GPU and on the SIMT model. The grid must not
-// be empty. Throws when CUDA refuses the launch.
+// launch(kernel, {.grid = ..., .block = ..., .smem = ..., .stream = ...}, arguments...): the one
+// way to start a kernel, so that the same source runs on a GPU and on the SIMT model. The grid must
+// not be empty. Throws when CUDA refuses the launch.
 #pragma once
 #include "kernels/cuda/device/platform.h"
 #include "kernels/cuda/stream.h"

@@ -21,7 +21,8 @@ struct SharedType {
 
 #define FUCINA_SHARED(kind, name) __shared__ typename ::fucina::cuda::SharedType<kind>::type name
 #define FUCINA_DYNAMIC_SHARED(name, alignment) \
-    extern __shared__ __align__(alignment) unsigned char name[]
+    extern __shared__ __align__(alignment)     \
+    unsigned char name[]
 #elif !defined(FUCINA_SIMT)
 #error "CUDA sources are built by nvcc, or by the host compiler against the SIMT model"
 #endif

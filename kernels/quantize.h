@@ -1,0 +1,33 @@
+// FP8 operands after DeepSeek-V3 (arXiv 2412.19437 §3.3): E4M3 values, one scale for 128 neighbours
+// along the dimension that a GEMM sums over.
+//
+// For each block: a = max(|x|, 1e-4) over its elements, scale = a / 448 (fp32; or the next power of
+// two not below it), value = E4M3(x · (1 / scale)), rounded to nearest even, saturating at ±448.
+// value · scale is x again, but for rounding. NaN stays NaN; a block with an infinity has scale
+// infinity and NaN in its place.
+#pragma once
+#include "kernels/tensor.h"
+
+namespace fucina {
+
+constexpr int64_t kQuantizeBlock = 128;
+
+enum class ScaleFormat { fp32, power_of_two };
+
+// values f8_e4m3 [R, C], scales fp32 [ceil(C / 128), R]: the order that cuBLASLt and the grouped
+// GEMM kernels read.
+struct QuantizedRows {
+    Tensor values, scales;
+    bool defined() const { return values.defined(); }
+};
+
+struct Quantize {
+    Tensor x;            // bf16 [T, K]
+    QuantizedRows rows;  // out: R = T, C = K; blocks of 1 x 128
+    // out: R = K, C = T rounded up to a multiple of 128; xᵀ in blocks of 128 x 1, the operand of a
+    // weight gradient; zeros from column T on. May be undefined.
+    QuantizedRows columns;
+    ScaleFormat format = ScaleFormat::fp32;
+};
+
+}  // namespace fucina
