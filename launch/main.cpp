@@ -6,6 +6,7 @@ int main(int argc, char** argv) {
     return fucina::run_program(argc, argv, [](CLI::App& app) {
         using namespace fucina;
         add_eval_command(app);
+        add_tokenizer_command(app);
         add_recipe_table_command(app);
     });
 }

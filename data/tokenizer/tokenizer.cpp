@@ -1,0 +1,143 @@
+// The pipeline: repair, added tokens, normalize, added tokens again, split into words, merge.
+#include "data/tokenizer/tokenizer.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+
+#include "data/file.h"
+#include "data/tokenizer/json_reader.h"
+#include "data/tokenizer/tokenizer_file.h"
+
+namespace fucina {
+namespace {
+
+constexpr int64_t kMaxFile = int64_t{1} << 30;
+
+// The content of "eos_token" in tokenizer_config.json beside the tokenizer: a string or {"content":
+// string}.
+std::optional<std::string> configured_eos(const std::string& tokenizer_path) {
+    const auto path =
+        std::filesystem::path(tokenizer_path).replace_filename("tokenizer_config.json");
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
+    const std::string text = read_text_file(path, kMaxFile);
+    try {
+        simdjson::dom::parser parser;
+        const JsonValue json(parse_json(parser, text), "");
+        const auto eos = json.find("eos_token");
+        if (!eos) return std::nullopt;
+        return std::string(eos->is_string() ? eos->string() : eos->at("content").string());
+    } catch (const Error& error) {
+        fail(error.code(), path.string(), ": ", error.what());
+    }
+}
+
+// Without a configuration: a name that models use, or the only special token there is.
+std::optional<int32_t> guessed_eos(const TokenizerParts& parts) {
+    for (const char* name : {"<|endoftext|>", "<｜end▁of▁sentence｜>", "<|end_of_text|>", "</s>"}) {
+        const auto found = parts.ids.find(name);
+        if (found != parts.ids.end()) return found->second;
+    }
+    const auto is_special = [](const AddedToken& token) { return token.special; };
+    if (std::count_if(parts.added.begin(), parts.added.end(), is_special) != 1) return std::nullopt;
+    return std::find_if(parts.added.begin(), parts.added.end(), is_special)->id;
+}
+
+}  // namespace
+
+struct Tokenizer::State {
+    TokenizerParts parts;
+    std::optional<int32_t> eos;
+    std::string hash;
+};
+
+Tokenizer Tokenizer::load(const std::string& path) {
+    auto state = std::make_shared<State>();
+    const std::string text = read_text_file(path, kMaxFile);
+    try {
+        state->parts = read_tokenizer(text);
+        char digits[17];
+        std::snprintf(digits, sizeof digits, "%016llx",
+                      static_cast<unsigned long long>(XXH3_64bits(text.data(), text.size())));
+        state->hash = digits;
+    } catch (const Error& error) {
+        fail(error.code(), path, ": ", error.what());
+    }
+    if (const std::optional<std::string> name = configured_eos(path)) {
+        const auto found = state->parts.ids.find(*name);
+        if (found != state->parts.ids.end()) state->eos = found->second;
+    } else {
+        state->eos = guessed_eos(state->parts);
+    }
+    return Tokenizer(std::move(state));
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+    if (text.size() >= std::numeric_limits<uint32_t>::max()) {
+        fail(ExitCode::data, "a text of ", text.size(),
+             " bytes is too long to be tokenized at once (under 4 GB)");
+    }
+    const TokenizerParts& parts = state_->parts;
+    std::string repaired;
+    if (!is_valid_utf8(text)) text = repaired = repair_utf8(text);
+    std::vector<int32_t> ids;
+    ids.reserve(text.size() / 4);
+    std::vector<TextPiece> raw, normalized;
+    std::string buffer;
+    parts.raw_finder.split(text, raw);
+    for (const TextPiece& piece : raw) {
+        if (piece.id >= 0) {
+            ids.push_back(piece.id);
+            continue;
+        }
+        std::string_view inside = piece.text;
+        if (!parts.normalizer.changes_nothing()) inside = buffer = parts.normalizer.apply(inside);
+        normalized.clear();
+        parts.normalized_finder.split(inside, normalized);
+        for (const TextPiece& part : normalized) {
+            if (part.id >= 0) {
+                ids.push_back(part.id);
+            } else {
+                parts.pre_tokenizer.split(
+                    part.text, [&](std::string_view word) { parts.bpe.encode(word, ids); });
+            }
+        }
+    }
+    return ids;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids) const {
+    const TokenizerParts& parts = state_->parts;
+    std::string bytes;
+    bool first = true;
+    for (const int32_t id : ids) {
+        if (id < 0 || id >= vocab_size() || !parts.decoded[static_cast<size_t>(id)]) continue;
+        if (!first) bytes += parts.separator;
+        bytes += *parts.decoded[static_cast<size_t>(id)];
+        first = false;
+    }
+    return is_valid_utf8(bytes) ? bytes : repair_utf8(bytes);
+}
+
+int64_t Tokenizer::vocab_size() const {
+    return static_cast<int64_t>(state_->parts.decoded.size());
+}
+
+std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
+    const auto found = state_->parts.ids.find(std::string(token));
+    return found == state_->parts.ids.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<int32_t> Tokenizer::eos_id() const {
+    return state_->eos;
+}
+
+const std::string& Tokenizer::hash() const {
+    return state_->hash;
+}
+
+}  // namespace fucina

@@ -1,0 +1,42 @@
+// Text to token ids and back, from a Hugging Face tokenizer.json with byte-level BPE (DeepSeek,
+// Qwen, Llama 3, gpt-oss): encode() equals that library's encode(text,
+// add_special_tokens=False).ids, decode() its decode(ids, skip_special_tokens=False). Truncation
+// and padding in the file are ignored.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fucina {
+
+class Tokenizer {
+  public:
+    // Reads the file, and tokenizer_config.json beside it, if there, for the name of the
+    // end-of-sequence token. Throws Error(ExitCode::data), "path: what, where", on a file that is
+    // missing, broken or of another kind.
+    static Tokenizer load(const std::string& path);
+
+    // Invalid UTF-8 counts as U+FFFD. Any thread may call at any time. Text of 4 GB or more is
+    // refused.
+    std::vector<int32_t> encode(std::string_view text) const;
+    // Always valid UTF-8; ids that no token has are left out.
+    std::string decode(std::span<const int32_t> ids) const;
+
+    int64_t vocab_size() const;  // the largest id + 1: rows of an embedding
+    std::optional<int32_t> id_of(
+        std::string_view token) const;  // in the file's spelling (space is Ġ)
+    std::optional<int32_t> eos_id() const;
+    const std::string& hash() const;  // XXH3-64 of the file, 16 hexadecimal digits
+
+  private:
+    struct State;
+    explicit Tokenizer(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+    std::shared_ptr<const State> state_;
+};
+
+}  // namespace fucina

@@ -1,0 +1,98 @@
+// `fucina tokenizer`: encode and decode lines of standard input, and train a tokenizer on text.
+#include "data/tokenizer/tokenizer.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/error.h"
+#include "launch/commands.h"
+
+namespace fucina {
+namespace {
+
+// Calls `each` with every line of standard input. Only \n ends a line; the last one may lack it.
+template <class Each>
+void for_each_line(Each each) {
+    std::ios::sync_with_stdio(false);
+    std::cin.tie(nullptr);
+    std::string line;
+    for (int64_t number = 1; std::getline(std::cin, line); ++number) each(line, number);
+    std::cout.flush();
+    if (!std::cout) fail(ExitCode::storage, "standard output: a write failed");
+}
+
+void encode_lines(const std::string& path) {
+    const Tokenizer tokenizer = Tokenizer::load(path);
+    std::string out;
+    for_each_line([&](const std::string& line, int64_t) {
+        out = "[";
+        for (const int32_t id : tokenizer.encode(line)) {
+            if (out.size() > 1) out += ", ";
+            out += std::to_string(id);
+        }
+        std::cout << out << "]\n";
+    });
+}
+
+// One JSON list of integers.
+std::vector<int32_t> parse_ids(std::string_view text, int64_t line) {
+    std::vector<int32_t> ids;
+    size_t at = 0;
+    const auto skip_space = [&] {
+        while (at < text.size() && (text[at] == ' ' || text[at] == '\t' || text[at] == '\r')) ++at;
+    };
+    const auto take = [&](char wanted) {
+        skip_space();
+        return at < text.size() && text[at] == wanted ? (++at, true) : false;
+    };
+    const auto check = [&](bool ok) {
+        if (!ok)
+            fail(ExitCode::data, "standard input:", line, ":", at + 1,
+                 ": expected a list of token ids, [1, 2]");
+    };
+    check(take('['));
+    for (bool more = !take(']'); more; more = take(',')) {
+        skip_space();
+        int32_t id = -1;
+        const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), id);
+        check(error == std::errc() && id >= 0);
+        at = static_cast<size_t>(end - text.data());
+        ids.push_back(id);
+    }
+    check(ids.empty() || take(']'));
+    skip_space();
+    check(at == text.size());
+    return ids;
+}
+
+void decode_lines(const std::string& path) {
+    const Tokenizer tokenizer = Tokenizer::load(path);
+    for_each_line([&](const std::string& line, int64_t number) {
+        std::cout << tokenizer.decode(parse_ids(line, number)) << '\n';
+    });
+}
+
+void add_lines_command(CLI::App& parent, const std::string& name, const std::string& help,
+                       void (*run)(const std::string&)) {
+    CLI::App* command = parent.add_subcommand(name, help);
+    auto path = std::make_shared<std::string>();
+    command->add_option("--tokenizer", *path, "A tokenizer.json")->required();
+    command->callback([path, run] { run(*path); });
+}
+
+}  // namespace
+
+void add_tokenizer_command(CLI::App& app) {
+    CLI::App* command = app.add_subcommand("tokenizer", "Encode, decode, or train a tokenizer");
+    command->require_subcommand(1);
+    add_lines_command(*command, "encode", "Each line of standard input to a list of token ids",
+                      encode_lines);
+    add_lines_command(*command, "decode", "Each list of token ids of standard input to text",
+                      decode_lines);
+}
+
+}  // namespace fucina
