@@ -1,24 +1,47 @@
 #include "kernels/optimizer.h"
 
-#include "kernels/reference/reference.h"
+#include "kernels/cpu/row_ops.h"
 
 namespace fucina::ops {
+namespace {
+
+bool float_cells(const Tensor& x) {
+    return x.dtype() == DType::f32 || x.dtype() == DType::bf16;
+}
+
+void check_rows(const Tensor& a, const Tensor& b, const char* what) {
+    FUCINA_CHECK(
+        a.rows() == b.rows() && a.row_size() == b.row_size() && float_cells(a) && float_cells(b),
+        what, ": ", a.describe(), " and ", b.describe());
+}
+
+}  // namespace
 
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
            const Tensor& v) {
-    reference::adamw(step, w, grad, m, v);
+    FUCINA_CHECK(w.contiguous() && grad.contiguous() && m.contiguous() && v.contiguous() &&
+                     w.size() == grad.size() && w.size() == m.size() && w.size() == v.size() &&
+                     w.dtype() == DType::f32 && grad.dtype() == DType::f32 && float_cells(m) &&
+                     float_cells(v),
+                 "adamw of ", w.describe(), ", ", grad.describe(), ", ", m.describe(), ", ",
+                 v.describe());
+    cpu::adamw(step, w, grad, m, v);
 }
 
 double sum_of_squares(const Tensor& x) {
-    return reference::sum_of_squares(x);
+    FUCINA_CHECK(x.contiguous() && x.dtype() == DType::f32, "sum of squares of a ", x.describe());
+    return cpu::sum_of_squares(x);
 }
 
 void add_in_place(const Tensor& y, const Tensor& x) {
-    reference::add_in_place(y, x);
+    check_rows(y, x, "add_in_place");
+    FUCINA_CHECK(y.dtype() == DType::f32, "add to a ", y.describe());
+    cpu::add_in_place(y, x);
 }
 
 void cast(const Tensor& x, const Tensor& out) {
-    reference::cast(x, out);
+    check_rows(x, out, "cast");
+    cpu::cast(x, out);
 }
 
 }  // namespace fucina::ops

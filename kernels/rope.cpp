@@ -5,7 +5,7 @@
 #include <numbers>
 #include <vector>
 
-#include "kernels/reference/reference.h"
+#include "kernels/cpu/row_ops.h"
 
 namespace fucina {
 namespace {
@@ -77,7 +77,12 @@ namespace ops {
 
 void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
           bool inverse) {
-    reference::rope(x, heads, positions, table, inverse);
+    const int64_t rotated = 2 * table.cos.row_size();
+    FUCINA_CHECK(heads > 0 && x.row_size() % heads == 0 && rotated <= x.row_size() / heads &&
+                     rotated <= 512 && (x.dtype() == DType::f32 || x.dtype() == DType::bf16),
+                 "rope of ", heads, " heads, ", rotated, " rotated columns (at most 512), on ",
+                 x.describe());
+    cpu::rope(x, heads, positions, table, inverse);
 }
 
 }  // namespace ops

@@ -1,14 +1,14 @@
-// What every reference kernel needs: rows of a tensor as fp32, one rounding at the store, and sums
-// along a LeafTree. Plain on purpose; the only concession to speed is fma_row.
+// What every reference kernel needs: rows of a tensor as fp32, one rounding at the store. Plain on
+// purpose; the only concession to speed is fma_row.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#include "kernels/leaf_tree.h"
 #include "kernels/parallel_for.h"
 #include "kernels/tensor.h"
+#include "kernels/tree_sum.h"
 
 namespace fucina::reference {
 
@@ -47,28 +47,6 @@ inline void store_row(const Tensor& y, int64_t i, int64_t begin, int64_t count, 
 
 inline void store_row(const Tensor& y, int64_t i, const std::vector<float>& in) {
     store_row(y, i, 0, static_cast<int64_t>(in.size()), in.data());
-}
-
-// out[width] = sum over the tree's leaves; leaf_sum(begin, end, sum) adds rows [begin, end) to the
-// zeros in sum.
-template <class LeafSum>
-void sum_along_tree(const LeafTree& tree, int64_t width, float* out, const LeafSum& leaf_sum) {
-    std::vector<std::vector<float>> partial;
-    for (size_t leaf = 0; leaf < tree.merges.size(); ++leaf) {
-        partial.emplace_back(static_cast<size_t>(width), 0.0f);
-        leaf_sum(tree.offsets[leaf], tree.offsets[leaf + 1], partial.back().data());
-        for (int merge = 0; merge < tree.merges[leaf]; ++merge) {
-            const std::vector<float> right = std::move(partial.back());
-            partial.pop_back();
-            for (size_t j = 0; j < right.size(); ++j) partial.back()[j] += right[j];
-        }
-    }
-    FUCINA_CHECK(partial.size() <= 1, "a tree of ", tree.leaves(), " leaves left ", partial.size(),
-                 " sums");
-    if (partial.empty())
-        std::fill(out, out + width, 0.0f);
-    else
-        std::copy(partial[0].begin(), partial[0].end(), out);
 }
 
 }  // namespace fucina::reference

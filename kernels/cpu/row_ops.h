@@ -1,0 +1,52 @@
+// The CPU's versions of the ops of norm.h, rope.h, moe.h, embedding.h and optimizer.h that have
+// one. Same contracts; the callers (kernels/*.cpp) have checked shapes and dtypes.
+#pragma once
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/embedding.h"
+#include "kernels/moe.h"
+#include "kernels/norm.h"
+#include "kernels/optimizer.h"
+#include "kernels/rope.h"
+
+namespace fucina::cpu {
+
+// Row i of x from column `column`; null of an undefined tensor.
+inline Cells cells(const Tensor& x, int64_t row, int64_t column = 0) {
+    if (!x.defined()) return {nullptr, false};
+    return {x.raw() + (row * x.row_stride() + column) * size_of(x.dtype()),
+            x.dtype() == DType::bf16};
+}
+
+// residual and sum may be undefined.
+struct NormArgs {
+    Tensor x, residual, sum, w, y, rstd;
+    float eps = 0;
+};
+void rmsnorm(const NormArgs& in);
+void rmsnorm_backward(const ops::RmsNormBackward& io);
+
+void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
+          bool inverse);
+
+void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+            const Tensor& scores, const Tensor& indices, const Tensor& weights);
+void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                     const Tensor& d_weights, const Tensor& d_scores, const Tensor& d_logits);
+double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                    std::span<const int64_t> sequence_offsets, float scale, const Tensor& d_scores);
+TokenMap make_token_map(const Tensor& indices, int64_t experts,
+                        std::span<const int64_t> grain_offsets);
+void combine(const ops::Combine& io, const TokenMap& map);
+void permute(const Tensor& x, const TokenMap& map, const Tensor& out);
+
+void embedding(const int32_t* ids, const Tensor& table, const Tensor& out);
+void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
+                        const Tensor& d_table);
+
+void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
+           const Tensor& v);
+double sum_of_squares(const Tensor& x);
+void add_in_place(const Tensor& y, const Tensor& x);
+void cast(const Tensor& x, const Tensor& out);
+
+}  // namespace fucina::cpu

@@ -1,0 +1,33 @@
+// Sums along a LeafTree (kernels/leaf_tree.h) of anything that is a row of fp32.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "kernels/leaf_tree.h"
+
+namespace fucina {
+
+// out[width] = sum over the tree's leaves; leaf_sum(begin, end, sum) adds rows [begin, end) to the
+// zeros in sum.
+template <class LeafSum>
+void sum_along_tree(const LeafTree& tree, int64_t width, float* out, const LeafSum& leaf_sum) {
+    std::vector<std::vector<float>> partial;
+    for (size_t leaf = 0; leaf < tree.merges.size(); ++leaf) {
+        partial.emplace_back(static_cast<size_t>(width), 0.0f);
+        leaf_sum(tree.offsets[leaf], tree.offsets[leaf + 1], partial.back().data());
+        for (int merge = 0; merge < tree.merges[leaf]; ++merge) {
+            const std::vector<float> right = std::move(partial.back());
+            partial.pop_back();
+            float* left = partial.back().data();
+            for (size_t j = 0; j < right.size(); ++j) left[j] += right[j];
+        }
+    }
+    FUCINA_CHECK(partial.size() <= 1, "a tree of ", tree.leaves(), " leaves left ", partial.size(),
+                 " sums");
+    if (partial.empty())
+        std::fill(out, out + width, 0.0f);
+    else
+        std::copy(partial[0].begin(), partial[0].end(), out);
+}
+
+}  // namespace fucina
