@@ -10,12 +10,21 @@
 
 namespace fucina {
 
-// Runs body(i) for i in [0, count), in contiguous equal ranges per thread. The first exception that
+constexpr int64_t kWorthAThread = 32768;  // elements; fewer cost less than waking a thread
+
+// Runs body(i) for i in [0, count), in contiguous equal ranges per thread. `elements`: about how
+// many one index touches, so that little work stays on the calling thread. The first exception that
 // a body throws is rethrown on the calling thread.
 template <class Body>
-void parallel_for(int64_t count, const Body& body) {
-    if (count <= 0) return;
-    const int64_t threads = runtime().threads < count ? runtime().threads : count;
+void parallel_for(int64_t count, int64_t elements, const Body& body) {
+    const int64_t useful = count * elements / kWorthAThread;
+    int64_t threads = runtime().threads < count ? runtime().threads : count;
+    if (useful < threads) threads = useful;
+    if (threads <= 1) {
+        flush_denormals();
+        for (int64_t i = 0; i < count; ++i) body(i);
+        return;
+    }
     std::exception_ptr error;
 #pragma omp parallel num_threads(static_cast <int>(threads))
     {
@@ -33,12 +42,17 @@ void parallel_for(int64_t count, const Body& body) {
     if (error) std::rethrow_exception(error);
 }
 
-// Runs body(begin, end) over pieces of [0, count) that begin at multiples of `grain`: for
-// elementwise kernels, whose result does not depend on the cut.
+// For indices that are worth a thread each.
 template <class Body>
-void parallel_ranges(int64_t count, int64_t grain, const Body& body) {
-    const int64_t pieces = (count + grain - 1) / grain;
-    parallel_for(pieces, [&](int64_t piece) {
+void parallel_for(int64_t count, const Body& body) {
+    parallel_for(count, kWorthAThread, body);
+}
+
+// Runs body(begin, end) over pieces of [0, count) that begin at multiples of `grain`: for
+// elementwise kernels, whose result does not depend on the cut. `elements`: of one piece.
+template <class Body>
+void parallel_ranges(int64_t count, int64_t grain, int64_t elements, const Body& body) {
+    parallel_for((count + grain - 1) / grain, elements, [&](int64_t piece) {
         const int64_t begin = piece * grain;
         body(begin, begin + grain < count ? begin + grain : count);
     });

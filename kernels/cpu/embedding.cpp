@@ -81,7 +81,7 @@ class RowTreeSum {
 
 void embedding(const int32_t* ids, const Tensor& table, const Tensor& out) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_for(out.rows(), [&](int64_t t) {
+    parallel_for(out.rows(), out.row_size(), [&](int64_t t) {
         FUCINA_CHECK(ids[t] >= 0 && ids[t] < table.rows(), "token id ", ids[t],
                      " of a vocabulary of ", table.rows());
         kernels.cast(cells(table, ids[t]), cells(out, t), out.row_size());
@@ -92,18 +92,19 @@ void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree&
                         const Tensor& d_table) {
     constexpr int64_t kIds = 64;  // ids of one unit of work, which share scratch
     const TokensById sorted = sort_by_id(ids, d_out.rows(), d_table.rows());
-    parallel_ranges(d_table.rows(), kIds, [&](int64_t begin, int64_t end) {
-        RowTreeSum sum(d_out, tree);
-        for (int64_t id = begin; id < end; ++id) {
-            const int32_t first = sorted.offsets[static_cast<size_t>(id)];
-            const int32_t last = sorted.offsets[static_cast<size_t>(id) + 1];
-            float* out = d_table.row<float>(id);
-            if (first == last)
-                std::fill(out, out + d_table.row_size(), 0.0f);
-            else
-                sum(sorted.tokens.data() + first, sorted.tokens.data() + last, out);
-        }
-    });
+    parallel_ranges(d_table.rows(), kIds, kIds * d_table.row_size(),
+                    [&](int64_t begin, int64_t end) {
+                        RowTreeSum sum(d_out, tree);
+                        for (int64_t id = begin; id < end; ++id) {
+                            const int32_t first = sorted.offsets[static_cast<size_t>(id)];
+                            const int32_t last = sorted.offsets[static_cast<size_t>(id) + 1];
+                            float* out = d_table.row<float>(id);
+                            if (first == last)
+                                std::fill(out, out + d_table.row_size(), 0.0f);
+                            else
+                                sum(sorted.tokens.data() + first, sorted.tokens.data() + last, out);
+                        }
+                    });
 }
 
 }  // namespace fucina::cpu

@@ -8,7 +8,7 @@ namespace fucina::cpu {
 
 void rmsnorm(const NormArgs& in) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_for(in.x.rows(), [&](int64_t t) {
+    parallel_for(in.x.rows(), in.x.row_size(), [&](int64_t t) {
         kernels.norm({.x = cells(in.x, t),
                       .residual = cells(in.residual, t),
                       .sum = cells(in.sum, t),
@@ -24,7 +24,7 @@ void rmsnorm_backward(const ops::RmsNormBackward& io) {
     constexpr int64_t kColumns = 256;  // a block of sums stays in L1
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     const int64_t width = io.x.row_size();
-    parallel_ranges(width, kColumns, [&](int64_t begin, int64_t end) {
+    parallel_ranges(width, kColumns, kColumns * io.x.rows(), [&](int64_t begin, int64_t end) {
         sum_along_tree(io.tree, end - begin, io.dw.data<float>() + begin,
                        [&](int64_t first, int64_t last, float* sum) {
                            kernels.norm_weight({.dy = cells(io.dy, 0, begin),
@@ -38,7 +38,7 @@ void rmsnorm_backward(const ops::RmsNormBackward& io) {
                                                 .sum = sum});
                        });
     });
-    parallel_for(io.x.rows(), [&](int64_t t) {
+    parallel_for(io.x.rows(), width, [&](int64_t t) {
         kernels.norm_backward({.dy = cells(io.dy, t),
                                .x = cells(io.x, t),
                                .residual_grad = cells(io.residual_grad, t),

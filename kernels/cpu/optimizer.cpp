@@ -42,11 +42,12 @@ void block_sums(const float* x, int64_t blocks, double* sums) {
 template <class Body>
 void for_each_run(const Tensor& x, const Tensor& y, const Body& body) {
     if (x.contiguous() && y.contiguous()) {
-        parallel_ranges(x.size(), kRange, [&](int64_t begin, int64_t end) {
+        parallel_ranges(x.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
             body(from(x, begin), from(y, begin), end - begin);
         });
     } else {
-        parallel_for(x.rows(), [&](int64_t i) { body(cells(x, i), cells(y, i), x.row_size()); });
+        parallel_for(x.rows(), x.row_size(),
+                     [&](int64_t i) { body(cells(x, i), cells(y, i), x.row_size()); });
     }
 }
 
@@ -55,7 +56,7 @@ void for_each_run(const Tensor& x, const Tensor& y, const Body& body) {
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
            const Tensor& v) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_ranges(w.size(), kRange, [&](int64_t begin, int64_t end) {
+    parallel_ranges(w.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
         kernels.adamw({.w = w.data<float>() + begin,
                        .grad = grad.data<float>() + begin,
                        .m = from(m, begin),
@@ -75,7 +76,7 @@ double sum_of_squares(const Tensor& x) {
     const float* values = x.data<float>();
     const int64_t whole = x.size() / kNormBlock;
     std::vector<double> sums(static_cast<size_t>(whole));
-    parallel_ranges(whole, 8, [&](int64_t begin, int64_t end) {
+    parallel_ranges(whole, 8, 8 * kNormBlock, [&](int64_t begin, int64_t end) {
         block_sums(values + begin * kNormBlock, end - begin, sums.data() + begin);
     });
     double total = 0, last = 0;

@@ -6,7 +6,7 @@ namespace fucina::cpu {
 void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
           bool inverse) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_for(x.rows(), [&](int64_t t) {
+    parallel_for(x.rows(), 2 * heads * table.cos.row_size(), [&](int64_t t) {
         FUCINA_CHECK(positions[t] >= 0 && positions[t] < table.cos.rows(), "position ",
                      positions[t], " of a table of ", table.cos.rows());
         kernels.rope({.x = cells(x, t),

@@ -82,7 +82,7 @@ double row_sum(const float* x, int64_t count) {
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_for(logits.rows(), [&](int64_t t) {
+    parallel_for(logits.rows(), 8 * config.experts, [&](int64_t t) {
         float* score = scores.row<float>(t);
         kernels.sigmoid(logits.row<float>(t), score, config.experts);
         std::vector<float> choice(score, score + config.experts);
@@ -101,7 +101,7 @@ void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias
 
 void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                      const Tensor& d_weights, const Tensor& d_scores, const Tensor& d_logits) {
-    parallel_for(scores.rows(), [&](int64_t t) {
+    parallel_for(scores.rows(), config.experts, [&](int64_t t) {
         const float* s = scores.row<float>(t);
         const int32_t* chosen = indices.row<int32_t>(t);
         const float* dw = d_weights.row<float>(t);
@@ -127,36 +127,37 @@ double balance_loss(const RouterConfig& config, const Tensor& scores, const Tens
     const auto sequences = static_cast<int64_t>(sequence_offsets.size()) - 1;
     const auto experts = static_cast<size_t>(config.experts);
     std::vector<double> losses(static_cast<size_t>(std::max<int64_t>(sequences, 0)), 0.0);
-    parallel_for(sequences, [&](int64_t sequence) {
-        const int64_t begin = sequence_offsets[static_cast<size_t>(sequence)];
-        const int64_t end = sequence_offsets[static_cast<size_t>(sequence) + 1];
-        const auto tokens = static_cast<double>(end - begin);
-        std::vector<int64_t> count(experts, 0);
-        std::vector<double> share(experts, 0.0), frequency(experts, 0.0), inverse;
-        for (int64_t t = begin; t < end; ++t) {
-            const float* s = scores.row<float>(t);
-            inverse.push_back(1.0 / row_sum(s, config.experts));
-            for (size_t e = 0; e < experts; ++e) share[e] += s[e] * inverse.back();
-            for (int64_t j = 0; j < config.top_k; ++j)
-                ++count[static_cast<size_t>(indices.row<int32_t>(t)[j])];
-        }
-        double& loss = losses[static_cast<size_t>(sequence)];
-        for (size_t e = 0; e < experts && begin < end; ++e) {
-            frequency[e] = static_cast<double>(count[e] * config.experts) /
-                           (static_cast<double>(config.top_k) * tokens);
-            loss += frequency[e] * share[e] / tokens;
-        }
-        for (int64_t t = begin; t < end && d_scores.defined(); ++t) {
-            const float* s = scores.row<float>(t);
-            const double inverse_sum = inverse[static_cast<size_t>(t - begin)];
-            double mean = 0;
-            for (size_t e = 0; e < experts; ++e) mean += frequency[e] * s[e];
-            mean *= inverse_sum;
-            const double factor = scale * inverse_sum / tokens;
-            for (size_t e = 0; e < experts; ++e)
-                d_scores.row<float>(t)[e] = static_cast<float>(factor * (frequency[e] - mean));
-        }
-    });
+    parallel_for(
+        sequences, 4 * scores.size() / std::max<int64_t>(sequences, 1), [&](int64_t sequence) {
+            const int64_t begin = sequence_offsets[static_cast<size_t>(sequence)];
+            const int64_t end = sequence_offsets[static_cast<size_t>(sequence) + 1];
+            const auto tokens = static_cast<double>(end - begin);
+            std::vector<int64_t> count(experts, 0);
+            std::vector<double> share(experts, 0.0), frequency(experts, 0.0), inverse;
+            for (int64_t t = begin; t < end; ++t) {
+                const float* s = scores.row<float>(t);
+                inverse.push_back(1.0 / row_sum(s, config.experts));
+                for (size_t e = 0; e < experts; ++e) share[e] += s[e] * inverse.back();
+                for (int64_t j = 0; j < config.top_k; ++j)
+                    ++count[static_cast<size_t>(indices.row<int32_t>(t)[j])];
+            }
+            double& loss = losses[static_cast<size_t>(sequence)];
+            for (size_t e = 0; e < experts && begin < end; ++e) {
+                frequency[e] = static_cast<double>(count[e] * config.experts) /
+                               (static_cast<double>(config.top_k) * tokens);
+                loss += frequency[e] * share[e] / tokens;
+            }
+            for (int64_t t = begin; t < end && d_scores.defined(); ++t) {
+                const float* s = scores.row<float>(t);
+                const double inverse_sum = inverse[static_cast<size_t>(t - begin)];
+                double mean = 0;
+                for (size_t e = 0; e < experts; ++e) mean += frequency[e] * s[e];
+                mean *= inverse_sum;
+                const double factor = scale * inverse_sum / tokens;
+                for (size_t e = 0; e < experts; ++e)
+                    d_scores.row<float>(t)[e] = static_cast<float>(factor * (frequency[e] - mean));
+            }
+        });
     double total = 0;
     for (const double loss : losses) total += loss;
     return total;

@@ -49,7 +49,7 @@ void combine(const ops::Combine& io, const TokenMap& map) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     const int64_t tokens = io.out.rows(), width = io.out.row_size();
     const int64_t top_k = tokens == 0 ? 0 : map.slots() / tokens;
-    parallel_for(tokens, [&](int64_t t) {
+    parallel_for(tokens, (top_k + 1) * width, [&](int64_t t) {
         std::vector<const void*> rows;
         for (int64_t choice = t * top_k; choice < (t + 1) * top_k; ++choice)
             rows.push_back(cells(io.slots, map.choice_slot[static_cast<size_t>(choice)]).data);
@@ -66,7 +66,7 @@ void combine(const ops::Combine& io, const TokenMap& map) {
 
 void permute(const Tensor& x, const TokenMap& map, const Tensor& out) {
     const auto bytes = static_cast<size_t>(x.row_size() * size_of(x.dtype()));
-    parallel_for(map.slots(), [&](int64_t slot) {
+    parallel_for(map.slots(), x.row_size(), [&](int64_t slot) {
         std::memcpy(cells(out, slot).data, cells(x, map.slot_token[static_cast<size_t>(slot)]).data,
                     bytes);
     });

@@ -7,7 +7,7 @@
 namespace fucina::reference {
 
 void embedding(const int32_t* ids, const Tensor& table, const Tensor& out) {
-    parallel_for(out.rows(), [&](int64_t t) {
+    parallel_for(out.rows(), out.row_size(), [&](int64_t t) {
         FUCINA_CHECK(ids[t] >= 0 && ids[t] < table.rows(), "token id ", ids[t],
                      " of a vocabulary of ", table.rows());
         store_row(out, t, load_row(table, ids[t]));
@@ -19,7 +19,7 @@ void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree&
     FUCINA_CHECK(tree.rows() == d_out.rows() && d_table.row_size() == d_out.row_size(), "gradient ",
                  d_out.describe(), " of an embedding ", d_table.describe(), ", tree of ",
                  tree.rows(), " rows");
-    parallel_for(d_table.rows(), [&](int64_t id) {
+    parallel_for(d_table.rows(), d_out.rows() + d_out.row_size(), [&](int64_t id) {
         sum_along_tree(tree, d_out.row_size(), d_table.row<float>(id),
                        [&](int64_t begin, int64_t end, float* sum) {
                            for (int64_t t = begin; t < end; ++t) {
@@ -36,7 +36,7 @@ void head_loss(const ops::HeadLoss& io) {
     const Tensor d_logits = Tensor::empty({rows, vocab}, io.head.dtype);
     const Tensor logits = Tensor::empty({rows, vocab}, DType::f32);
     linear(io.x, io.head, logits);
-    parallel_for(rows, [&](int64_t t) {
+    parallel_for(rows, 8 * vocab, [&](int64_t t) {
         std::vector<float> row = load_row(logits, t);
         const int32_t label = io.labels[t];
         FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab), "label ", label,

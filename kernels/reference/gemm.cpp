@@ -65,7 +65,7 @@ template <class Body>
 void for_each_row(const RowGroups& rows, const PackedWeight& w, const Body& body) {
     FUCINA_CHECK(static_cast<int64_t>(rows.offsets.size()) == w.groups + 1, rows.offsets.size(),
                  " offsets for ", w.groups, " groups");
-    parallel_for(rows.offsets.back(), [&](int64_t row) {
+    parallel_for(rows.offsets.back(), w.n * w.k, [&](int64_t row) {
         int64_t group = 0;
         while (rows.offsets[static_cast<size_t>(group) + 1] <= row) ++group;
         body(group, row);
@@ -90,7 +90,7 @@ void group_wgrad(const ops::GroupedWgrad& in, int64_t begin, const LeafTree& tre
             dy_columns[static_cast<size_t>(j * rows + i)] = dy_row[static_cast<size_t>(j)];
         load_row(in.x, source_row(in.x_index, begin + i), 0, k, x.data() + i * k);
     }
-    parallel_for(n, [&](int64_t j) {
+    parallel_for(n, rows * k, [&](int64_t j) {
         const float* scale = dy_columns.data() + j * rows;
         sum_along_tree(tree, k, dw + j * k, [&](int64_t first, int64_t last, float* sum) {
             accumulate({in.x.dtype(), scale + first, last - first, x.data() + first * k, k}, k,
@@ -115,7 +115,7 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight) {
                         .storage = Tensor::empty({groups, in, out}, DType::f32)};
     float* to = packed.storage.data<float>();
     const float* from = w.data<float>();
-    parallel_for(groups * out, [&](int64_t row) {
+    parallel_for(groups * out, in, [&](int64_t row) {
         const int64_t group = row / out, i = row % out;
         for (int64_t j = 0; j < in; ++j)
             to[group * in * out + (transposed ? i * in + j : j * out + i)] =
@@ -125,7 +125,7 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight) {
 }
 
 void linear(const Tensor& x, const PackedWeight& w, const Tensor& y) {
-    parallel_for(x.rows(), [&](int64_t t) { store_row(y, t, product(x, t, w, 0)); });
+    parallel_for(x.rows(), w.n * w.k, [&](int64_t t) { store_row(y, t, product(x, t, w, 0)); });
 }
 
 void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {

@@ -67,7 +67,7 @@ constexpr float kTiny = 1e-20f;  // keeps the normalising sum from zero, as publ
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights) {
     check_config(config);
-    parallel_for(logits.rows(), [&](int64_t t) {
+    parallel_for(logits.rows(), 16 * config.experts, [&](int64_t t) {
         std::vector<float> score = load_row(logits, t);
         for (float& value : score) value = 1.0f / (1.0f + std::exp(-value));
         std::vector<float> choice = score;
@@ -88,7 +88,7 @@ void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias
 void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                      const Tensor& weights, const Tensor& d_weights, const Tensor& d_scores,
                      const Tensor& d_logits) {
-    parallel_for(scores.rows(), [&](int64_t t) {
+    parallel_for(scores.rows(), config.experts, [&](int64_t t) {
         const float* s = scores.row<float>(t);
         const int32_t* chosen = indices.row<int32_t>(t);
         const float* dw = d_weights.row<float>(t);
@@ -170,7 +170,7 @@ TokenMap make_token_map(const Tensor& indices, int64_t experts,
 void combine(const ops::Combine& io, const TokenMap& map) {
     const int64_t tokens = io.out.rows();
     const int64_t top_k = tokens == 0 ? 0 : map.slots() / tokens;
-    parallel_for(tokens, [&](int64_t t) {
+    parallel_for(tokens, top_k * io.out.row_size(), [&](int64_t t) {
         std::vector<float> sum(static_cast<size_t>(io.out.row_size()), 0.0f);
         for (int64_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
             const float weight = io.weights == nullptr ? 1.0f : io.weights[choice];
@@ -188,7 +188,7 @@ void combine(const ops::Combine& io, const TokenMap& map) {
 }
 
 void permute(const Tensor& x, const TokenMap& map, const Tensor& out) {
-    parallel_for(map.slots(), [&](int64_t slot) {
+    parallel_for(map.slots(), x.row_size(), [&](int64_t slot) {
         store_row(out, slot, load_row(x, map.slot_token[static_cast<size_t>(slot)]));
     });
 }

@@ -23,12 +23,13 @@ void norm_row(const std::vector<float>& x, const Tensor& w, float eps, const Ten
 }  // namespace
 
 void rmsnorm(const Tensor& x, const Tensor& w, float eps, const Tensor& y, const Tensor& rstd) {
-    parallel_for(x.rows(), [&](int64_t t) { norm_row(load_row(x, t), w, eps, y, t, rstd); });
+    parallel_for(x.rows(), x.row_size(),
+                 [&](int64_t t) { norm_row(load_row(x, t), w, eps, y, t, rstd); });
 }
 
 void add_rmsnorm(const Tensor& x, const Tensor& residual, const Tensor& sum, const Tensor& w,
                  float eps, const Tensor& y, const Tensor& rstd) {
-    parallel_for(x.rows(), [&](int64_t t) {
+    parallel_for(x.rows(), x.row_size(), [&](int64_t t) {
         std::vector<float> total = load_row(x, t);
         const std::vector<float> other = load_row(residual, t);
         for (size_t j = 0; j < total.size(); ++j)
@@ -43,7 +44,7 @@ void rmsnorm_backward(const ops::RmsNormBackward& io) {
     const float* w = io.w.data<float>();
     // The terms of dw, before dx is written: dx may alias residual_grad but never dy or x.
     std::vector<float> terms(static_cast<size_t>(rows * width));
-    parallel_for(rows, [&](int64_t t) {
+    parallel_for(rows, width, [&](int64_t t) {
         const std::vector<float> x = load_row(io.x, t), dy = load_row(io.dy, t);
         const float rstd = io.rstd.data<float>()[t];
         double dot = 0;

@@ -16,7 +16,7 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
     const float rate = step.learning_rate / step.bias_correction1;
     const float root = std::sqrt(step.bias_correction2);
     const Tensor m_flat = m.view({1, m.size()}), v_flat = v.view({1, v.size()});
-    parallel_ranges(w.size(), 4096, [&](int64_t begin, int64_t end) {
+    parallel_ranges(w.size(), 4096, 4096, [&](int64_t begin, int64_t end) {
         std::vector<float> first(static_cast<size_t>(end - begin)), second(first.size());
         load_row(m_flat, 0, begin, end - begin, first.data());
         load_row(v_flat, 0, begin, end - begin, second.data());
@@ -38,7 +38,7 @@ double sum_of_squares(const Tensor& x) {
     FUCINA_CHECK(x.contiguous(), "sum of squares of a strided ", x.describe());
     const float* values = x.data<float>();
     std::vector<double> blocks(static_cast<size_t>((x.size() + kBlock - 1) / kBlock), 0.0);
-    parallel_ranges(x.size(), kBlock, [&](int64_t begin, int64_t end) {
+    parallel_ranges(x.size(), kBlock, kBlock, [&](int64_t begin, int64_t end) {
         double sum = 0;
         for (int64_t i = begin; i < end; ++i) sum += double{values[i]} * values[i];
         blocks[static_cast<size_t>(begin / kBlock)] = sum;
@@ -51,7 +51,7 @@ double sum_of_squares(const Tensor& x) {
 void add_in_place(const Tensor& y, const Tensor& x) {
     FUCINA_CHECK(y.size() == x.size() && y.row_size() == x.row_size(), "add of ", x.describe(),
                  " to ", y.describe());
-    parallel_for(y.rows(), [&](int64_t i) {
+    parallel_for(y.rows(), y.row_size(), [&](int64_t i) {
         for (int64_t j = 0; j < y.row_size(); ++j) y.row<float>(i)[j] += x.row<float>(i)[j];
     });
 }
@@ -59,7 +59,7 @@ void add_in_place(const Tensor& y, const Tensor& x) {
 void cast(const Tensor& x, const Tensor& out) {
     FUCINA_CHECK(x.size() == out.size() && x.row_size() == out.row_size(), "cast of ", x.describe(),
                  " to ", out.describe());
-    parallel_for(x.rows(), [&](int64_t i) { store_row(out, i, load_row(x, i)); });
+    parallel_for(x.rows(), x.row_size(), [&](int64_t i) { store_row(out, i, load_row(x, i)); });
 }
 
 }  // namespace fucina::reference

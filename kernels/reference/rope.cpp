@@ -12,7 +12,7 @@ void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTa
     FUCINA_CHECK(x.row_size() == heads * head_dim && 2 * half <= head_dim, "rope of ", heads,
                  " heads, ", 2 * half, " rotated columns, on ", x.describe());
     const bool interleaved = table.layout == RopeLayout::interleaved;
-    parallel_for(x.rows(), [&](int64_t t) {
+    parallel_for(x.rows(), x.row_size(), [&](int64_t t) {
         FUCINA_CHECK(positions[t] >= 0 && positions[t] < table.cos.rows(), "position ",
                      positions[t], " of a table of ", table.cos.rows());
         const float* cos = table.cos.row<float>(positions[t]);

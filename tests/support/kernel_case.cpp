@@ -1,0 +1,137 @@
+#include "tests/support/kernel_case.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/runtime.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina::test {
+namespace {
+
+double root_mean_square(const Tensor& x) {
+    double sum = 0;
+    for (int64_t i = 0; i < x.rows(); ++i)
+        for (int64_t j = 0; j < x.row_size(); ++j) sum += double{get(x, i, j)} * get(x, i, j);
+    return x.size() == 0 ? 0 : std::sqrt(sum / static_cast<double>(x.size()));
+}
+
+// Empty where all is well; else the first difference.
+std::string difference(const Tensor& found, const Tensor& expected, double tolerance) {
+    if (found.dtype() != expected.dtype() || found.rows() != expected.rows() ||
+        found.row_size() != expected.row_size())
+        return found.describe() + " instead of " + expected.describe();
+    const bool floats = expected.dtype() == DType::f32 || expected.dtype() == DType::bf16;
+    if (!floats || tolerance == 0) {
+        if (bit_equal(found, expected)) return "";
+        if (!floats) return "differs, in " + expected.describe();
+    }
+    const double scale = root_mean_square(expected);
+    for (int64_t i = 0; i < expected.rows(); ++i)
+        for (int64_t j = 0; j < expected.row_size(); ++j) {
+            const double a = get(found, i, j), b = get(expected, i, j);
+            const bool same = tolerance == 0 ? std::bit_cast<uint32_t>(get(found, i, j)) ==
+                                                   std::bit_cast<uint32_t>(get(expected, i, j))
+                                             : std::abs(a - b) <= tolerance * (std::abs(b) + scale);
+            if (!same)
+                return concat("[", i, ", ", j, "] of ", expected.describe(), " is ", a, ", not ", b,
+                              " (scale ", scale, ", tolerance ", tolerance, ")");
+        }
+    return "";
+}
+
+// Sum of outputs · d_outputs, in fp64.
+double weighted_sum(const Tensors& outputs, const Tensors& d_outputs) {
+    double sum = 0;
+    for (size_t k = 0; k < outputs.size(); ++k)
+        for (int64_t i = 0; i < outputs[k].rows(); ++i)
+            for (int64_t j = 0; j < outputs[k].row_size(); ++j)
+                sum += double{get(outputs[k], i, j)} * get(d_outputs[k], i, j);
+    return sum;
+}
+
+}  // namespace
+
+std::vector<std::string> isa_levels() {
+    std::vector<std::string> levels;
+    for (int i = 0; i <= static_cast<int>(best_isa()); ++i)
+        levels.emplace_back(name_of(static_cast<IsaLevel>(i)));
+    if (best_isa() != IsaLevel::amx) levels.emplace_back("amx-emulated");
+    return levels;
+}
+
+void check_parity(const KernelCase& test) {
+    const Tensors expected = test.run(Version::reference, test.inputs);
+    Tensors first;
+    for (const std::string& level : isa_levels()) {
+        force_isa(level);
+        const Tensors found = test.run(Version::fast, test.inputs);
+        force_isa("");
+        ASSERT_EQ(found.size(), expected.size()) << test.name;
+        for (size_t k = 0; k < found.size(); ++k) {
+            const std::string wrong = difference(found[k], expected[k], test.tolerance);
+            EXPECT_EQ(wrong, "") << test.name << ", " << level << ", output " << k << ": "
+                                 << test.reason;
+            if (!first.empty()) {
+                EXPECT_EQ(difference(found[k], first[k], 0), "")
+                    << test.name << ": bits of output " << k << " at " << level << " and "
+                    << isa_levels()[0];
+            }
+        }
+        if (first.empty()) first = found;
+    }
+}
+
+// Central differences with steps h and h/2, combined (Richardson), so that the error is that of
+// fp32 outputs, about 1e-7 / h, and terms of order h^4.
+void check_gradient(const GradientCase& test) {
+    Tensors d_outputs;
+    for (const Tensor& output : test.forward(test.inputs))
+        d_outputs.push_back(
+            random_tensor({output.rows(), output.row_size()}, DType::f32, 77 + d_outputs.size()));
+    const Tensors gradients = test.backward(test.inputs, d_outputs);
+    ASSERT_EQ(gradients.size(), test.inputs.size()) << test.name;
+    for (size_t k = 0; k < gradients.size(); ++k) {
+        const Tensor &x = test.inputs[k], &found = gradients[k];
+        if (!found.defined()) continue;
+        double largest = 0;
+        for (int64_t i = 0; i < found.rows(); ++i)
+            for (int64_t j = 0; j < found.row_size(); ++j)
+                largest = std::max(largest, std::abs(double{get(found, i, j)}));
+        for (int64_t i = 0; i < x.rows(); ++i)
+            for (int64_t j = 0; j < x.row_size(); ++j) {
+                const float value = get(x, i, j);
+                const auto slope = [&](double h) {
+                    const float above = static_cast<float>(value + h);
+                    const float below = static_cast<float>(value - h);
+                    set(x, i, j, above);
+                    const double high = weighted_sum(test.forward(test.inputs), d_outputs);
+                    set(x, i, j, below);
+                    const double low = weighted_sum(test.forward(test.inputs), d_outputs);
+                    set(x, i, j, value);
+                    return (high - low) / (double{above} - below);
+                };
+                const double coarse = slope(test.step), fine = slope(test.step / 2);
+                const double expected = (4 * fine - coarse) / 3;
+                ASSERT_NEAR(get(found, i, j), expected, test.tolerance * (largest + 1e-3))
+                    << test.name << ", input " << k << " [" << i << ", " << j << "]";
+            }
+    }
+}
+
+std::vector<KernelCase>& kernel_cases() {
+    static std::vector<KernelCase> cases;
+    return cases;
+}
+
+std::vector<GradientCase>& gradient_cases() {
+    static std::vector<GradientCase> cases;
+    return cases;
+}
+
+AddCases::AddCases(void (*add)()) {
+    add();
+}
+
+}  // namespace fucina::test

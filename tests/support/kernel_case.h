@@ -1,0 +1,57 @@
+// KernelCase: one kernel on one shape, said once. It runs as parity (fast against reference, at
+// every instruction-set level of this CPU, and bit for bit among levels), and as bench.
+// GradientCase: a backward against finite differences of its forward.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace fucina::test {
+
+enum class Version { fast, reference };
+
+using Tensors = std::vector<Tensor>;
+
+struct KernelCase {
+    std::string name;  // "rmsnorm BF16 [33, 7168]"
+    Tensors inputs;
+    // Returns new outputs; must not change the inputs.
+    std::function<Tensors(Version, const Tensors&)> run;
+    // |fast - reference| <= tolerance · (|reference| + scale of the tensor), where the scale is its
+    // root mean square. 0: the same bits.
+    double tolerance = 0;
+    const char* reason = "";  // why this tolerance
+    double flops = 0;         // of one run; 0: bound by memory
+    double bytes = 0;         // read and written
+    bool bench_only = false;  // too slow for the reference
+};
+
+struct GradientCase {
+    std::string name;
+    Tensors inputs;                                  // fp32, small
+    std::function<Tensors(const Tensors&)> forward;  // outputs, fp32
+    // Gradients of sum(outputs · d_outputs) with respect to each input; undefined: not checked.
+    std::function<Tensors(const Tensors& inputs, const Tensors& d_outputs)> backward;
+    double step = 1e-2;
+    double tolerance = 2e-3;  // of the gradient's largest element; fp32 forward, see check_gradient
+};
+
+// Every level that the CPU has, and `amx-emulated` where it has no AMX.
+std::vector<std::string> isa_levels();
+
+// Adds GoogleTest failures that name case, level, output, place, and both values.
+void check_parity(const KernelCase& test);
+void check_gradient(const GradientCase& test);
+
+// All cases, for the test and the bench; each file of tests/kernels/*_cases.cpp adds to them.
+std::vector<KernelCase>& kernel_cases();
+std::vector<GradientCase>& gradient_cases();
+
+// At namespace scope: const AddCases kNorm([] { kernel_cases().push_back(...); });
+struct AddCases {
+    explicit AddCases(void (*add)());
+};
+
+}  // namespace fucina::test
