@@ -10,14 +10,14 @@ namespace fucina::test {
 namespace {
 
 TEST(KernelCases, AgreeWithTheReferenceAtEveryLevel) {
-    ASSERT_FALSE(kernel_cases().empty());
-    for (const KernelCase& test : kernel_cases())
+    ASSERT_FALSE(all_cases().kernels.empty());
+    for (const KernelCase& test : all_cases().kernels)
         if (!test.bench_only) check_parity(test);
 }
 
 TEST(GradientCases, AgreeWithFiniteDifferences) {
-    ASSERT_FALSE(gradient_cases().empty());
-    for (const GradientCase& test : gradient_cases()) check_gradient(test);
+    ASSERT_FALSE(all_cases().gradients.empty());
+    for (const GradientCase& test : all_cases().gradients) check_gradient(test);
 }
 
 // y = factor · x, wrong for factor != 2.

@@ -51,6 +51,11 @@ double weighted_sum(const Tensors& outputs, const Tensors& d_outputs) {
     return sum;
 }
 
+std::vector<void (*)(Cases&)>& adders() {
+    static std::vector<void (*)(Cases&)> registered;
+    return registered;
+}
+
 }  // namespace
 
 std::vector<std::string> isa_levels() {
@@ -120,18 +125,17 @@ void check_gradient(const GradientCase& test) {
     }
 }
 
-std::vector<KernelCase>& kernel_cases() {
-    static std::vector<KernelCase> cases;
+const Cases& all_cases() {
+    static const Cases cases = [] {
+        Cases made;
+        for (void (*add)(Cases&) : adders()) add(made);
+        return made;
+    }();
     return cases;
 }
 
-std::vector<GradientCase>& gradient_cases() {
-    static std::vector<GradientCase> cases;
-    return cases;
-}
-
-AddCases::AddCases(void (*add)()) {
-    add();
+AddCases::AddCases(void (*add)(Cases&)) {
+    adders().push_back(add);
 }
 
 }  // namespace fucina::test

@@ -45,13 +45,17 @@ std::vector<std::string> isa_levels();
 void check_parity(const KernelCase& test);
 void check_gradient(const GradientCase& test);
 
-// All cases, for the test and the bench; each file of tests/kernels/*_cases.cpp adds to them.
-std::vector<KernelCase>& kernel_cases();
-std::vector<GradientCase>& gradient_cases();
+struct Cases {
+    std::vector<KernelCase> kernels;
+    std::vector<GradientCase> gradients;
+};
 
-// At namespace scope: const AddCases kNorm([] { kernel_cases().push_back(...); });
+// All cases, made at the first call; each file of tests/kernels/*_cases.cpp adds its own.
+const Cases& all_cases();
+
+// At namespace scope: const AddCases kNorm([](Cases& cases) { cases.kernels.push_back(...); });
 struct AddCases {
-    explicit AddCases(void (*add)());
+    explicit AddCases(void (*add)(Cases&));
 };
 
 }  // namespace fucina::test

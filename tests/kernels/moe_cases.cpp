@@ -1,0 +1,263 @@
+// Cases of moe.h.
+#include "kernels/reference/reference.h"
+#include "tests/support/kernel_case.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina::test {
+namespace {
+
+constexpr RouterConfig kDeepSeekV3{
+    .experts = 256, .top_k = 8, .groups = 8, .topk_groups = 4, .normalize = true, .scale = 2.5f};
+constexpr RouterConfig kSmall{
+    .experts = 12, .top_k = 3, .groups = 3, .topk_groups = 2, .normalize = true, .scale = 1.7f};
+constexpr RouterConfig kUngrouped{.experts = 5, .top_k = 2, .normalize = false, .scale = 0.5f};
+
+struct Routed {
+    Tensor scores, indices, weights;
+};
+
+Routed route(Version version, const RouterConfig& config, const Tensor& logits,
+             const Tensor& bias) {
+    const int64_t tokens = logits.rows();
+    const Routed r{Tensor::empty({tokens, config.experts}, DType::f32),
+                   Tensor::empty({tokens, config.top_k}, DType::i32),
+                   Tensor::empty({tokens, config.top_k}, DType::f32)};
+    if (version == Version::fast)
+        ops::router(config, logits, bias, r.scores, r.indices, r.weights);
+    else
+        reference::router(config, logits, bias, r.scores, r.indices, r.weights);
+    return r;
+}
+
+std::string case_name(const char* op, const RouterConfig& c, int64_t tokens) {
+    return concat(op, " ", tokens, " tokens, top ", c.top_k, " of ", c.experts, " in ",
+                  c.topk_groups, "/", c.groups, " groups");
+}
+
+// Logits are multiples of 1/4 where `ties`, so that many choices are between equals.
+KernelCase router_case(const RouterConfig& config, int64_t tokens, bool ties) {
+    const Tensor logits = random_tensor({tokens, config.experts}, DType::f32, 21);
+    for (int64_t i = 0; i < tokens && ties; ++i)
+        for (int64_t e = 0; e < config.experts; ++e)
+            set(logits, i, e, std::round(4 * get(logits, i, e)) / 4);
+    return {.name = case_name(ties ? "router with ties" : "router", config, tokens),
+            .inputs = {logits, random_tensor({1, config.experts}, DType::f32, 22, ties ? 0 : 0.1f)},
+            .run =
+                [config](Version version, const Tensors& in) {
+                    const Routed r = route(version, config, in[0], in[1]);
+                    return Tensors{r.scores, r.indices, r.weights};
+                },
+            .tolerance = 1e-6,
+            .reason = "our exp is within 2 ulp of the library's",
+            .bytes = static_cast<double>(8 * tokens * config.experts)};
+}
+
+KernelCase router_backward_case(const RouterConfig& config, int64_t tokens, bool with_scores) {
+    const Routed r = route(Version::reference, config,
+                           random_tensor({tokens, config.experts}, DType::f32, 23), {});
+    Tensors inputs{r.scores, r.indices, r.weights,
+                   random_tensor({tokens, config.top_k}, DType::f32, 24)};
+    if (with_scores) inputs.push_back(random_tensor({tokens, config.experts}, DType::f32, 25));
+    return {.name = case_name("router_backward", config, tokens),
+            .inputs = inputs,
+            .run =
+                [config](Version version, const Tensors& in) {
+                    const Tensor d_scores = in.size() > 4 ? in[4] : Tensor();
+                    const Tensor out = Tensor::empty({in[0].rows(), config.experts}, DType::f32);
+                    if (version == Version::fast)
+                        ops::router_backward(config, in[0], in[1], in[2], in[3], d_scores, out);
+                    else
+                        reference::router_backward(config, in[0], in[1], in[2], in[3], d_scores,
+                                                   out);
+                    return Tensors{out};
+                },
+            .reason = "the same operations in the same order",
+            .bytes = static_cast<double>(8 * tokens * config.experts)};
+}
+
+// Choices must not change under the finite differences: logits lie far apart.
+GradientCase router_gradient(const RouterConfig& config) {
+    const Tensor logits = Tensor::empty({3, config.experts}, DType::f32);
+    for (int64_t t = 0; t < 3; ++t)
+        for (int64_t e = 0; e < config.experts; ++e)
+            set(logits, t, e, 0.3f * static_cast<float>((e * 7 + t * 5) % config.experts) - 2);
+    return {.name = case_name("router", config, 3),
+            .inputs = {logits},
+            .forward =
+                [config](const Tensors& in) {
+                    const Routed r = route(Version::reference, config, in[0], {});
+                    return Tensors{r.scores, r.weights};
+                },
+            .backward =
+                [config](const Tensors& in, const Tensors& d) {
+                    const Routed r = route(Version::fast, config, in[0], {});
+                    const Tensor out = in[0].clone();
+                    ops::router_backward(config, r.scores, r.indices, r.weights, d[1], d[0], out);
+                    return Tensors{out};
+                }};
+}
+
+std::vector<int64_t> uneven_sequences(int64_t tokens) {
+    return {0, tokens / 4, tokens / 4, tokens};  // one of them empty
+}
+
+KernelCase balance_case(const RouterConfig& config, int64_t tokens) {
+    const Routed r = route(Version::reference, config,
+                           random_tensor({tokens, config.experts}, DType::f32, 26), {});
+    return {.name = case_name("balance_loss", config, tokens),
+            .inputs = {r.scores, r.indices},
+            .run =
+                [config](Version version, const Tensors& in) {
+                    const Tensor d = Tensor::empty({in[0].rows(), config.experts}, DType::f32);
+                    const std::vector<int64_t> offsets = uneven_sequences(in[0].rows());
+                    const double loss =
+                        version == Version::fast
+                            ? ops::balance_loss(config, in[0], in[1], offsets, 0.3f, d)
+                            : reference::balance_loss(config, in[0], in[1], offsets, 0.3f, d);
+                    const Tensor result = Tensor::empty({1, 1}, DType::f32);
+                    set(result, 0, 0, static_cast<float>(loss));
+                    return Tensors{result, d};
+                },
+            .tolerance = 1e-6,
+            .reason = "fp64 sums in another order, rounded to fp32",
+            .bytes = static_cast<double>(16 * tokens * config.experts)};
+}
+
+GradientCase balance_gradient() {
+    const Tensor scores = random_tensor({6, kSmall.experts}, DType::f32, 27);
+    for (int64_t t = 0; t < 6; ++t)
+        for (int64_t e = 0; e < kSmall.experts; ++e)
+            set(scores, t, e, 1 / (1 + std::exp(-get(scores, t, e))));
+    const Tensor indices =
+        route(Version::reference, kSmall, random_tensor({6, kSmall.experts}, DType::f32, 28), {})
+            .indices;
+    const auto loss = [indices](const Tensor& s, float scale, const Tensor& d) {
+        return ops::balance_loss(kSmall, s, indices, uneven_sequences(6), scale, d);
+    };
+    return {.name = "balance_loss",
+            .inputs = {scores},
+            .forward =
+                [loss](const Tensors& in) {
+                    const Tensor out = Tensor::empty({1, 1}, DType::f32);
+                    set(out, 0, 0, static_cast<float>(loss(in[0], 0, {})));
+                    return Tensors{out};
+                },
+            .backward =
+                [loss](const Tensors& in, const Tensors& d) {
+                    const Tensor out = in[0].clone();
+                    loss(in[0], get(d[0], 0, 0), out);
+                    return Tensors{out};
+                },
+            .step = 0.05};
+}
+
+// top_k of `experts - 1` experts per token: the last stays empty.
+Tensor random_indices(int64_t tokens, int64_t top_k, int64_t experts) {
+    const Tensor logits = random_tensor({tokens, experts}, DType::f32, 29);
+    for (int64_t t = 0; t < tokens; ++t) set(logits, t, experts - 1, -10);
+    return route(Version::reference, {.experts = experts, .top_k = top_k}, logits, {}).indices;
+}
+
+Tensor as_tensor(const std::vector<int32_t>& values) {
+    const Tensor x = Tensor::empty({1, static_cast<int64_t>(values.size())}, DType::i32);
+    std::copy(values.begin(), values.end(), x.data<int32_t>());
+    return x;
+}
+
+KernelCase token_map_case(int64_t tokens, int64_t top_k, int64_t experts) {
+    return {.name = concat("make_token_map ", tokens, " tokens, top ", top_k, " of ", experts),
+            .inputs = {random_indices(tokens, top_k, experts)},
+            .run =
+                [experts](Version version, const Tensors& in) {
+                    const std::vector<int64_t> grains = uneven_sequences(in[0].rows());
+                    const TokenMap map = version == Version::fast
+                                             ? ops::make_token_map(in[0], experts, grains)
+                                             : reference::make_token_map(in[0], experts, grains);
+                    std::vector<int32_t> shape(map.expert_offsets.begin(),
+                                               map.expert_offsets.end());
+                    for (const LeafTree& tree : map.trees) {
+                        shape.insert(shape.end(), tree.offsets.begin(), tree.offsets.end());
+                        shape.insert(shape.end(), tree.merges.begin(), tree.merges.end());
+                    }
+                    return Tensors{as_tensor(shape), as_tensor(map.slot_token),
+                                   as_tensor(map.slot_choice), as_tensor(map.choice_slot)};
+                },
+            .bytes = static_cast<double>(16 * tokens * top_k)};
+}
+
+struct CombineShape {
+    int64_t tokens, top_k, experts, width;
+    DType type;
+    bool addends;
+};
+
+KernelCase combine_case(const CombineShape& s) {
+    const DType addend = s.type == DType::bf16 ? DType::f32 : DType::bf16;
+    return {.name = concat("combine ", name_of(s.type), " [", s.tokens, " x ", s.top_k, ", ",
+                           s.width, "]"),
+            .inputs = {random_indices(s.tokens, s.top_k, s.experts),
+                       random_tensor({s.tokens * s.top_k, s.width}, s.type, 30),
+                       random_tensor({s.tokens, s.top_k}, DType::f32, 31),
+                       random_tensor({s.tokens, s.width}, s.type, 32),
+                       random_tensor({s.tokens, s.width}, addend, 33)},
+            .run =
+                [s](Version version, const Tensors& in) {
+                    const TokenMap map =
+                        reference::make_token_map(in[0], s.experts, uneven_sequences(s.tokens));
+                    const ops::Combine io{.slots = in[1],
+                                          .weights = s.addends ? in[2].data<float>() : nullptr,
+                                          .add1 = s.addends ? in[3] : Tensor(),
+                                          .add2 = s.addends ? in[4] : Tensor(),
+                                          .out = Tensor::empty({s.tokens, s.width}, s.type)};
+                    if (version == Version::fast)
+                        ops::combine(io, map);
+                    else
+                        reference::combine(io, map);
+                    return Tensors{io.out};
+                },
+            .reason = "the same operations in the same order",
+            .bytes = static_cast<double>(s.tokens * (s.top_k + 3) * s.width * size_of(s.type))};
+}
+
+KernelCase permute_case(int64_t tokens, int64_t width, DType type) {
+    return {
+        .name = concat("permute ", name_of(type), " [", tokens, " x 4, ", width, "]"),
+        .inputs = {random_indices(tokens, 4, 9), random_tensor({tokens, width}, type, 34)},
+        .run =
+            [](Version version, const Tensors& in) {
+                const int64_t tokens = in[0].rows();
+                const TokenMap map = reference::make_token_map(in[0], 9, uneven_sequences(tokens));
+                const Tensor out = Tensor::empty({map.slots(), in[1].row_size()}, in[1].dtype());
+                if (version == Version::fast)
+                    ops::permute(in[1], map, out);
+                else
+                    reference::permute(in[1], map, out);
+                return Tensors{out};
+            },
+        .bytes = static_cast<double>(8 * tokens * width * size_of(type))};
+}
+
+const AddCases kMoe([](Cases& cases) {
+    for (const RouterConfig& config : {kDeepSeekV3, kSmall, kUngrouped})
+        for (const int64_t tokens : {1, 37, 300}) {
+            cases.kernels.push_back(router_case(config, tokens, false));
+            cases.kernels.push_back(router_case(config, tokens, true));
+            cases.kernels.push_back(router_backward_case(config, tokens, tokens > 1));
+            cases.kernels.push_back(balance_case(config, tokens));
+        }
+    cases.gradients.push_back(router_gradient(kSmall));
+    cases.gradients.push_back(router_gradient(kUngrouped));
+    cases.gradients.push_back(balance_gradient());
+    cases.kernels.push_back(token_map_case(1, 1, 2));
+    cases.kernels.push_back(token_map_case(50, 8, 256));
+    for (const DType type : {DType::f32, DType::bf16}) {
+        cases.kernels.push_back(combine_case({1, 1, 2, 1, type, false}));
+        cases.kernels.push_back(combine_case({13, 3, 5, 33, type, true}));
+        cases.kernels.push_back(combine_case({6, 8, 256, 7168, type, true}));
+        cases.kernels.push_back(permute_case(1, 3, type));
+        cases.kernels.push_back(permute_case(121, 515, type));
+    }
+});
+
+}  // namespace
+}  // namespace fucina::test

@@ -1,0 +1,111 @@
+// Levels, threads and denormals of kernels/runtime.h, and the symbols of the per-level objects.
+#include "kernels/runtime.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+#include <xmmintrin.h>
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <sstream>
+
+#include "kernels/parallel_for.h"
+#include "tests/support/kernel_case.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina {
+namespace {
+
+TEST(Runtime, ForcesEveryLevelThatTheCpuHas) {
+    for (const std::string& level : test::isa_levels()) {
+        force_isa(level);
+        EXPECT_EQ(name_of(runtime().level), level == "amx-emulated" ? "amx" : level);
+        EXPECT_LE(runtime().vector_level, IsaLevel::avx512);
+    }
+    force_isa("");
+}
+
+TEST(Runtime, RefusesOtherLevelsNamingWhatThereIs) {
+    const auto message = [](std::string_view level) {
+        try {
+            force_isa(level);
+        } catch (const Error& error) {
+            EXPECT_EQ(error.code(), ExitCode::usage);
+            return std::string(error.what());
+        }
+        return std::string();
+    };
+    EXPECT_NE(message("sse9").find("FUCINA_ISA=sse9 is unknown"), std::string::npos);
+    if (best_isa() < IsaLevel::amx) {
+        EXPECT_NE(message("amx").find(name_of(best_isa())), std::string::npos);
+    }
+}
+
+TEST(Runtime, EveryThreadFlushesDenormals) {
+    set_runtime(4, Numerics::exact);
+    std::atomic<int> flushing{0};
+#pragma omp parallel num_threads(4)
+    _mm_setcsr(_mm_getcsr() & ~0x8040u);
+    parallel_for(4, [&](int64_t) {
+        if ((_mm_getcsr() & 0x8040u) == 0x8040u) ++flushing;
+    });
+    set_runtime(0, Numerics::exact);
+    EXPECT_EQ(flushing, 4);
+}
+
+TEST(Runtime, ParallelForRunsEachIndexOnceAndPassesExceptionsOn) {
+    set_runtime(3, Numerics::exact);
+    std::array<std::atomic<int>, 10> count{};
+    parallel_for(10, [&](int64_t i) { ++count[static_cast<size_t>(i)]; });
+    for (const std::atomic<int>& c : count) EXPECT_EQ(c, 1);
+    EXPECT_THROW(parallel_for(10, [](int64_t i) { FUCINA_CHECK(i != 7, "seven"); }), Error);
+    set_runtime(0, Numerics::exact);
+}
+
+// Results must not depend on the number of threads.
+TEST(KernelCases, SameBitsForAnyNumberOfThreads) {
+    for (const test::KernelCase& kernel : test::all_cases().kernels) {
+        if (kernel.bench_only) continue;
+        set_runtime(1, Numerics::exact);
+        const test::Tensors one = kernel.run(test::Version::fast, kernel.inputs);
+        set_runtime(3, Numerics::exact);
+        const test::Tensors three = kernel.run(test::Version::fast, kernel.inputs);
+        for (size_t k = 0; k < one.size(); ++k)
+            EXPECT_TRUE(test::bit_equal(one[k], three[k])) << kernel.name << ", output " << k;
+    }
+    set_runtime(0, Numerics::exact);
+}
+
+#if !defined(__SANITIZE_ADDRESS__)
+// An object of AVX code must offer nothing outside its own namespace: the linker could take its
+// copy of a shared inline function for everybody, which a plain CPU cannot run.
+TEST(IsaObjects, DefineNothingOutsideTheirNamespace) {
+    std::istringstream objects(FUCINA_AVX_OBJECTS);
+    int checked = 0;
+    for (std::string object; std::getline(objects, object, ':');) {
+        const std::string name = object.find("kernels_avx512") != std::string::npos
+                                     ? "_ZN6fucina3cpu6avx512"
+                                     : "_ZN6fucina3cpu4avx2";
+        const std::string const_name = "_ZNK" + name.substr(3);
+        const std::unique_ptr<FILE, int (*)(FILE*)> pipe(
+            popen(("nm --defined-only --extern-only '" + object + "'").c_str(), "r"), pclose);
+        ASSERT_TRUE(pipe);
+        char line[4096];
+        while (std::fgets(line, sizeof line, pipe.get()) != nullptr) {
+            std::istringstream fields(line);
+            std::string address, kind, symbol;
+            if (!(fields >> address >> kind >> symbol)) continue;
+            EXPECT_TRUE(symbol.starts_with(name) || symbol.starts_with(const_name))
+                << symbol << " (" << kind << ") in " << object;
+            ++checked;
+        }
+    }
+    EXPECT_GT(checked, 0);
+}
+#endif
+
+}  // namespace
+}  // namespace fucina
