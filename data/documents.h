@@ -1,0 +1,71 @@
+// Text files of any size as blocks that workers encode on their own, in bounded memory.
+// text: the file is one document; a block is a segment of it. jsonl: a block is whole lines, each
+// {"text": "..."}, a document. A byte order mark at the start of the file is not text.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/file.h"
+
+namespace fucina {
+
+// Appends the ids of a text. Threads call it at the same time.
+using EncodeText = std::function<void(std::string_view text, std::vector<int32_t>& ids)>;
+
+enum class BadLine : uint8_t { json, utf8, no_text, not_text, empty, too_long };
+inline constexpr int kBadLineKinds = 6;
+const char* name_of(BadLine reason);
+
+// A longer line is skipped: it would not be a document but a damaged file.
+inline constexpr int64_t kLongestLine = int64_t{64} << 20;  // bytes
+
+struct TextBlock {
+    std::string bytes;
+    bool too_long = false;  // stands for one line that was longer than kLongestLine
+};
+
+struct BlockOptions {
+    int64_t block_bytes = int64_t{1} << 20;  // about so large
+    int64_t longest_line = kLongestLine;
+};
+
+class BlockReader {
+  public:
+    virtual ~BlockReader() = default;
+    // False at the end of the file. A block is larger than block_bytes only where a line is, or
+    // where the text cannot be cut.
+    virtual bool next(TextBlock& block) = 0;
+    virtual int64_t bytes_read() const = 0;
+    virtual int64_t bytes_total() const = 0;
+};
+
+std::unique_ptr<BlockReader> read_lines(const std::filesystem::path& path, BlockOptions options);
+
+// Cuts between a line feed and an ASCII letter, where the pre-tokenizers in use have a boundary,
+// and only if `encode` gives the same ids for the 256 bytes on both sides together and apart. So
+// the ids of the segments, joined, are those of the whole.
+std::unique_ptr<BlockReader> read_segments(const std::filesystem::path& path, BlockOptions options,
+                                           EncodeText encode);
+
+struct EncodedBlock {
+    struct Bad {
+        int64_t line = 0;  // within the block, from 0
+        BadLine reason = BadLine::json;
+    };
+    std::vector<int32_t> ids;
+    std::vector<int64_t> document_ends;  // into ids; empty for text, whose document goes on
+    std::vector<Bad> bad;
+    int64_t lines = 0;           // blank ones included
+    int64_t records = 0;         // lines that are not blank
+    bool utf8_replaced = false;  // text had bytes that are not UTF-8
+};
+
+EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeText& encode);
+EncodedBlock encode_segment(const TextBlock& block, const EncodeText& encode);
+
+}  // namespace fucina

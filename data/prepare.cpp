@@ -1,0 +1,179 @@
+#include "data/prepare.h"
+
+#include <algorithm>
+#include <numeric>
+#include <thread>
+
+#include "data/ids_file.h"
+#include "data/parallel_for.h"
+#include "data/token_store.h"
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+constexpr size_t kListedLines = 20;
+
+// Adds encoded blocks to the store in the order of the file.
+class Collector {
+  public:
+    Collector(const PrepareOptions& options, const TextTokenizer& tokenizer)
+        : options_(options),
+          eos_(options.append_eos ? tokenizer.eos : std::nullopt),
+          writer_(options.output, tokenizer.vocab_size, tokenizer.hash) {}
+
+    void add(const EncodedBlock& block) {
+        const std::span<const int32_t> ids(block.ids);
+        int64_t begin = 0;
+        for (const int64_t end : block.document_ends) {
+            writer_.append(
+                ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
+            end_document();
+            begin = end;
+        }
+        writer_.append(ids.subspan(static_cast<size_t>(begin)));
+        for (const auto& bad : block.bad) {
+            ++report_.bad[static_cast<size_t>(bad.reason)];
+            if (report_.first_bad.size() < kListedLines) {
+                report_.first_bad.push_back(concat(options_.input.string(), ":",
+                                                   lines_ + bad.line + 1, ": ",
+                                                   name_of(bad.reason)));
+            }
+        }
+        lines_ += block.lines;
+        report_.records += block.records;
+        report_.utf8_replaced |= block.utf8_replaced;
+    }
+
+    void end_document() {
+        if (eos_) writer_.append(std::span(&*eos_, 1));
+        writer_.end_document();
+    }
+
+    void show_progress(int64_t bytes, int64_t total_bytes) const {
+        if (options_.progress) {
+            options_.progress({bytes, total_bytes, writer_.documents(), writer_.tokens()});
+        }
+    }
+
+    PrepareReport finish(int64_t bytes) {
+        const int64_t bad = report_.bad_lines();
+        if (static_cast<double>(bad) >
+            options_.bad_line_limit * static_cast<double>(report_.records)) {
+            fail(ExitCode::data, options_.input.string(), ": ", bad, " of ", report_.records,
+                 " lines are broken (", report_.bad_summary(), "), more than ",
+                 options_.bad_line_limit * 100, " %; first: ", report_.first_bad.front());
+        }
+        if (writer_.tokens() == 0) fail(ExitCode::data, options_.input.string(), ": holds no text");
+        writer_.commit();
+        report_.documents = writer_.documents();
+        report_.tokens = writer_.tokens();
+        report_.bytes = bytes;
+        return report_;
+    }
+
+  private:
+    const PrepareOptions& options_;
+    std::optional<int32_t> eos_;
+    TokenStoreWriter writer_;
+    PrepareReport report_;
+    int64_t lines_ = 0;
+};
+
+PrepareReport prepare_blocks(const PrepareOptions& options, const TextTokenizer& tokenizer) {
+    if (options.append_eos && !tokenizer.eos) {
+        fail(ExitCode::usage, options.input.string(),
+             ": the tokenizer names no end-of-text token to append; ask for none (append_eos = "
+             "false, or --no-eos)");
+    }
+    const bool lines = options.format == SourceFormat::jsonl;
+    const auto reader = lines ? read_lines(options.input, options.blocks)
+                              : read_segments(options.input, options.blocks, tokenizer.encode);
+    Collector collector(options, tokenizer);
+    const int64_t threads = options.threads > 0
+                                ? options.threads
+                                : std::max<int64_t>(1, std::thread::hardware_concurrency());
+    // A round of about four blocks a thread is read, encoded in parallel, and written in order.
+    const auto round_bytes = static_cast<size_t>(4 * threads * options.blocks.block_bytes);
+    std::vector<TextBlock> blocks;
+    std::vector<EncodedBlock> encoded;
+    for (bool more = true; more;) {
+        blocks.clear();
+        for (size_t bytes = 0; bytes < round_bytes; bytes += blocks.back().bytes.size()) {
+            TextBlock block;
+            more = reader->next(block);
+            if (!more) break;
+            blocks.push_back(std::move(block));
+        }
+        encoded.assign(blocks.size(), {});
+        parallel_for(static_cast<int64_t>(blocks.size()), threads, [&](int64_t i) {
+            const auto at = static_cast<size_t>(i);
+            encoded[at] =
+                lines ? encode_lines(blocks[at], options.blocks.longest_line, tokenizer.encode)
+                      : encode_segment(blocks[at], tokenizer.encode);
+        });
+        for (const EncodedBlock& block : encoded) collector.add(block);
+        collector.show_progress(reader->bytes_read(), reader->bytes_total());
+    }
+    if (!lines) collector.end_document();
+    return collector.finish(reader->bytes_total());
+}
+
+PrepareReport prepare_ids(const PrepareOptions& options, const TextTokenizer& tokenizer) {
+    const auto lists = read_ids(options.input, tokenizer.vocab_size);
+    TokenStoreWriter writer(options.output, tokenizer.vocab_size, tokenizer.hash);
+    for (const auto& list : lists) {
+        writer.append(list);
+        writer.end_document();
+    }
+    writer.commit();
+    PrepareReport report;
+    report.documents = writer.documents();
+    report.tokens = writer.tokens();
+    report.bytes = InputFile(options.input).size();
+    return report;
+}
+
+}  // namespace
+
+SourceFormat source_format(const std::string& name, const std::filesystem::path& path) {
+    constexpr const char* kNames[] = {"text", "jsonl", "tokens", "store"};
+    constexpr const char* kEndings[] = {".txt", ".jsonl", ".json", ".h5"};
+    for (int i = 0; i < 4; ++i) {
+        if (name.empty() ? path.extension() == kEndings[i] : name == kNames[i]) {
+            return static_cast<SourceFormat>(i);
+        }
+    }
+    if (!name.empty()) {
+        fail(ExitCode::usage, "unknown format \"", printable(name),
+             "\"; one of text, jsonl, tokens, store");
+    }
+    fail(ExitCode::usage, path.string(),
+         ": its ending is not .txt, .jsonl, .json or .h5; say the format: text, jsonl, tokens or "
+         "store");
+}
+
+int64_t PrepareReport::bad_lines() const {
+    return std::accumulate(bad.begin(), bad.end(), int64_t{0});
+}
+
+std::string PrepareReport::bad_summary() const {
+    std::string text;
+    for (int i = 0; i < kBadLineKinds; ++i) {
+        const int64_t count = bad[static_cast<size_t>(i)];
+        if (count == 0) continue;
+        if (!text.empty()) text += ", ";
+        text += std::to_string(count) + " " + name_of(static_cast<BadLine>(i));
+    }
+    return text;
+}
+
+PrepareReport prepare(const PrepareOptions& options, const TextTokenizer& tokenizer) {
+    if (options.format == SourceFormat::store) {
+        fail(ExitCode::usage, options.input.string(), ": is a token store already");
+    }
+    if (options.format == SourceFormat::tokens) return prepare_ids(options, tokenizer);
+    return prepare_blocks(options, tokenizer);
+}
+
+}  // namespace fucina

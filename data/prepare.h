@@ -1,0 +1,74 @@
+// From text, JSONL or id lists to a token store: in parallel, in bounded memory, in the order of
+// the file whatever the number of threads.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/documents.h"
+
+namespace fucina {
+
+enum class SourceFormat { text, jsonl, tokens, store };
+
+// By name, or where the name is empty by the file's ending (.txt, .jsonl, .json, .h5).
+// Fails (exit 2) when neither tells.
+SourceFormat source_format(const std::string& name, const std::filesystem::path& path);
+
+// What text becomes ids with.
+struct TextTokenizer {
+    EncodeText encode;
+    int64_t vocab_size = 0;  // every id is below it
+    std::string hash;        // names the tokenizer in stores and caches
+    std::optional<int32_t> eos;
+};
+
+struct PrepareProgress {
+    int64_t bytes = 0, total_bytes = 0, documents = 0, tokens = 0;
+};
+
+struct PrepareOptions {
+    std::filesystem::path input, output;
+    SourceFormat format = SourceFormat::text;
+    bool append_eos = true;         // text and jsonl; `tokens` are taken as they are
+    int64_t threads = 0;            // 0: as many as the machine has
+    double bad_line_limit = 0.001;  // a larger share of broken lines fails (exit 3)
+    BlockOptions blocks = {};
+    std::function<void(const PrepareProgress&)> progress = {};  // called now and then
+};
+
+struct PrepareReport {
+    int64_t documents = 0, tokens = 0, bytes = 0;
+    int64_t records = 0;                       // jsonl: lines that are not blank
+    std::array<int64_t, kBadLineKinds> bad{};  // of them, skipped, by reason
+    std::vector<std::string> first_bad;        // "file:line: reason", at most 20
+    bool utf8_replaced = false;                // text: some bytes were read as U+FFFD
+
+    int64_t bad_lines() const;
+    std::string bad_summary() const;  // "2 bad JSON, 1 empty text"
+};
+
+// Writes options.output. The tokenizer may be null for `tokens`, whose ids then must only be below
+// vocab_size. Fails with exit 3 on bad input, 2 where options and tokenizer do not fit.
+PrepareReport prepare(const PrepareOptions& options, const TextTokenizer& tokenizer);
+
+// Where prepare_text keeps the store of this file: the name holds a hash of the file's bytes, the
+// tokenizer and the options. Reads the whole file.
+std::filesystem::path cache_path(const PrepareOptions& options, const TextTokenizer& tokenizer,
+                                 const std::filesystem::path& cache_directory);
+
+struct PreparedText {
+    std::filesystem::path store;
+    std::optional<PrepareReport> report;  // absent when the store was there already
+};
+
+// prepare() into the cache, unless a whole store of the same content is there. options.output is
+// not used. One process at a time should call it; others find the result.
+PreparedText prepare_text(PrepareOptions options, const TextTokenizer& tokenizer,
+                          const std::filesystem::path& cache_directory);
+
+}  // namespace fucina
