@@ -5,9 +5,12 @@
 #include <charconv>
 #include <iostream>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "data/file.h"
+#include "data/tokenizer/trainer.h"
 #include "kernels/error.h"
 #include "launch/commands.h"
 
@@ -84,6 +87,32 @@ void add_lines_command(CLI::App& parent, const std::string& name, const std::str
     command->callback([path, run] { run(*path); });
 }
 
+void train(const TokenizerTraining& training, const std::string& output) {
+    const TrainedTokenizer trained = train_tokenizer(training);
+    OutputFile file(output);
+    file.append(std::as_bytes(std::span(trained.json)));
+    file.commit();
+    std::cout << output << ": " << trained.vocab_size << " tokens from " << trained.words
+              << " different words in " << trained.bytes << " bytes of text\n";
+    if (trained.vocab_size < training.vocab_size) {
+        std::cout << "note: the text yields fewer than the " << training.vocab_size
+                  << " tokens asked for\n";
+    }
+}
+
+void add_train_command(CLI::App& parent) {
+    CLI::App* command =
+        parent.add_subcommand("train", "Learn a tokenizer.json from text: byte-level BPE");
+    auto training = std::make_shared<TokenizerTraining>();
+    auto output = std::make_shared<std::string>();
+    command->add_option("--input", training->inputs, "Text files")->required();
+    command->add_option("--vocab-size", training->vocab_size, "Tokens in all, EOS included")
+        ->required();
+    command->add_option("--output", *output, "The file to write")->required();
+    command->add_option("--eos", training->eos, "The end-of-text token")->capture_default_str();
+    command->callback([training, output] { train(*training, *output); });
+}
+
 }  // namespace
 
 void add_tokenizer_command(CLI::App& app) {
@@ -93,6 +122,7 @@ void add_tokenizer_command(CLI::App& app) {
                       encode_lines);
     add_lines_command(*command, "decode", "Each list of token ids of standard input to text",
                       decode_lines);
+    add_train_command(*command);
 }
 
 }  // namespace fucina
