@@ -12,6 +12,7 @@ namespace fucina {
 // In the order of --help, here and in main.cpp.
 void add_eval_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
+void add_report_command(CLI::App& app);
 void add_recipe_table_command(CLI::App& app);
 
 }  // namespace fucina

@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
         using namespace fucina;
         add_eval_command(app);
         add_tokenizer_command(app);
+        add_report_command(app);
         add_recipe_table_command(app);
     });
 }

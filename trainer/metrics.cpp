@@ -106,7 +106,9 @@ std::optional<StepMetrics> parse_metrics_line(const std::string& line) {
         metrics.lr = number_or_nan(json, "lr");
         metrics.tokens = json.value("tokens", int64_t{0});
         metrics.tokens_per_s = number_or_nan(json, "tokens_per_s");
-        metrics.expert_load = json.value("expert_load", std::vector<double>());
+        for (const nlohmann::json& load : json.value("expert_load", nlohmann::json::array_t())) {
+            metrics.expert_load.push_back(load.is_null() ? std::nan("") : load.get<double>());
+        }
         metrics.expert_counts = json.value("expert_counts", std::vector<std::vector<int64_t>>());
         metrics.skipped = json.value("skipped", false);
         return metrics;
