@@ -7,7 +7,8 @@ namespace fucina {
 
 ModelSource::ModelSource(const std::filesystem::path& directory) : directory_(directory) {
     if (!std::filesystem::is_directory(directory))
-        fail(ExitCode::data, directory.string(), ": no such directory; expected a run, checkpoint or "
+        fail(ExitCode::data, directory.string(),
+             ": no such directory; expected a run, checkpoint or "
              "Hugging Face directory");
     spec_ = read_model_spec(directory);
 }

@@ -25,7 +25,8 @@ std::string shown(const nlohmann::json& value) {
 ConfigReader::ConfigReader(const nlohmann::json& config, std::string source)
     : config_(&config), source_(std::move(source)) {
     if (!config.is_object())
-        fail(ExitCode::usage, source_, ": is ", shown(config), ", expected an object of model keys");
+        fail(ExitCode::usage, source_, ": is ", shown(config),
+             ", expected an object of model keys");
 }
 
 bool ConfigReader::has(const std::string& key) const {

@@ -1,6 +1,6 @@
-// ConfigReader: typed, range-checked access to a config.json (or a recipe's model section, which has the same keys).
-// A key that is absent or null gives the default; a wrong type or range fails (exit 2) in one line that names source,
-// key, what was found and what was expected.
+// ConfigReader: typed, range-checked access to a config.json (or a recipe's model section, which
+// has the same keys). A key that is absent or null gives the default; a wrong type or range fails
+// (exit 2) in one line that names source, key, what was found and what was expected.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>

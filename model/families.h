@@ -1,5 +1,5 @@
-// The families that Fucina knows: for each config.json model_type, how its keys become a ModelSpec and how its tensors
-// are called. docs/add-a-family.md says what a new one needs.
+// The families that Fucina knows: for each config.json model_type, how its keys become a ModelSpec
+// and how its tensors are called. docs/add-a-family.md says what a new one needs.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <span>

@@ -9,7 +9,8 @@
 namespace fucina {
 
 // loss fp32 [T] -> [grains]
-inline std::vector<double> sum_by_grain(const Tensor& loss, std::span<const int64_t> grain_offsets) {
+inline std::vector<double> sum_by_grain(const Tensor& loss,
+                                        std::span<const int64_t> grain_offsets) {
     std::vector<double> sums;
     const float* values = loss.data<float>();
     for (size_t g = 0; g + 1 < grain_offsets.size(); ++g) {

@@ -1,4 +1,5 @@
-// LatentCache: what MLA keeps of past tokens, kv_lora_rank + rope_dim numbers a token and layer, for all heads.
+// LatentCache: what MLA keeps of past tokens, kv_lora_rank + rope_dim numbers a token and layer,
+// for all heads.
 #pragma once
 #include <cstdint>
 #include <vector>

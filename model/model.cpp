@@ -252,8 +252,9 @@ LatentCache Model::make_cache(int64_t capacity) const {
     LatentCache cache;
     cache.capacity = capacity;
     for (int64_t layer = 0; layer < parts_->spec.layers; ++layer)
-        cache.layers.push_back({Tensor::empty({capacity, mla.kv_lora_rank}, parts_->options.compute),
-                                Tensor::empty({capacity, mla.rope_dim}, parts_->options.compute)});
+        cache.layers.push_back(
+            {Tensor::empty({capacity, mla.kv_lora_rank}, parts_->options.compute),
+             Tensor::empty({capacity, mla.rope_dim}, parts_->options.compute)});
     return cache;
 }
 
@@ -273,8 +274,7 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
         x = parts_->blocks[i].extend(context, {x}, cache.layers[i], cache.length).x;
     cache.length += count;
     Head::Saved dropped;
-    return parts_->head.logits(
-        parts_->head.forward(context, {x.slice(count - 1, count)}, dropped));
+    return parts_->head.logits(parts_->head.forward(context, {x.slice(count - 1, count)}, dropped));
 }
 
 int64_t Model::activation_bytes(int64_t tokens) const {
@@ -285,12 +285,12 @@ int64_t Model::activation_bytes(int64_t tokens) const {
     const int64_t latent = mla.kv_lora_rank + mla.rope_dim;
     const int64_t norms = 2 * d + mla.q_lora_rank + mla.kv_lora_rank;
     const int64_t up = kv + (mla.q_lora_rank > 0 ? q : 0);
-    const int64_t attention = 2 * d + (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + latent +
-                              mla.heads * mla.v_dim;
+    const int64_t attention =
+        2 * d + (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + latent + mla.heads * mla.v_dim;
     const RouterConfig& router = spec.moe.router;
     const int64_t moe = 2 * router.top_k * spec.moe.expert_width + 2 * spec.moe.shared_width;
     const int64_t routing = 4 * router.experts + 24 * router.top_k;  // bytes: scores and maps
-    int64_t saved = 0;  // bytes a token, all layers
+    int64_t saved = 0;                                               // bytes a token, all layers
     for (int64_t layer = 0; layer < spec.layers; ++layer) {
         const bool is_moe = spec.is_moe(layer);
         int64_t block = attention + (is_moe ? moe : 2 * spec.dense_width);

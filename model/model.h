@@ -62,11 +62,12 @@ class Model {
     PassResult evaluate(const TokenBatch& batch);
     // fp32 [T, V].
     Tensor logits(const TokenBatch& batch);
-    // Labels that MTP's loss counts in a batch: the step's sum of them goes into PassOptions::mtp_scale.
+    // Labels that MTP's loss counts in a batch: the step's sum of them goes into
+    // PassOptions::mtp_scale.
     static int64_t count_mtp_labels(const TokenBatch& batch);
 
-    // Decoding of one document with a cache of latents: appends `ids` to it and gives the logits after the last of
-    // them, fp32 [1, V].
+    // Decoding of one document with a cache of latents: appends `ids` to it and gives the logits
+    // after the last of them, fp32 [1, V].
     LatentCache make_cache(int64_t capacity) const;
     Tensor extend(std::span<const int32_t> ids, LatentCache& cache);
 

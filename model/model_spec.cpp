@@ -16,7 +16,8 @@ ModelSpec ModelSpec::from_config(const nlohmann::json& config, const std::string
         for (const Family& one : families())
             known += (known.empty() ? "" : ", ") + std::string(one.model_type);
         if (model_type.empty())
-            fail(ExitCode::usage, reader.where("model_type"), " is missing; known families: ", known);
+            fail(ExitCode::usage, reader.where("model_type"),
+                 " is missing; known families: ", known);
         fail(ExitCode::usage, reader.where("model_type"), " is \"", model_type,
              "\", which Fucina does not know; known families: ", known);
     }

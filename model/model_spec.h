@@ -1,5 +1,6 @@
-// ModelSpec: a model as data, dimensions and choices, whatever family it comes from. Read from a Hugging Face
-// config.json or from a recipe's model section, which has the same key names; defaults are transformers'.
+// ModelSpec: a model as data, dimensions and choices, whatever family it comes from. Read from a
+// Hugging Face config.json or from a recipe's model section, which has the same key names; defaults
+// are transformers'.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -52,8 +53,8 @@ struct ModelSpec {
     bool is_moe(int64_t layer) const { return layer >= dense_layers; }
     int64_t moe_layers() const { return dense_layers < layers ? layers - dense_layers : 0; }
 
-    // Fails (exit 2) in one line that begins with source_name: unknown model_type, wrong type or range, numbers that
-    // do not divide (both are named), features that are not supported.
+    // Fails (exit 2) in one line that begins with source_name: unknown model_type, wrong type or
+    // range, numbers that do not divide (both are named), features that are not supported.
     static ModelSpec from_config(const nlohmann::json& config, const std::string& source_name);
     // The config.json of this model; from_config gives the same spec back.
     nlohmann::json to_config() const;

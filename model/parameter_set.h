@@ -1,4 +1,5 @@
-// ParameterSet: owns the parameters of a model, in the order in which layers declare them. Addresses are stable.
+// ParameterSet: owns the parameters of a model, in the order in which layers declare them.
+// Addresses are stable.
 #pragma once
 #include <initializer_list>
 #include <memory>

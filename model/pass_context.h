@@ -1,4 +1,5 @@
-// PassContext: what all layers of one pass share. Tokens are flat, [T, ...]; there is no batch dimension.
+// PassContext: what all layers of one pass share. Tokens are flat, [T, ...]; there is no batch
+// dimension.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -11,7 +12,8 @@
 
 namespace fucina {
 
-// What MoE layers report, once per layer and pass, from backward (which runs once even under recompute).
+// What MoE layers report, once per layer and pass, from backward (which runs once even under
+// recompute).
 struct MoeReport {
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E]
     std::vector<double> grain_balance;                // [grains], unscaled, summed over layers

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/parallel_for.h"
+#include "kernels/philox.h"
 
 namespace fucina {
 
@@ -57,54 +58,31 @@ double open_uniform(uint32_t high, uint32_t low) {
     return (static_cast<double>(bits) + 0.5) * 0x1p-52;
 }
 
-std::array<uint32_t, 2> key_of(uint64_t seed, std::string_view name) {
-    const uint64_t key = seed ^ name_hash(name);
-    return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
-}
-
-std::array<uint32_t, 4> block_of(uint64_t seed, uint64_t index) {
-    return {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-            static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-}
-
-}  // namespace
-
-std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t a = uint64_t{0xD2511F53u} * counter[0];
-        const uint64_t b = uint64_t{0xCD9E8D57u} * counter[2];
-        counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
-                   static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
-        key[0] += 0x9E3779B9u;
-        key[1] += 0xBB67AE85u;
-    }
-    return counter;
-}
-
+// 64-bit FNV-1a.
 uint64_t name_hash(std::string_view name) {
     uint64_t hash = 0xcbf29ce484222325ull;
     for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
     return hash;
 }
 
+}  // namespace
+
 void fill_normal(std::span<float> out, uint64_t seed, std::string_view name, double deviation) {
-    const std::array<uint32_t, 2> key = key_of(seed, name);
+    const uint64_t hash = name_hash(name);
+    const RandomKey key{.seed = seed,
+                        .purpose = RandomPurpose::initialization,
+                        .stream = static_cast<uint32_t>(hash & 0xffffffu),
+                        .step = static_cast<uint32_t>(hash >> 32)};
     const auto pairs = static_cast<int64_t>((out.size() + 1) / 2);
-    // Box-Muller: one Philox block gives two normals.
+    // Box-Muller: one block gives two normals.
     parallel_for(pairs, [&](int64_t pair) {
-        const std::array<uint32_t, 4> bits =
-            philox(block_of(seed, static_cast<uint64_t>(pair)), key);
+        const PhiloxBlock bits = random_block(key, static_cast<uint64_t>(pair));
         const double radius = std::sqrt(-2 * natural_log(open_uniform(bits[0], bits[1])));
         const SinCos angle = sin_cos_turns(open_uniform(bits[2], bits[3]));
         const auto i = static_cast<size_t>(2 * pair);
         out[i] = static_cast<float>(deviation * (radius * angle.cos));
         if (i + 1 < out.size()) out[i + 1] = static_cast<float>(deviation * (radius * angle.sin));
     });
-}
-
-double uniform(uint64_t seed, std::string_view purpose, uint64_t index) {
-    const std::array<uint32_t, 4> bits = philox(block_of(seed, index), key_of(seed, purpose));
-    return static_cast<double>(((uint64_t{bits[0]} << 32) | bits[1]) >> 11) * 0x1p-53;
 }
 
 }  // namespace fucina

@@ -1,5 +1,5 @@
-// What backward computes again instead of keeping. Recomputed values are bit-identical: the same kernels see the same
-// inputs in the same order.
+// What backward computes again instead of keeping. Recomputed values are bit-identical: the same
+// kernels see the same inputs in the same order.
 #pragma once
 #include <utility>
 
@@ -12,8 +12,8 @@ enum class RecomputeKind {
     block,   // everything but each block's input
 };
 
-// A layer that keeps its input alone and runs forward again in backward. Never wrap a layer that exchanges tokens with
-// other ranks without keeping their routing.
+// A layer that keeps its input alone and runs forward again in backward. Never wrap a layer that
+// exchanges tokens with other ranks without keeping their routing.
 template <class Layer>
 class Recompute {
   public:

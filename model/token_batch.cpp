@@ -13,8 +13,7 @@ TokenBatch make_batch(std::span<const std::vector<int32_t>> documents) {
             batch.labels.push_back(t + 1 < document.size() ? document[t + 1] : kIgnoreLabel);
         }
         if (document.empty()) continue;
-        for (auto* offsets :
-             {&batch.cu_seqlens, &batch.sequence_offsets, &batch.grain_offsets})
+        for (auto* offsets : {&batch.cu_seqlens, &batch.sequence_offsets, &batch.grain_offsets})
             offsets->push_back(batch.tokens());
     }
     return batch;

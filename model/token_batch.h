@@ -17,7 +17,8 @@ struct TokenBatch {
     int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
-// One document each, one sequence each, one grain each; a label is the next token, the last of a document has none.
+// One document each, one sequence each, one grain each; a label is the next token, the last of a
+// document has none.
 TokenBatch make_batch(std::span<const std::vector<int32_t>> documents);
 
 int64_t count_labels(const TokenBatch& batch);

@@ -1,6 +1,6 @@
-// WeightMap: which Hugging Face tensors make up which of our parameters. Fused parameters (gate over up, all experts of
-// a layer, MLA's joint down-projection) are contiguous runs of Hugging Face tensors, so a piece is a name, a shape and
-// a place; moving the bytes is trainer/weights.h.
+// WeightMap: which Hugging Face tensors make up which of our parameters. Fused parameters (gate
+// over up, all experts of a layer, MLA's joint down-projection) are contiguous runs of Hugging Face
+// tensors, so a piece is a name, a shape and a place; moving the bytes is trainer/weights.h.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -20,7 +20,8 @@ struct WeightPiece {
 struct WeightEntry {
     std::string parameter;       // our name (parallel/parameter.h)
     std::vector<int64_t> shape;  // of the parameter
-    // Each spelling alone covers the parameter; the hub's comes first, transformers 5's fused one last.
+    // Each spelling alone covers the parameter; the hub's comes first, transformers 5's fused one
+    // last.
     std::vector<std::vector<WeightPiece>> spellings;
 };
 
@@ -31,8 +32,8 @@ class WeightMap {
     const std::vector<WeightEntry>& entries() const { return entries_; }
     const WeightEntry* find(std::string_view parameter) const;
 
-    // A tensor that a file may have although no parameter is made of it: rotary frequencies, copies of a shared
-    // embedding or head, and the MTP module's tensors when it does not run.
+    // A tensor that a file may have although no parameter is made of it: rotary frequencies, copies
+    // of a shared embedding or head, and the MTP module's tensors when it does not run.
     bool ignorable(std::string_view tensor) const;
 
     // Names of the first tensors of the MTP module: present in files that have one.

@@ -15,13 +15,12 @@ namespace fucina {
 
 namespace {
 
-constexpr int64_t kConfigLimit = 16 << 20;   // bytes of a config.json
+constexpr int64_t kConfigLimit = 16 << 20;  // bytes of a config.json
 constexpr int64_t kStagingBytes = 8 << 20;  // of a tensor in the file's dtype at a time
 
 std::string shape_text(std::span<const int64_t> shape) {
     std::string text = "[";
-    for (size_t i = 0; i < shape.size(); ++i)
-        text += (i ? ", " : "") + std::to_string(shape[i]);
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + "]";
 }
 

@@ -7,16 +7,19 @@
 
 namespace fucina {
 
-// directory/config.json. Fails with exit 3 if the file is missing, with exit 2 if its content will not do.
+// directory/config.json. Fails with exit 3 if the file is missing, with exit 2 if its content will
+// not do.
 ModelSpec read_model_spec(const std::filesystem::path& directory);
 
 bool has_mtp_weights(const TensorFile& file, const ModelSpec& spec);
 
-// Fills every parameter from bf16, f16 or f32 tensors, and repacks. MTP's parameters are left as they are when the file
-// has none. A missing, unexpected or misshapen tensor fails (exit 3), named with found and expected shape.
+// Fills every parameter from bf16, f16 or f32 tensors, and repacks. MTP's parameters are left as
+// they are when the file has none. A missing, unexpected or misshapen tensor fails (exit 3), named
+// with found and expected shape.
 void load_weights(Model& model, const TensorFile& file);
 
-// The sum of each parameter's gradients over its uses, as f32 tensors under Hugging Face names (experts fused).
+// The sum of each parameter's gradients over its uses, as f32 tensors under Hugging Face names
+// (experts fused).
 void write_gradients(Model& model, const std::filesystem::path& path);
 
 }  // namespace fucina

@@ -58,8 +58,9 @@ void write_logits(Model& model, const std::vector<std::vector<int32_t>>& documen
 
 void print_result(double loss_sum, int64_t labels, int64_t tokens) {
     const double loss = labels == 0 ? 0 : loss_sum / static_cast<double>(labels);
-    std::printf("loss        %.9g nats a token\nperplexity  %.6g\ntokens      %lld (%lld with a label)\n",
-                loss, std::exp(loss), static_cast<long long>(tokens), static_cast<long long>(labels));
+    std::printf(
+        "loss        %.9g nats a token\nperplexity  %.6g\ntokens      %lld (%lld with a label)\n",
+        loss, std::exp(loss), static_cast<long long>(tokens), static_cast<long long>(labels));
 }
 
 // For comparisons with other implementations: all documents in one pass, loss and gradients.
@@ -82,8 +83,9 @@ void run_gradients(Model& model, const std::vector<std::vector<int32_t>>& docume
         std::printf("mtp loss    %.9g\n",
                     sum(result.grain_mtp_loss) / static_cast<double>(mtp_labels));
     if (options.balance_loss > 0)
-        std::printf("balance     %.9g\n", sum(result.grain_balance) /
-                                              static_cast<double>(batch.sequence_offsets.size() - 1));
+        std::printf(
+            "balance     %.9g\n",
+            sum(result.grain_balance) / static_cast<double>(batch.sequence_offsets.size() - 1));
     write_gradients(model, options.gradients);
 }
 

@@ -1,5 +1,5 @@
-// DeepSeek-V3 and R1 (arXiv 2412.19437): config.json keys and tensor names as on the Hugging Face hub and as
-// transformers 5 writes them.
+// DeepSeek-V3 and R1 (arXiv 2412.19437): config.json keys and tensor names as on the Hugging Face
+// hub and as transformers 5 writes them.
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
@@ -9,11 +9,12 @@ namespace fucina::deepseek_v3 {
 
 namespace {
 
-// Hub: rope_theta and rope_scaling {type or rope_type, ...}; transformers 5: rope_parameters with all of it.
+// Hub: rope_theta and rope_scaling {type or rope_type, ...}; transformers 5: rope_parameters with
+// all of it.
 RopeSpec read_rope(const ConfigReader& config, int64_t max_positions) {
     RopeSpec rope;
-    rope.layout = config.flag("rope_interleave", true) ? RopeLayout::interleaved
-                                                        : RopeLayout::half_split;
+    rope.layout =
+        config.flag("rope_interleave", true) ? RopeLayout::interleaved : RopeLayout::half_split;
     rope.theta = config.real("rope_theta", 10000, 1e-6);
     std::optional<ConfigReader> scaling = config.object("rope_scaling");
     if (!scaling) scaling = config.object("rope_parameters");
@@ -25,7 +26,8 @@ RopeSpec read_rope(const ConfigReader& config, int64_t max_positions) {
         fail(ExitCode::usage, scaling->where("rope_type"), " is \"", type,
              "\", expected \"yarn\" or \"default\"");
     YarnScaling yarn;
-    yarn.original_max_position = scaling->integer("original_max_position_embeddings", max_positions, 1);
+    yarn.original_max_position =
+        scaling->integer("original_max_position_embeddings", max_positions, 1);
     yarn.factor = scaling->real(
         "factor",
         static_cast<double>(max_positions) / static_cast<double>(yarn.original_max_position), 1);
@@ -45,7 +47,8 @@ MlaSpec read_attention(const ConfigReader& config) {
     const int64_t kv_heads = config.integer("num_key_value_heads", mla.heads, 1);
     if (kv_heads != mla.heads)
         fail(ExitCode::usage, config.where("num_key_value_heads"), " is ", kv_heads,
-             ", expected num_attention_heads = ", mla.heads, ": latent attention has no key groups");
+             ", expected num_attention_heads = ", mla.heads,
+             ": latent attention has no key groups");
     // Absent and null differ here: null (or a recipe's 0) means no query latent.
     mla.q_lora_rank = config.absent("q_lora_rank") ? 1536 : config.integer("q_lora_rank", 0, 0);
     mla.kv_lora_rank = config.integer("kv_lora_rank", 512, 1);
@@ -81,8 +84,8 @@ MoeSpec read_moe(const ConfigReader& config) {
              " is more than n_group = ", router.groups);
     if (router.top_k > group_size * router.topk_groups)
         fail(ExitCode::usage, config.where("num_experts_per_tok"), " = ", router.top_k,
-             " is more than the ", group_size * router.topk_groups, " experts of topk_group = ",
-             router.topk_groups, " groups");
+             " is more than the ", group_size * router.topk_groups,
+             " experts of topk_group = ", router.topk_groups, " groups");
     return moe;
 }
 

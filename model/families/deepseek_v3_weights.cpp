@@ -1,4 +1,5 @@
-// DeepSeek-V3's tensor names on the Hugging Face hub, and transformers 5's fused spelling of the experts.
+// DeepSeek-V3's tensor names on the Hugging Face hub, and transformers 5's fused spelling of the
+// experts.
 #include "model/families.h"
 
 namespace fucina::deepseek_v3 {
@@ -28,13 +29,12 @@ void add_attention(const ModelSpec& spec, const std::string& ours, const std::st
     const MlaSpec& mla = spec.attention;
     const int64_t d = spec.hidden_size, latent = mla.kv_lora_rank + mla.rope_dim;
     const bool q_lora = mla.q_lora_rank > 0;
-    out.push_back(q_lora
-                      ? stacked(ours + "qkv_down", d,
-                                {{theirs + "q_a_proj.weight", mla.q_lora_rank},
-                                 {theirs + "kv_a_proj_with_mqa.weight", latent}})
-                      : stacked(ours + "qkv_down", d,
-                                {{theirs + "q_proj.weight", mla.heads * mla.qk_dim()},
-                                 {theirs + "kv_a_proj_with_mqa.weight", latent}}));
+    out.push_back(q_lora ? stacked(ours + "qkv_down", d,
+                                   {{theirs + "q_a_proj.weight", mla.q_lora_rank},
+                                    {theirs + "kv_a_proj_with_mqa.weight", latent}})
+                         : stacked(ours + "qkv_down", d,
+                                   {{theirs + "q_proj.weight", mla.heads * mla.qk_dim()},
+                                    {theirs + "kv_a_proj_with_mqa.weight", latent}}));
     if (q_lora) {
         out.push_back(whole(ours + "q_norm", theirs + "q_a_layernorm.weight", {mla.q_lora_rank}));
         out.push_back(whole(ours + "q_up", theirs + "q_b_proj.weight",
@@ -48,8 +48,9 @@ void add_attention(const ModelSpec& spec, const std::string& ours, const std::st
 
 void add_mlp(int64_t d, int64_t width, const std::string& ours, const std::string& theirs,
              std::vector<WeightEntry>& out) {
-    out.push_back(stacked(ours + "gate_up", d,
-                          {{theirs + "gate_proj.weight", width}, {theirs + "up_proj.weight", width}}));
+    out.push_back(
+        stacked(ours + "gate_up", d,
+                {{theirs + "gate_proj.weight", width}, {theirs + "up_proj.weight", width}}));
     out.push_back(whole(ours + "down", theirs + "down_proj.weight", {d, width}));
 }
 
@@ -82,10 +83,12 @@ void add_block(const ModelSpec& spec, bool moe, const std::string& ours, const s
     }
     const int64_t n = spec.moe.router.experts;
     out.push_back(whole(ours + "moe.router", theirs + "mlp.gate.weight", {n, d}));
-    out.push_back(whole(ours + "moe.router_bias", theirs + "mlp.gate.e_score_correction_bias", {n}));
+    out.push_back(
+        whole(ours + "moe.router_bias", theirs + "mlp.gate.e_score_correction_bias", {n}));
     add_experts(spec, ours + "moe.experts.", theirs + "mlp.experts.", out);
     if (spec.moe.shared_width > 0)
-        add_mlp(d, spec.moe.shared_width, ours + "moe.shared.", theirs + "mlp.shared_experts.", out);
+        add_mlp(d, spec.moe.shared_width, ours + "moe.shared.", theirs + "mlp.shared_experts.",
+                out);
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
-// AttentionMla: DeepSeek's multi-head latent attention (arXiv 2405.04434 §2.1), with or without a query latent.
+// AttentionMla: DeepSeek's multi-head latent attention (arXiv 2405.04434 §2.1), with or without a
+// query latent.
 //
-//   down  [q latent | kv latent | k rope] = x W_downᵀ (without a query latent its first columns are q itself)
-//   up    q = norm(q latent) W_qᵀ, per head nope | rope; [k nope | v] per head = norm(kv latent) W_kvᵀ
-//   core  causal softmax attention within each document, k rope shared by all heads
+//   down  [q latent | kv latent | k rope] = x W_downᵀ (without a query latent its first columns are
+//   q itself) up    q = norm(q latent) W_qᵀ, per head nope | rope; [k nope | v] per head = norm(kv
+//   latent) W_kvᵀ core  causal softmax attention within each document, k rope shared by all heads
 //   out   y = o W_outᵀ
 #pragma once
 #include <optional>
@@ -28,9 +29,9 @@ class AttentionMla {
         Tensor down;              // [T, q | kv_lora_rank | rope_dim], rope part rotated
         Tensor q_latent, q_rstd;  // [T, q_lora_rank] normed
         Tensor c, c_rstd;         // [T, kv_lora_rank] normed
-        Tensor q;                 // [T, H*(nope+rope)] rotated; a view of down without a query latent
-        Tensor kv;                // [T, H*(nope+v)]
-        Tensor o, lse;            // [T, H*v], fp32 [H, T]
+        Tensor q;       // [T, H*(nope+rope)] rotated; a view of down without a query latent
+        Tensor kv;      // [T, H*(nope+v)]
+        Tensor o, lse;  // [T, H*v], fp32 [H, T]
     };
 
     AttentionMla(ParameterSet& set, const std::string& prefix, const ModelSpec& spec);
@@ -40,8 +41,9 @@ class AttentionMla {
     // Lets go of what `kind` computes again. x is the caller's to restore before backward.
     void drop(RecomputeKind kind, Saved& saved) const;
 
-    // One-token decoding: the tokens of x follow those in the cache, which grows by them. The latents are never
-    // expanded to heads: W_kv is folded into q and o instead (arXiv 2405.04434 §2.1.2).
+    // One-token decoding: the tokens of x follow those in the cache, which grows by them. The
+    // latents are never expanded to heads: W_kv is folded into q and o instead (arXiv 2405.04434
+    // §2.1.2).
     Out extend(const PassContext& context, const In& in, LatentCache::Layer& cache,
                int64_t length) const;
 
@@ -63,7 +65,7 @@ class AttentionMla {
     }
 
     MlaSpec mla_;
-    float scale_;       // of q·k
+    float scale_;      // of q·k
     int64_t q_width_;  // columns of down before the kv latent
     Parameter* down_;
     std::optional<Norm> q_norm_;

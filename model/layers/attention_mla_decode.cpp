@@ -1,4 +1,5 @@
-// Decoding with MLA: the tokens' latents join the cache, and attention works on latents, W_kv folded into q and o.
+// Decoding with MLA: the tokens' latents join the cache, and attention works on latents, W_kv
+// folded into q and o.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -63,7 +64,8 @@ AttentionMla::Out AttentionMla::extend(const PassContext& context, const In& in,
     return out;
 }
 
-// With k nope_s = W_k c_s and v_s = W_v c_s per head: q·k nope_s = (W_kᵀ q)·c_s and Σ p_s v_s = W_v Σ p_s c_s.
+// With k nope_s = W_k c_s and v_s = W_v c_s per head: q·k nope_s = (W_kᵀ q)·c_s and Σ p_s v_s = W_v
+// Σ p_s c_s.
 void AttentionMla::attend(const Saved& saved, const LatentCache::Layer& cache,
                           int64_t length) const {
     const int64_t rank = mla_.kv_lora_rank, rope = mla_.rope_dim, nope = mla_.nope_dim;

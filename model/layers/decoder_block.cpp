@@ -8,8 +8,7 @@ namespace {
 
 std::variant<Mlp, Moe> make_feed_forward(ParameterSet& set, const std::string& prefix,
                                          const ModelSpec& spec, int64_t report_index) {
-    if (report_index < 0)
-        return Mlp(set, prefix + "mlp.", spec.hidden_size, spec.dense_width);
+    if (report_index < 0) return Mlp(set, prefix + "mlp.", spec.hidden_size, spec.dense_width);
     return Moe(set, prefix + "moe.", spec, report_index);
 }
 

@@ -1,5 +1,6 @@
-// DecoderBlock: pre-norm residual block, x + attention(norm(x)), then + feed-forward(norm(.)), dense or MoE. The
-// residual stream is in the activation dtype and rounded once after each of the two.
+// DecoderBlock: pre-norm residual block, x + attention(norm(x)), then + feed-forward(norm(.)),
+// dense or MoE. The residual stream is in the activation dtype and rounded once after each of the
+// two.
 #pragma once
 #include <string>
 #include <variant>

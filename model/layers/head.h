@@ -1,5 +1,5 @@
-// Head: final norm, vocabulary projection and cross-entropy. The projection may be the embedding's table (tied) and is
-// shared with MTP, which has a norm of its own.
+// Head: final norm, vocabulary projection and cross-entropy. The projection may be the embedding's
+// table (tied) and is shared with MTP, which has a norm of its own.
 #pragma once
 #include <string>
 
@@ -33,10 +33,10 @@ class Head {
 
     // The final hidden states, which are also what MTP starts from.
     Tensor forward(const PassContext& context, const In& in, Saved& saved) const;
-    Tensor logits(const Tensor& normed) const;                      // fp32 [T, V]
+    Tensor logits(const Tensor& normed) const;  // fp32 [T, V]
     void loss(const PassContext& context, const Tensor& normed, Loss& io) const;
-    // Loss and, in the same passes over the logits, its gradients. more: added to the gradient of the final hidden
-    // states, or undefined.
+    // Loss and, in the same passes over the logits, its gradients. more: added to the gradient of
+    // the final hidden states, or undefined.
     In loss_backward(const PassContext& context, Loss& io, const Tensor& more, Saved& saved) const;
 
   private:

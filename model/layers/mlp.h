@@ -1,4 +1,5 @@
-// Mlp: SwiGLU feed-forward, y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ; a dense layer's, and the shared experts'.
+// Mlp: SwiGLU feed-forward, y = (silu(x Wgᵀ) · x Wuᵀ) Wdᵀ; a dense layer's, and the shared
+// experts'.
 #pragma once
 #include <string>
 

@@ -70,8 +70,7 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
     const int64_t slots = map.slots();
     const float* weights = saved.route.weights.data<float>();
     std::vector<float> row_weight(static_cast<size_t>(slots)), d_row_weight(row_weight.size());
-    for (size_t s = 0; s < row_weight.size(); ++s)
-        row_weight[s] = weights[map.slot_choice[s]];
+    for (size_t s = 0; s < row_weight.size(); ++s) row_weight[s] = weights[map.slot_choice[s]];
 
     Tensor d_gate_up = context.activations(slots, 2 * spec_.expert_width);
     {
@@ -85,13 +84,12 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
                                    .weighted_h = weighted_h,
                                    .d_row_weight = d_row_weight.data()});
         saved.gate_up = Tensor();
-        context.weight_grads->add(
-            ExpertWeightGrad{down_,
-                             {.dy = dy,
-                              .dy_index = map.slot_token.data(),
-                              .x = weighted_h,
-                              .trees = map.trees,
-                              .group_offsets = map.expert_offsets}});
+        context.weight_grads->add(ExpertWeightGrad{down_,
+                                                   {.dy = dy,
+                                                    .dy_index = map.slot_token.data(),
+                                                    .x = weighted_h,
+                                                    .trees = map.trees,
+                                                    .group_offsets = map.expert_offsets}});
     }
     for (size_t s = 0; s < row_weight.size(); ++s)
         d_weights.data<float>()[map.slot_choice[s]] = d_row_weight[s];
@@ -106,9 +104,11 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
     return dx;
 }
 
-// Adds this layer's counts and balance loss to the report; the loss's gradient with respect to scores is returned.
+// Adds this layer's counts and balance loss to the report; the loss's gradient with respect to
+// scores is returned.
 Tensor Moe::report_balance(const PassContext& context, const Route& route) const {
-    std::vector<int64_t>& counts = context.report->expert_counts[static_cast<size_t>(report_index_)];
+    std::vector<int64_t>& counts =
+        context.report->expert_counts[static_cast<size_t>(report_index_)];
     const std::vector<int64_t>& offsets = route.map.expert_offsets;
     for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
     if (context.balance_scale == 0) return {};

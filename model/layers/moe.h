@@ -1,6 +1,6 @@
-// Moe: mixture of experts with DeepSeek-V3's router (arXiv 2412.19437 §2.1.2): shared experts that every token passes,
-// and top-k of the routed ones. Route, dispatch, experts and combine are calls of their own, each with its backward, so
-// that a schedule can put other work between them.
+// Moe: mixture of experts with DeepSeek-V3's router (arXiv 2412.19437 §2.1.2): shared experts that
+// every token passes, and top-k of the routed ones. Route, dispatch, experts and combine are calls
+// of their own, each with its backward, so that a schedule can put other work between them.
 #pragma once
 #include <optional>
 #include <string>

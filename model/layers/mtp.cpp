@@ -23,8 +23,8 @@ Tensor scatter_rows(const PassContext& context, const Tensor& x, const std::vect
     out.zero();
     const auto bytes = static_cast<size_t>(x.dim(1) * size_of(x.dtype()));
     for (size_t i = 0; i < rows.size(); ++i)
-        std::memcpy(out.slice(rows[i], rows[i] + 1).raw(),
-                    x.raw() + static_cast<size_t>(i) * bytes, bytes);
+        std::memcpy(out.slice(rows[i], rows[i] + 1).raw(), x.raw() + static_cast<size_t>(i) * bytes,
+                    bytes);
     return out;
 }
 

@@ -1,5 +1,5 @@
-// Mtp: multi-token prediction (arXiv 2412.19437 §2.2), one module. From the main model's final hidden state h_t and the
-// next token's embedding it predicts the token after next:
+// Mtp: multi-token prediction (arXiv 2412.19437 §2.2), one module. From the main model's final
+// hidden state h_t and the next token's embedding it predicts the token after next:
 //   h'_t = block(W_join [norm_e(Emb(token_{t+1})) | norm_h(h_t)]),  logits = head(norm(h'_t))
 // Rows without a next token in their document are left out; their label would cross a document.
 #pragma once
@@ -14,8 +14,8 @@ namespace fucina {
 
 // The rows of a batch that have a next token, as a pass of their own.
 struct MtpRows {
-    std::vector<int32_t> rows;                          // [T'] index into the batch
-    std::vector<int32_t> next_ids, positions, labels;   // [T'] labels: of the token after next
+    std::vector<int32_t> rows;                         // [T'] index into the batch
+    std::vector<int32_t> next_ids, positions, labels;  // [T'] labels: of the token after next
     std::vector<int64_t> cu_seqlens{0}, sequence_offsets{0}, grain_offsets{0};
     explicit MtpRows(const TokenBatch& batch);
 };
@@ -32,8 +32,8 @@ class Mtp {
         Tensor d_hidden;                 // [T, D]
         std::vector<double> grain_loss;  // [grains]
     };
-    // hidden [T, D]: the main model's final hidden states. Forward and backward in one go: nothing else needs its
-    // activations.
+    // hidden [T, D]: the main model's final hidden states. Forward and backward in one go: nothing
+    // else needs its activations.
     Result forward_backward(const PassContext& main, const MtpRows& rows, const Tensor& hidden,
                             double scale) const;
     const Moe* moe() const { return block_.moe(); }
