@@ -8,7 +8,8 @@ namespace fucina {
 
 // out = a + b, summed in fp32 and rounded once; a combine without experts.
 inline void add(const Tensor& a, const Tensor& b, const Tensor& out) {
-    ops::combine({.add1 = a, .add2 = b, .out = out}, TokenMap());
+    const Tensor no_slots = Tensor::empty({0, out.dim(1)}, out.dtype());
+    ops::combine({.slots = no_slots, .add1 = a, .add2 = b, .out = out}, TokenMap());
 }
 
 inline Tensor in_fp32(const Tensor& x) {
