@@ -3,21 +3,27 @@
 # them (kernels/cuda/FindFucinaCuda.cmake); does nothing where they are. No compiler: nvcc comes from
 # a CUDA toolkit.
 #   launch/cuda_wheels.sh --headers   what the simt tests need, about 10 MB
-#   launch/cuda_wheels.sh             cuBLAS, cuDNN, NCCL and their headers too, about 1 GB
+#   launch/cuda_wheels.sh --compile   and cuBLAS, which building kernels/cuda needs, 0.6 GB on disk
+#   launch/cuda_wheels.sh             and cuDNN and NCCL, 2 GB on disk
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # The headers are of nvcc's own version.
 wheels=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
+cublas=nvidia-cublas==13.10.0.20
 case ${1:-} in
-    --headers) what=headers ;;
+    --headers) what="the headers" ;;
+    --compile)
+        what="the headers and cuBLAS"
+        wheels+=("$cublas")
+        ;;
     "")
-        what=all
-        wheels+=(nvidia-cublas==13.10.0.20 nvidia-cudnn-cu13==9.28.0.42 nvidia-nccl-cu13==2.32.3
+        what="all wheels"
+        wheels+=("$cublas" nvidia-cudnn-cu13==9.28.0.42 nvidia-nccl-cu13==2.32.3
             nvidia-cudnn-frontend==1.32.0)
         ;;
     *)
-        echo "error: cuda_wheels.sh: unknown argument $1; known: --headers" >&2
+        echo "error: cuda_wheels.sh: unknown argument $1; known: --headers, --compile" >&2
         exit 2
         ;;
 esac
