@@ -1,37 +1,41 @@
 #include "kernels/gemm.h"
 
-#include "kernels/reference/reference.h"
+#include "kernels/cpu/gemm.h"
 
 namespace fucina::ops {
 
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous) {
-    return reference::pack(w, kind, compute, std::move(previous));
+    return cpu::pack(w, kind, compute, std::move(previous));
 }
 
 void linear(const Tensor& x, const PackedWeight& w, const Tensor& y) {
-    reference::linear(x, w, y);
+    const int64_t offsets[] = {0, x.rows()};
+    cpu::grouped_linear(x, {offsets, nullptr}, w, y);
 }
 
 void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
-    reference::linear_wgrad(dy, x, tree, dw);
+    FUCINA_CHECK(dy.rows() == x.rows(), "wgrad of ", dy.describe(), " and ", x.describe());
+    const int64_t offsets[] = {0, x.rows()};
+    cpu::grouped_linear_wgrad({.dy = dy, .x = x, .trees = {&tree, 1}, .group_offsets = offsets},
+                              dw);
 }
 
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& y) {
-    reference::grouped_linear(x, rows, w, y);
+    cpu::grouped_linear(x, rows, w, y);
 }
 
 void grouped_linear_wgrad(const GroupedWgrad& in, const Tensor& dw) {
-    reference::grouped_linear_wgrad(in, dw);
+    cpu::grouped_linear_wgrad(in, dw);
 }
 
 void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& gate_up, const Tensor& h) {
-    reference::gate_up_swiglu(x, rows, w, gate_up, h);
+    cpu::gate_up_swiglu(x, rows, w, gate_up, h);
 }
 
 void down_swiglu_backward(const DownBackward& io) {
-    reference::down_swiglu_backward(io);
+    cpu::down_swiglu_backward(io);
 }
 
 }  // namespace fucina::ops

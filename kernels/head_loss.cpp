@@ -1,11 +1,11 @@
-#include "kernels/embedding.h"
+#include "kernels/cpu/head_loss.h"
 
-#include "kernels/reference/reference.h"
+#include "kernels/embedding.h"
 
 namespace fucina::ops {
 
 void head_loss(const HeadLoss& io) {
-    reference::head_loss(io);
+    cpu::head_loss(io);
 }
 
 }  // namespace fucina::ops

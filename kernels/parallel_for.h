@@ -42,6 +42,34 @@ void parallel_for(int64_t count, int64_t elements, const Body& body) {
     if (error) std::rethrow_exception(error);
 }
 
+// As parallel_for for few tasks of unequal size: each thread takes the next one when it is free.
+// What a task computes must not depend on the thread.
+template <class Body>
+void parallel_tasks(int64_t count, const Body& body) {
+    if (count <= 0) return;
+    const int64_t threads = runtime().threads < count ? runtime().threads : count;
+    if (threads == 1) {
+        flush_denormals();
+        for (int64_t i = 0; i < count; ++i) body(i);
+        return;
+    }
+    std::exception_ptr error;
+#pragma omp parallel num_threads(static_cast <int>(threads))
+    {
+        flush_denormals();
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < count; ++i) {
+            try {
+                body(i);
+            } catch (...) {
+#pragma omp critical
+                if (!error) error = std::current_exception();
+            }
+        }
+    }
+    if (error) std::rethrow_exception(error);
+}
+
 // For indices that are worth a thread each.
 template <class Body>
 void parallel_for(int64_t count, const Body& body) {

@@ -41,8 +41,7 @@ FUCINA_INLINE __m256i round_bits(__m256 x) {
 }
 FUCINA_INLINE void store(uint16_t* p, Vec x) {
     const __m256i packed = _mm256_packus_epi32(round_bits(x.lo), round_bits(x.hi));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                        _mm256_permute4x64_epi64(packed, 0xd8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
 }
 FUCINA_INLINE Vec load_even(const uint16_t* p) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(load_bits(p), 16)),
@@ -79,14 +78,12 @@ FUCINA_INLINE Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
             _mm256_blendv_ps(no.hi, yes.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
 }
 FUCINA_INLINE __m256 scale_half(__m256 x, __m256 magic_plus_n) {
-    const __m256i n = _mm256_sub_epi32(_mm256_castps_si256(magic_plus_n),
-                                       _mm256_set1_epi32(0x4b400000));
+    const __m256i n =
+        _mm256_sub_epi32(_mm256_castps_si256(magic_plus_n), _mm256_set1_epi32(0x4b400000));
     const __m256i half = _mm256_srai_epi32(n, 1), one = _mm256_set1_epi32(127);
     const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, one), 23);
-    const __m256i rest =
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(n, half), one), 23);
-    return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(first)),
-                         _mm256_castsi256_ps(rest));
+    const __m256i rest = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(n, half), one), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(rest));
 }
 FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
     return {scale_half(x.lo, magic_plus_n.lo), scale_half(x.hi, magic_plus_n.hi)};

@@ -72,14 +72,13 @@ FUCINA_INLINE Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
 // x * 2^n, where n stands in the low bits of the float 1.5 * 2^23 + n, |n| < 128. In two steps, so
 // that n = 128 does not overflow.
 FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
-    const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(magic_plus_n.v),
-                                       _mm512_set1_epi32(0x4b400000));
+    const __m512i n =
+        _mm512_sub_epi32(_mm512_castps_si512(magic_plus_n.v), _mm512_set1_epi32(0x4b400000));
     const __m512i half = _mm512_srai_epi32(n, 1), one = _mm512_set1_epi32(127);
     const __m512i first = _mm512_slli_epi32(_mm512_add_epi32(half, one), 23);
-    const __m512i rest =
-        _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), one), 23);
-    return {_mm512_mul_ps(_mm512_mul_ps(x.v, _mm512_castsi512_ps(first)),
-                          _mm512_castsi512_ps(rest))};
+    const __m512i rest = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), one), 23);
+    return {
+        _mm512_mul_ps(_mm512_mul_ps(x.v, _mm512_castsi512_ps(first)), _mm512_castsi512_ps(rest))};
 }
 
 }  // namespace fucina::cpu::FUCINA_ISA

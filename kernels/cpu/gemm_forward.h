@@ -1,0 +1,106 @@
+// The loop over y = x Wᵀ, dense and grouped: rows of x are packed once per task into thread-local
+// scratch that stays in L2; weight panels are the outer loop and blocks of 32 rows the inner one,
+// so that a panel stays in L1; finished blocks go to the caller's epilogue while they lie in L1.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/gemm_select.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/parallel_for.h"
+
+namespace fucina::cpu {
+
+constexpr int64_t kLeftBytes = 384 << 10;  // of packed rows in a task: less than half of L2
+
+struct GemmTask {
+    int64_t group = 0;
+    int64_t row_begin = 0, row_end = 0;      // of the product
+    int64_t panel_begin = 0, panel_end = 0;  // 32 columns each
+};
+
+// Rows of a group are cut evenly into chunks; when that gives too few tasks for the threads, the
+// panels are cut as well (not if whole_rows: the epilogue sums along rows).
+inline std::vector<GemmTask> forward_tasks(std::span<const int64_t> offsets, int64_t panels,
+                                           int64_t block_bytes, bool whole_rows) {
+    const int64_t most = std::max<int64_t>(1, kLeftBytes / block_bytes) * kBlock;
+    std::vector<GemmTask> tasks;
+    for (size_t g = 0; g + 1 < offsets.size(); ++g) {
+        const int64_t rows = offsets[g + 1] - offsets[g];
+        if (rows == 0) continue;
+        const int64_t chunks = (rows + most - 1) / most;
+        const int64_t chunk = round_up((rows + chunks - 1) / chunks, kBlock);
+        for (int64_t row = 0; row < rows; row += chunk)
+            tasks.push_back({static_cast<int64_t>(g), offsets[g] + row,
+                             offsets[g] + std::min(row + chunk, rows), 0, panels});
+    }
+    const auto wanted = static_cast<size_t>(4 * runtime().threads);
+    if (whole_rows || runtime().threads == 1 || tasks.empty() || tasks.size() >= wanted)
+        return tasks;
+    const auto pieces = static_cast<int64_t>((wanted + tasks.size() - 1) / tasks.size());
+    const int64_t width = std::max<int64_t>(4, (panels + pieces - 1) / pieces);
+    std::vector<GemmTask> cut;
+    for (GemmTask task : tasks)
+        for (int64_t panel = 0; panel < panels; panel += width) {
+            task.panel_begin = panel;
+            task.panel_end = std::min(panel + width, panels);
+            cut.push_back(task);
+        }
+    return cut;
+}
+
+struct ForwardProduct {
+    Tensor x;
+    RowGroups rows;
+    const PackedWeight& w;
+    bool whole_rows = false;
+};
+
+// Packs the task's rows, 32 at a time, one packed block after the other.
+inline const std::byte* pack_rows(const ForwardProduct& in, const GemmSet& set,
+                                  const GemmTask& task) {
+    const int64_t block_bytes = set.a_bytes(in.w.k);
+    const int64_t blocks = (task.row_end - task.row_begin + kBlock - 1) / kBlock;
+    std::byte* packed = scratch(ScratchSlot::left, blocks * block_bytes);
+    const int64_t row_bytes = in.x.row_stride() * set.element;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t first = task.row_begin + block * kBlock;
+        const int count = static_cast<int>(std::min(kBlock, task.row_end - first));
+        const void* rows[kBlock] = {};
+        for (int i = 0; i < count; ++i) {
+            const int64_t row = in.rows.index == nullptr ? first + i : in.rows.index[first + i];
+            rows[i] = in.x.raw() + row * row_bytes;
+        }
+        set.kernel.pack_a(rows, count, in.w.k, packed + block * block_bytes);
+    }
+    return packed;
+}
+
+// Epilogue: begin(task), block(c, task, row, rows, panel), end(task), from one thread per task.
+// Panels of a row block come in ascending order.
+template <class Epilogue>
+void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
+    const GemmSet set = gemm_set(in.w.dtype);
+    const int64_t panel_count = packed_panels(in.w);
+    const int64_t block_bytes = set.a_bytes(in.w.k), panel_bytes = set.b_bytes(in.w.k);
+    const std::vector<GemmTask> tasks =
+        forward_tasks(in.rows.offsets, panel_count, block_bytes, in.whole_rows);
+    parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+        const GemmTask& task = tasks[static_cast<size_t>(i)];
+        const std::byte* left = pack_rows(in, set, task);
+        const std::byte* right = in.w.storage.raw() + task.group * panel_count * panel_bytes;
+        alignas(64) float c[kBlock * kBlock];
+        epilogue.begin(task);
+        for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
+            for (int64_t row = task.row_begin; row < task.row_end; row += kBlock) {
+                const int rows = static_cast<int>(std::min(kBlock, task.row_end - row));
+                set.kernel.multiply(left + (row - task.row_begin) / kBlock * block_bytes,
+                                    right + panel * panel_bytes, in.w.k, rows, false, c);
+                epilogue.block(c, task, row, rows, panel);
+            }
+        epilogue.end(task);
+    });
+}
+
+}  // namespace fucina::cpu

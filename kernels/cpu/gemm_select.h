@@ -1,0 +1,23 @@
+// Which tables of inner kernels a matrix product uses, by operand type, instruction set and
+// numerics.
+#pragma once
+#include "kernels/cpu/gemm_kernels.h"
+#include "kernels/dtype.h"
+
+namespace fucina::cpu {
+
+struct GemmSet {
+    const GemmKernel& kernel;
+    const GemmTools& tools;
+    const GemmEpilogues& epilogues;
+    int64_t element;  // bytes of an operand's element
+
+    // Bytes of 32 rows of A, and of one panel of B.
+    int64_t a_bytes(int64_t k) const { return kernel.a_bytes_per_k * round_up(k, kBlock); }
+    int64_t b_bytes(int64_t k) const { return kBlock * element * round_up(k, kBlock); }
+};
+
+// bf16 or f32.
+GemmSet gemm_set(DType type);
+
+}  // namespace fucina::cpu

@@ -1,0 +1,99 @@
+// The head and its cross-entropy, a chunk of rows at a time: logits of the chunk in fp32, their
+// gradient in the compute type, then its share of dx and dW. dW of a leaf goes on where the chunk
+// before stopped (chunks begin at multiples of 32 within a leaf, so the order of summation is the
+// leaf's); finished leaves wait in a stack of dW partials for the tree.
+#include "kernels/cpu/head_loss.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/head_loss_kernels.h"
+#include "kernels/optimizer.h"
+#include "kernels/parallel_for.h"
+
+namespace fucina::cpu {
+namespace {
+
+// Each chunk reads and writes all of dW, so chunks are large: 64 MB, and no less than 128 rows.
+constexpr int64_t kChunkBytes = 64 << 20;
+constexpr int64_t kLeastRows = 128;
+
+class HeadLossPass {
+  public:
+    explicit HeadLossPass(const ops::HeadLoss& io) : io_(io) {
+        const bool gradient = io.dx.defined() || io.dw.defined();
+        const int64_t vocab = io.head.n, row_bytes = vocab * (4 + size_of(io.head.dtype));
+        const int64_t rows = std::max(kLeastRows, kChunkBytes / row_bytes / 32 * 32);
+        chunk_ = std::min(rows, round_up(std::max<int64_t>(1, io.x.rows())));
+        logits_ = Tensor::empty({chunk_, vocab}, DType::f32);
+        if (gradient) d_logits_ = Tensor::empty({chunk_, vocab}, io.head.dtype);
+    }
+
+    // Rows [begin, end) of x, which are one leaf; dw receives their gradient.
+    void leaf(int64_t begin, int64_t end, const Tensor& dw) const {
+        if (begin == end && dw.defined()) dw.zero();
+        for (int64_t first = begin; first < end; first += chunk_) {
+            const int64_t last = std::min(first + chunk_, end), rows = last - first;
+            const Tensor x = io_.x.slice(first, last);
+            const int64_t offsets[] = {0, rows};
+            grouped_linear(x, {offsets, nullptr}, io_.head, logits_.slice(0, rows));
+            losses(first, rows);
+            if (!d_logits_.defined()) continue;
+            const Tensor d_logits = d_logits_.slice(0, rows);
+            if (io_.dx.defined())
+                grouped_linear(d_logits, {offsets, nullptr}, io_.head_dgrad,
+                               io_.dx.slice(first, last));
+            if (dw.defined()) leaf_wgrad(d_logits, x, first != begin, dw);
+        }
+    }
+
+  private:
+    static int64_t round_up(int64_t rows) { return (rows + 31) / 32 * 32; }
+
+    void losses(int64_t first, int64_t rows) const {
+        const auto row_kernel = io_.head.dtype == DType::bf16 ? FUCINA_PICK(kHeadLossKernels).bf16
+                                                              : FUCINA_PICK(kHeadLossKernels).f32;
+        const int64_t vocab = io_.head.n;
+        parallel_for(rows, vocab, [&](int64_t i) {
+            const int32_t label = io_.labels[first + i];
+            FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab), "label ", label,
+                         " of a vocabulary of ", vocab);
+            void* gradient = nullptr;
+            if (d_logits_.defined())
+                gradient = d_logits_.raw() + i * vocab * size_of(d_logits_.dtype());
+            io_.loss.data<float>()[first + i] =
+                row_kernel({logits_.row<float>(i), vocab, label, io_.scale}, gradient);
+        });
+    }
+
+    const ops::HeadLoss& io_;
+    int64_t chunk_ = 0;
+    Tensor logits_, d_logits_;
+};
+
+}  // namespace
+
+void head_loss(const ops::HeadLoss& io) {
+    FUCINA_CHECK(io.loss.dtype() == DType::f32 && io.loss.size() == io.x.rows(), "losses into ",
+                 io.loss.describe(), " for ", io.x.describe());
+    const HeadLossPass pass(io);
+    if (!io.dw.defined()) return pass.leaf(0, io.x.rows(), {});
+    FUCINA_CHECK(io.tree.rows() == io.x.rows(), "a tree of ", io.tree.rows(), " rows for ",
+                 io.x.describe());
+    std::vector<Tensor> partial{io.dw};
+    size_t depth = 0;
+    if (io.tree.leaves() == 0) io.dw.zero();
+    for (size_t leaf = 0; leaf < io.tree.merges.size(); ++leaf) {
+        if (depth == partial.size())
+            partial.push_back(Tensor::empty({io.dw.dim(0), io.dw.dim(1)}, DType::f32));
+        pass.leaf(io.tree.offsets[leaf], io.tree.offsets[leaf + 1], partial[depth]);
+        ++depth;
+        for (int merge = io.tree.merges[leaf]; merge > 0; --merge) {
+            --depth;
+            ops::add_in_place(partial[depth - 1], partial[depth]);
+        }
+    }
+}
+
+}  // namespace fucina::cpu

@@ -1,0 +1,278 @@
+// Matrix products against the reference: bit for bit, on every instruction set this CPU has, with
+// one and two threads.
+#include "kernels/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/reference/reference.h"
+#include "kernels/runtime.h"
+#include "tests/kernels/levels.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina {
+namespace {
+
+using test::bit_equal;
+using test::for_each_level;
+using test::get;
+using test::random_tensor;
+
+constexpr DType kTypes[] = {DType::bf16, DType::f32};
+
+// A matrix whose row stride is larger than its width.
+Tensor strided(std::initializer_list<int64_t> shape, DType type, uint64_t seed) {
+    const int64_t rows = *shape.begin(), columns = *(shape.begin() + 1);
+    return random_tensor({rows, columns + 24}, type, seed).columns(8, 8 + columns);
+}
+
+double largest_error(const Tensor& a, const Tensor& b) {
+    double worst = 0;
+    for (int64_t i = 0; i < a.rows(); ++i)
+        for (int64_t j = 0; j < a.row_size(); ++j) {
+            const double error = std::abs(double{get(a, i, j)} - get(b, i, j));
+            worst = std::max(worst, error / (1 + std::abs(double{get(b, i, j)})));
+        }
+    return worst;
+}
+
+struct Shape {
+    int64_t rows, n, k;
+};
+
+TEST(Gemm, LinearHasTheReferencesBits) {
+    const Shape shapes[] = {{0, 32, 32},   {1, 8, 7},     {1, 96, 512},
+                            {31, 33, 31},  {32, 32, 64},  {33, 100, 33},
+                            {65, 17, 600}, {150, 40, 96}, {7, 300, 1100}};
+    for (const DType type : kTypes)
+        for (const Shape& s : shapes) {
+            const Tensor x = strided({s.rows, s.k}, type, 1);
+            const Tensor w = random_tensor({s.n, s.k}, DType::f32, 2);
+            for (const DType out : {type, DType::f32}) {
+                const Tensor want = Tensor::empty({s.rows, s.n}, out);
+                reference::linear(x, reference::pack(w, PackKind::forward, type), want);
+                for_each_level([&](std::string_view level) {
+                    const Tensor y = strided({s.rows, s.n}, out, 3);
+                    ops::linear(x, ops::pack(w, PackKind::forward, type), y);
+                    EXPECT_TRUE(bit_equal(y, want)) << level << " " << name_of(type) << " "
+                                                    << s.rows << "x" << s.n << "x" << s.k;
+                });
+            }
+        }
+}
+
+TEST(Gemm, DgradHasTheReferencesBits) {
+    for (const DType type : kTypes)
+        for (const Shape& s : {Shape{33, 70, 45}, Shape{5, 32, 64}}) {
+            const Tensor dy = random_tensor({s.rows, s.n}, type, 1);
+            const Tensor w = random_tensor({s.n, s.k}, DType::f32, 2);
+            const Tensor want = Tensor::empty({s.rows, s.k}, type);
+            reference::linear(dy, reference::pack(w, PackKind::dgrad, type), want);
+            for_each_level([&](std::string_view level) {
+                const Tensor dx = Tensor::empty({s.rows, s.k}, type);
+                ops::linear(dy, ops::pack(w, PackKind::dgrad, type), dx);
+                EXPECT_TRUE(bit_equal(dx, want)) << level << " " << name_of(type);
+            });
+        }
+}
+
+TEST(Gemm, DenormalsInfinitiesAndNansAsTheReference) {
+    const float odd[] = {1e-39f, -3e-39f, 1e-20f, -1e-20f, 2e-25f, 1.0f, -0.0f, 3e38f};
+    for (const DType type : kTypes) {
+        const Tensor x = Tensor::empty({8, 64}, type), w = Tensor::empty({40, 64}, DType::f32);
+        for (int64_t i = 0; i < 64; ++i) {
+            for (int64_t t = 0; t < 8; ++t) test::set(x, t, i, odd[(t * 3 + i) % 7]);
+            for (int64_t n = 0; n < 40; ++n) test::set(w, n, i, odd[(n * 5 + i) % 7]);
+        }
+        test::set(x, 5, 3, std::numeric_limits<float>::infinity());
+        test::set(x, 6, 40, 3e38f);
+        const Tensor want = Tensor::empty({8, 40}, DType::f32);
+        reference::linear(x, reference::pack(w, PackKind::forward, type), want);
+        for_each_level([&](std::string_view level) {
+            const Tensor y = Tensor::empty({8, 40}, DType::f32);
+            ops::linear(x, ops::pack(w, PackKind::forward, type), y);
+            for (int64_t t = 0; t < 8; ++t)
+                for (int64_t n = 0; n < 40; ++n)
+                    EXPECT_TRUE(get(y, t, n) == get(want, t, n) ||
+                                (std::isnan(get(y, t, n)) && std::isnan(get(want, t, n))))
+                        << level << " " << t << "," << n;
+        });
+    }
+}
+
+TEST(Gemm, WgradHasTheReferencesBits) {
+    const std::vector<std::vector<int64_t>> leaves = {
+        {0},           {0, 0},          {0, 1},
+        {0, 31},       {0, 32, 65},     {0, 33, 33, 90},
+        {0, 600, 640}, {0, 5, 37, 100}, {0, 8, 16, 24, 32, 40, 48, 56, 64}};
+    for (const DType type : kTypes)
+        for (const auto& offsets : leaves)
+            for (const Shape& s : {Shape{0, 33, 70}, Shape{0, 200, 31}}) {
+                const LeafTree tree = make_leaf_tree(offsets);
+                const Tensor dy = strided({tree.rows(), s.n}, type, 1);
+                const Tensor x = strided({tree.rows(), s.k}, type, 2);
+                const Tensor want = Tensor::empty({s.n, s.k}, DType::f32);
+                reference::linear_wgrad(dy, x, tree, want);
+                for_each_level([&](std::string_view level) {
+                    const Tensor dw = random_tensor({s.n, s.k}, DType::f32, 3);
+                    ops::linear_wgrad(dy, x, tree, dw);
+                    EXPECT_TRUE(bit_equal(dw, want))
+                        << level << " " << name_of(type) << " " << tree.leaves() << " leaves of "
+                        << tree.rows() << " rows";
+                });
+            }
+}
+
+TEST(Gemm, TheRowsOfALeafMayComeInPieces) {
+    for (const DType type : kTypes) {
+        const Tensor dy = random_tensor({110, 40}, type, 1), x = random_tensor({110, 50}, type, 2);
+        const Tensor want = Tensor::empty({40, 50}, DType::f32);
+        reference::linear_wgrad(dy, x, make_leaf_tree({0, 110}), want);
+        for_each_level([&](std::string_view level) {
+            const Tensor dw = random_tensor({40, 50}, DType::f32, 3);
+            cpu::leaf_wgrad(dy.slice(0, 64), x.slice(0, 64), false, dw);
+            cpu::leaf_wgrad(dy.slice(64, 110), x.slice(64, 110), true, dw);
+            EXPECT_TRUE(bit_equal(dw, want)) << level << " " << name_of(type);
+        });
+    }
+}
+
+// Four experts of 33, 0, 1 and 70 rows, taken from 50 tokens through an index.
+struct Experts {
+    std::vector<int64_t> offsets{0, 33, 33, 34, 104};
+    std::vector<int32_t> index;
+    std::vector<LeafTree> trees{make_leaf_tree({0, 20, 33}), make_leaf_tree({0, 0, 0}),
+                                make_leaf_tree({0, 0, 1}), make_leaf_tree({0, 39, 70})};
+    Experts() {
+        test::Random random(9);
+        for (int i = 0; i < 104; ++i) index.push_back(static_cast<int32_t>(random.below(50)));
+    }
+    RowGroups rows(bool indexed) const { return {offsets, indexed ? index.data() : nullptr}; }
+};
+
+TEST(Gemm, GroupedProductsHaveTheReferencesBits) {
+    const Experts experts;
+    for (const DType type : kTypes)
+        for (const bool indexed : {false, true}) {
+            const Tensor x = strided({indexed ? 50 : 104, 72}, type, 1);
+            const Tensor w = random_tensor({4, 50, 72}, DType::f32, 2);
+            const Tensor dy = random_tensor({indexed ? 50 : 104, 50}, type, 3);
+            const Tensor want = Tensor::empty({104, 50}, type);
+            const Tensor want_dw = Tensor::empty({4, 50, 72}, DType::f32);
+            const int32_t* index = indexed ? experts.index.data() : nullptr;
+            const ops::GroupedWgrad wgrad{.dy = dy,
+                                          .dy_index = index,
+                                          .x = x,
+                                          .x_index = index,
+                                          .trees = experts.trees,
+                                          .group_offsets = experts.offsets};
+            reference::grouped_linear(x, experts.rows(indexed),
+                                      reference::pack(w, PackKind::forward, type), want);
+            reference::grouped_linear_wgrad(wgrad, want_dw);
+            for_each_level([&](std::string_view level) {
+                const Tensor y = Tensor::empty({104, 50}, type);
+                const Tensor dw = random_tensor({4, 50, 72}, DType::f32, 4);
+                ops::grouped_linear(x, experts.rows(indexed), ops::pack(w, PackKind::forward, type),
+                                    y);
+                ops::grouped_linear_wgrad(wgrad, dw);
+                EXPECT_TRUE(bit_equal(y, want)) << level << " " << name_of(type);
+                EXPECT_TRUE(bit_equal(dw, want_dw)) << level << " " << name_of(type);
+            });
+        }
+}
+
+// The products are exact; sigmoid differs from libm's by a few units in the last place, which may
+// move a result to the neighbouring bf16: 2^-8 relative. fp32: 2^-20.
+double swiglu_tolerance(DType type) {
+    return type == DType::bf16 ? 0x1p-8 : 0x1p-20;
+}
+
+TEST(Gemm, SwigluAndItsBackwardAgreeWithTheReference) {
+    const Experts experts;
+    std::vector<float> weight(104);
+    for (size_t i = 0; i < weight.size(); ++i) weight[i] = 0.1f + 0.01f * static_cast<float>(i);
+    for (const DType type : kTypes)
+        for (const int64_t ffn : {int64_t{24}, int64_t{64}}) {
+            const Tensor x = random_tensor({50, 40}, type, 1, 0.5f);
+            const Tensor w = random_tensor({4, 2 * ffn, 40}, DType::f32, 2, 0.3f);
+            const Tensor down = random_tensor({4, 40, ffn}, DType::f32, 3, 0.3f);
+            const Tensor gate_up = Tensor::empty({104, 2 * ffn}, type);
+            const Tensor h = Tensor::empty({104, ffn}, type);
+            const Tensor d_gate_up = Tensor::empty({104, 2 * ffn}, type);
+            const Tensor weighted_h = Tensor::empty({104, ffn}, type);
+            std::vector<float> d_weight(104);
+            reference::gate_up_swiglu(x, experts.rows(true),
+                                      reference::pack(w, PackKind::gate_up, type), gate_up, h);
+            ops::DownBackward io{.dy = x,
+                                 .rows = experts.rows(true),
+                                 .down = reference::pack(down, PackKind::dgrad, type),
+                                 .gate_up = gate_up,
+                                 .row_weight = weight.data(),
+                                 .d_gate_up = d_gate_up,
+                                 .weighted_h = weighted_h,
+                                 .d_row_weight = d_weight.data()};
+            reference::down_swiglu_backward(io);
+            std::vector<Tensor> first;  // of all levels, which must agree bit for bit
+            for_each_level([&](std::string_view level) {
+                const std::vector<Tensor> out = {
+                    Tensor::empty({104, 2 * ffn}, type), Tensor::empty({104, ffn}, type),
+                    Tensor::empty({104, 2 * ffn}, type), Tensor::empty({104, ffn}, type),
+                    Tensor::empty({104, 1}, DType::f32)};
+                ops::gate_up_swiglu(x, experts.rows(true), ops::pack(w, PackKind::gate_up, type),
+                                    out[0], out[1]);
+                io.down = ops::pack(down, PackKind::dgrad, type);
+                io.d_gate_up = out[2];
+                io.weighted_h = out[3];
+                io.d_row_weight = out[4].data<float>();
+                ops::down_swiglu_backward(io);
+                EXPECT_TRUE(bit_equal(out[0], gate_up)) << level;
+                EXPECT_LE(largest_error(out[1], h), swiglu_tolerance(type)) << level;
+                EXPECT_LE(largest_error(out[2], d_gate_up), swiglu_tolerance(type)) << level;
+                EXPECT_LE(largest_error(out[3], weighted_h), swiglu_tolerance(type)) << level;
+                for (size_t i = 0; i < 104; ++i)  // a sum of ffn terms of order 1, in another order
+                    EXPECT_NEAR(get(out[4], static_cast<int64_t>(i), 0), d_weight[i],
+                                (type == DType::bf16 ? 1e-2 : 1e-4) * (1 + std::abs(d_weight[i])))
+                        << level;
+                if (first.empty()) first = out;
+                for (size_t i = 0; i < out.size(); ++i)
+                    EXPECT_TRUE(bit_equal(out[i], first[i])) << level << " output " << i;
+            });
+        }
+}
+
+TEST(Gemm, ARowDependsNeitherOnItsPositionNorOnTheOthers) {
+    const Tensor x = random_tensor({70, 160}, DType::bf16, 1);
+    const Tensor w = random_tensor({96, 160}, DType::f32, 2);
+    for_each_level([&](std::string_view level) {
+        const PackedWeight packed = ops::pack(w, PackKind::forward, DType::bf16);
+        const Tensor all = Tensor::empty({70, 96}, DType::bf16);
+        ops::linear(x, packed, all);
+        for (const int64_t row : {0, 1, 33, 69}) {
+            const Tensor one = Tensor::empty({1, 96}, DType::bf16);
+            ops::linear(x.slice(row, row + 1), packed, one);
+            EXPECT_TRUE(bit_equal(one, all.slice(row, row + 1))) << level << " row " << row;
+        }
+    });
+}
+
+TEST(Gemm, PackReusesItsStorage) {
+    const Tensor w = random_tensor({64, 64}, DType::f32, 1);
+    PackedWeight first = ops::pack(w, PackKind::forward, DType::bf16);
+    const void* storage = first.storage.raw();
+    EXPECT_EQ(ops::pack(w, PackKind::dgrad, DType::bf16, std::move(first)).storage.raw(), storage);
+}
+
+TEST(Gemm, WrongShapesAreRefused) {
+    const Tensor x = random_tensor({4, 32}, DType::bf16, 1);
+    const Tensor w = random_tensor({8, 64}, DType::f32, 2);
+    const Tensor y = Tensor::empty({4, 8}, DType::bf16);
+    EXPECT_THROW(ops::linear(x, ops::pack(w, PackKind::forward, DType::bf16), y), Error);
+    EXPECT_THROW(ops::pack(x, PackKind::forward, DType::bf16), Error);
+}
+
+}  // namespace
+}  // namespace fucina
