@@ -2,23 +2,16 @@
 #pragma once
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "kernels/runtime.h"
+#include "tests/support/kernel_case.h"
 
 namespace fucina::test {
-
-inline std::vector<std::string> levels() {
-    std::vector<std::string> names;
-    for (const IsaLevel level : {IsaLevel::scalar, IsaLevel::avx2, IsaLevel::avx512, IsaLevel::amx})
-        if (level <= best_isa()) names.emplace_back(name_of(level));
-    return names;
-}
 
 template <class Body>
 void for_each_level(const Body& body, Numerics numerics = Numerics::exact) {
     const Runtime before = runtime();
-    for (const std::string& level : levels())
+    for (const std::string& level : isa_levels())
         for (const int threads : {1, 2}) {
             force_isa(level);
             set_runtime(threads, numerics);
