@@ -13,6 +13,7 @@ namespace fucina {
 void add_eval_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
 void add_report_command(CLI::App& app);
+void add_doctor_command(CLI::App& app);
 void add_recipe_table_command(CLI::App& app);
 
 }  // namespace fucina

@@ -22,7 +22,4 @@ Memory machine_memory();
 // Free bytes for this user on the file system that holds `path`; -1 if it cannot be told.
 int64_t free_disk_bytes(const std::string& path);
 
-// The processor's name.
-std::string cpu_name();
-
 }  // namespace fucina

@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
         add_eval_command(app);
         add_tokenizer_command(app);
         add_report_command(app);
+        add_doctor_command(app);
         add_recipe_table_command(app);
     });
 }

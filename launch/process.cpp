@@ -18,7 +18,7 @@ namespace fucina {
 namespace {
 
 // How long a failed rank waits for the others to fail too before it ends the job for all.
-constexpr double kAgreementSeconds = 3.0;
+constexpr double kAgreementSeconds = 5.0;
 
 bool is_set(const char* name) {
     return std::getenv(name) != nullptr;

@@ -1,0 +1,129 @@
+// `fucina doctor`: what this machine offers, line by line, with what to do where it is not enough.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <sstream>
+
+#include "kernels/error.h"
+#include "kernels/runtime.h"
+#include "launch/commands.h"
+#include "launch/machine.h"
+#include "launch/process.h"
+
+#include <fmt/format.h>
+
+namespace fucina {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
+struct Finding {
+    std::string topic;
+    std::string found;
+    std::string advice;  // what to do; empty: all is well
+};
+
+Finding processor() {
+    Finding finding{"processor", describe_runtime(), ""};
+    if (runtime().level < best_isa()) {
+        finding.advice = concat("FUCINA_ISA forces ", name_of(runtime().level), " where ",
+                                name_of(best_isa()), " works; unset it");
+    } else if (best_isa() == IsaLevel::scalar) {
+        finding.advice = "no AVX2: everything works, but slowly; take a newer processor";
+    }
+    return finding;
+}
+
+Finding cores(int threads, int ranks) {
+    const auto cpus = static_cast<int>(affinity_cpus().size());
+    const double quota = cgroup_cpu_quota();
+    Finding finding{"cores", fmt::format("{} in the affinity mask, ", cpus), ""};
+    finding.found += quota > 0 ? fmt::format("quota {:.4g}", quota) : std::string("no quota");
+    finding.found += fmt::format("; {} rank{} here, {} thread{} for this one", ranks,
+                                 ranks == 1 ? "" : "s", threads, threads == 1 ? "" : "s");
+    const double room = quota > 0 ? std::min<double>(quota, cpus) : cpus;
+    if (std::getenv("FUCINA_THREADS") != nullptr && threads > room) {
+        finding.advice = "FUCINA_THREADS is more than there are cores; unset it";
+    } else if (ranks > 1 && threads == 1 && ranks > std::max(room, 1.0) * 1.01 && cpus > 1) {
+        finding.advice = "more ranks than cores: right for a test, slow for training; lower -np";
+    }
+    return finding;
+}
+
+Finding memory() {
+    const Memory memory = machine_memory();
+    Finding finding{
+        "memory",
+        fmt::format("{:.1f} GiB free of {:.1f}", static_cast<double>(memory.available) / kGiB,
+                    static_cast<double>(memory.total) / kGiB),
+        ""};
+    constexpr double kEnough = 2 * kGiB;  // the quickstart
+    if (static_cast<double>(memory.available) < kEnough) {
+        finding.advice = "less than 2 GiB, which the quickstart needs; end other programs";
+    }
+    return finding;
+}
+
+Finding disk() {
+    std::error_code error;
+    const std::string here = std::filesystem::current_path(error).string();
+    const auto free = static_cast<double>(free_disk_bytes(here));
+    Finding finding{"disk", fmt::format("{:.1f} GiB free at {}", free / kGiB, here), ""};
+    if (free < 0) return {"disk", "cannot be told at " + here, "go to a directory that exists"};
+    if (free < 2 * kGiB) finding.advice = "less than 2 GiB for checkpoints; put run.dir elsewhere";
+    return finding;
+}
+
+bool on_path(const std::string& program) {
+    const char* path = std::getenv("PATH");
+    std::istringstream folders(path == nullptr ? "" : path);
+    for (std::string folder; std::getline(folders, folder, ':');) {
+        std::error_code error;
+        if (std::filesystem::exists(folder + "/" + program, error)) return true;
+    }
+    return false;
+}
+
+Finding mpi() {
+    char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    MPI_Get_library_version(version, &length);  // allowed before MPI_Init
+    std::string name(version, static_cast<size_t>(length));
+    name = name.substr(0, name.find_first_of(",\n"));
+    Finding finding{
+        "MPI",
+        concat(name, process().with_mpi() ? concat("; running, ", process().size(), " ranks")
+                                          : "; not running, one process"),
+        ""};
+    if (!on_path("mpirun"))
+        finding.advice = "mpirun is not on PATH; bash launch/setup.sh installs it";
+    return finding;
+}
+
+void run_doctor() {
+    const int threads = process().use_threads(0);
+    if (process().rank() != 0) return;
+    int warnings = 0;
+    for (const Finding& finding :
+         {processor(), cores(threads, process().local_size()), memory(), disk(), mpi()}) {
+        std::cout << fmt::format("{:<5} {:<10} {}\n", finding.advice.empty() ? "OK" : "WARN",
+                                 finding.topic, finding.found);
+        if (finding.advice.empty()) continue;
+        std::cout << fmt::format("{:<17}→ {}\n", "", finding.advice);
+        ++warnings;
+    }
+    std::cout << (warnings == 0
+                      ? "ready to train: bash launch/quickstart.sh\n"
+                      : fmt::format("{} warning{}\n", warnings, warnings == 1 ? "" : "s"));
+}
+
+}  // namespace
+
+void add_doctor_command(CLI::App& app) {
+    app.add_subcommand("doctor", "Look at this machine: processor, cores, memory, disk, MPI")
+        ->callback(run_doctor);
+}
+
+}  // namespace fucina
