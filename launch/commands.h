@@ -10,6 +10,8 @@ class App;
 namespace fucina {
 
 // In the order of --help, here and in main.cpp.
+void add_train_command(CLI::App& app);
+void add_resume_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
 void add_report_command(CLI::App& app);

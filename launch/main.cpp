@@ -5,6 +5,8 @@
 int main(int argc, char** argv) {
     return fucina::run_program(argc, argv, [](CLI::App& app) {
         using namespace fucina;
+        add_train_command(app);
+        add_resume_command(app);
         add_eval_command(app);
         add_tokenizer_command(app);
         add_report_command(app);

@@ -100,7 +100,7 @@ void train(const TokenizerTraining& training, const std::string& output) {
     }
 }
 
-void add_train_command(CLI::App& parent) {
+void add_tokenizer_train_command(CLI::App& parent) {
     CLI::App* command =
         parent.add_subcommand("train", "Learn a tokenizer.json from text: byte-level BPE");
     auto training = std::make_shared<TokenizerTraining>();
@@ -122,7 +122,7 @@ void add_tokenizer_command(CLI::App& app) {
                       encode_lines);
     add_lines_command(*command, "decode", "Each list of token ids of standard input to text",
                       decode_lines);
-    add_train_command(*command);
+    add_tokenizer_train_command(*command);
 }
 
 }  // namespace fucina

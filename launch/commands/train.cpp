@@ -1,0 +1,118 @@
+// `fucina train RECIPE` and `fucina resume RUN_DIR`.
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "kernels/runtime.h"
+#include "launch/commands.h"
+#include "launch/process.h"
+#include "launch/recipe.h"
+#include "parallel/mpi_communicator.h"
+#include "trainer/stop_request.h"
+#include "trainer/trainer.h"
+
+namespace fucina {
+namespace {
+
+struct TrainOptions {
+    std::string recipe, run_dir;
+    std::vector<std::string> overrides;
+    bool fresh = false;
+};
+
+std::unique_ptr<Communicator> make_communicator() {
+    return process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
+}
+
+void set_up_process(const Train& train) {
+    const int threads = process().use_threads(static_cast<int>(train.threads()));
+    set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact);
+    install_signal_handlers(process().size() == 1);
+}
+
+void print_lines(Console& console, const std::string& text) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) console.line(line);
+}
+
+void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
+    console.line(concat("machine  ", describe_runtime(), ", ", process().size(), " ranks of ",
+                        runtime().threads, " threads"));
+    for (const std::string& line : data_card(recipe, run.data)) console.line(line);
+    for (const std::string& line : parameter_table(*run.model)) console.line(line);
+}
+
+void go(Communicator& communicator, TrainingRun run, Console& console) {
+    const std::string dir = run.path.string();
+    Trainer trainer(communicator, std::move(run), console);
+    if (trainer.train() == ExitCode::stopped) {
+        fail(ExitCode::stopped, "stopped on request after a save; `fucina resume ", dir,
+             "` goes on");
+    }
+    console.line(concat("done: ", dir));
+}
+
+void run_train(const TrainOptions& options) {
+    const auto communicator = make_communicator();
+    Console console(communicator->rank() == 0);
+    const ResolvedRecipe resolved = load_recipe(options.recipe, options.overrides);
+    set_up_process(resolved.recipe.train());
+    print_lines(console, recipe_listing(resolved));
+    NewRun request{.recipe = resolved.recipe,
+                   .toml = recipe_toml(resolved.recipe),
+                   .spec = {},
+                   .fresh = options.fresh};
+    if (!resolved.recipe.model().has_from()) {
+        request.spec = ModelSpec::from_config(model_json(resolved.recipe), options.recipe);
+    }
+    TrainingRun run = build_run(*communicator, request, console);
+    print_start(console, resolved.recipe, run);
+    go(*communicator, std::move(run), console);
+}
+
+void run_resume(const TrainOptions& options) {
+    const auto communicator = make_communicator();
+    Console console(communicator->rank() == 0);
+    install_signal_handlers(process().size() == 1);
+    ResumePoint point = find_resume_point(*communicator, options.run_dir, console);
+    const ResolvedRecipe resolved = parse_recipe(recipe_toml(point.manifest.recipe()),
+                                                 point.checkpoint.string(), options.overrides);
+    Recipe recipe = resolved.recipe;
+    recipe.mutable_run()->set_dir(options.run_dir);
+    check_resumable(point.manifest, recipe);
+    set_up_process(recipe.train());
+    for (const auto& [key, origin] : resolved.origins) {
+        if (origin == "--set") console.line(concat("changed  ", key));
+    }
+    TrainingRun run =
+        build_resumed_run(*communicator, std::move(point), recipe, recipe_toml(recipe), console);
+    console.line(concat("resumed ", run.path.string(), " after step ", run.step));
+    print_start(console, recipe, run);
+    go(*communicator, std::move(run), console);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+    CLI::App* command = app.add_subcommand("train", "Train a model as a recipe says");
+    auto options = std::make_shared<TrainOptions>();
+    command->add_option("recipe", options->recipe, "recipe, a TOML file")->required();
+    command->add_option("--set", options->overrides, "path=value: override a value of the recipe")
+        ->allow_extra_args(false);
+    command->add_flag("--fresh", options->fresh,
+                      "if run.dir holds an earlier run, move it aside and begin anew");
+    command->callback([options] { run_train(*options); });
+}
+
+void add_resume_command(CLI::App& app) {
+    CLI::App* command =
+        app.add_subcommand("resume", "Go on with a run from its newest valid checkpoint");
+    auto options = std::make_shared<TrainOptions>();
+    command->add_option("run_dir", options->run_dir, "the run's directory")->required();
+    command->add_option("--set", options->overrides, "path=value: change a value of the recipe")
+        ->allow_extra_args(false);
+    command->callback([options] { run_resume(*options); });
+}
+
+}  // namespace fucina

@@ -1,0 +1,259 @@
+#include <fmt/format.h>
+#include <google/protobuf/text_format.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "data/file.h"
+#include "kernels/error.h"
+#include "parallel/agreement.h"
+#include "parallel/grain_plan.h"
+#include "trainer/manifest.h"
+#include "trainer/run.h"
+#include "trainer/weights.h"
+
+namespace fucina {
+namespace {
+
+namespace fs = std::filesystem;
+
+RecomputeKind recompute_kind(const std::string& name) {
+    if (name == "norm") return RecomputeKind::norm;
+    if (name == "mla_up") return RecomputeKind::mla_up;
+    return name == "block" ? RecomputeKind::block : RecomputeKind::none;
+}
+
+ModelOptions model_options(const Train& train) {
+    ModelOptions options;
+    options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;
+    options.with_mtp = train.mtp_loss() > 0;
+    options.recompute = recompute_kind(train.recompute());
+    return options;
+}
+
+void check_ranks(int ranks, const Train& train) {
+    if (train.numerics() == "fast" || ranks_fit_tree(ranks)) return;
+    fail(ExitCode::usage, "train.numerics = \"exact\" runs on 1, 2, 4 or 8 ranks, this is ", ranks,
+         "; start one of these, or set train.numerics = \"fast\"");
+}
+
+// Where the weights of a new run come from.
+class Origin {
+  public:
+    explicit Origin(const NewRun& request)
+        : request_(request), from_(request.recipe.model().from()) {
+        if (from_.empty()) {
+            spec_ = *request.spec;
+        } else if (fs::exists(from_ / "config.json")) {
+            spec_ = read_model_spec(from_);
+        } else {
+            checkpoint_ = find_checkpoint(from_, [](const std::string&) {});
+            const Manifest manifest = read_manifest(checkpoint_);
+            spec_ = ModelSpec::from_config(nlohmann::json::parse(manifest.model_config()),
+                                           (checkpoint_ / kManifestName).string());
+        }
+    }
+
+    const ModelSpec& spec() const { return spec_; }
+
+    void fill(Model& model) const {
+        model.initialize(static_cast<uint64_t>(request_.recipe.train().seed()));
+        if (from_.empty()) return;
+        if (checkpoint_.empty()) {
+            load_weights(model, TensorFile(from_));
+        } else {
+            load_weights(checkpoint_, model);
+            model.repack();
+        }
+    }
+
+  private:
+    const NewRun& request_;
+    const fs::path from_;
+    fs::path checkpoint_;
+    ModelSpec spec_;
+};
+
+void write_text(const fs::path& path, const std::string& text) {
+    OutputFile file(path);
+    file.append(std::as_bytes(std::span(text)));
+    file.commit();
+}
+
+void start_log(TrainingRun& run, const std::string& toml, Console& console) {
+    write_text(run.path / "recipe.resolved.toml", toml);
+    console.open_log((run.path / "log.txt").string());
+}
+
+}  // namespace
+
+std::vector<NamedTensor> TrainingRun::state() const {
+    std::vector<NamedTensor> tensors;
+    for (Parameter* parameter : model->parameters()) {
+        tensors.push_back({"weight", parameter->name, parameter->value});
+    }
+    for (const Optimizer::State& state : optimizer->states()) {
+        tensors.push_back({"m", state.parameter->name, state.m});
+        tensors.push_back({"v", state.parameter->name, state.v});
+    }
+    return tensors;
+}
+
+TrainingRun build_run(Communicator& communicator, const NewRun& request, Console& console) {
+    check_ranks(communicator.size(), request.recipe.train());
+    TrainingRun run;
+    run.recipe = request.recipe;
+    run.path = request.recipe.run().dir();
+    const bool first = communicator.rank() == 0;
+    agree(communicator, [&] {
+        if (first) RunDirectory::check_free(run.path, request.fresh);
+    });
+    std::unique_ptr<Origin> origin;
+    agree(communicator, [&] { origin = std::make_unique<Origin>(request); });
+    run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
+    agree(communicator, [&] {
+        run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe.train()));
+        origin->fill(*run.model);
+    });
+    run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters());
+    agree(communicator, [&] {
+        if (!first) return;
+        std::string moved_to;
+        run.directory = RunDirectory::create(run.path, request.fresh, moved_to);
+        if (!moved_to.empty()) {
+            console.line(fmt::format("moved the earlier run to {}", moved_to));
+        }
+        start_log(run, request.toml, console);
+    });
+    return run;
+}
+
+ResumePoint find_resume_point(Communicator& communicator, const fs::path& path, Console& console) {
+    ResumePoint point;
+    point.path = path;
+    std::string found;
+    agree(communicator, [&] {
+        if (communicator.rank() != 0) return;
+        point.directory = RunDirectory::open(path);
+        remove_leftovers(path);
+        try {
+            found = find_checkpoint(path, [&](const std::string& warning) {
+                        console.line("WARNING: " + warning);
+                    }).string();
+        } catch (const Error& error) {
+            if (error.code() != ExitCode::no_checkpoint) throw;
+            fail(ExitCode::no_checkpoint, error.what(), "; `fucina train ",
+                 (path / "recipe.resolved.toml").string(), " --fresh` begins anew");
+        }
+    });
+    int64_t length = static_cast<int64_t>(found.size());
+    communicator.broadcast(std::as_writable_bytes(std::span(&length, 1)), 0);
+    found.resize(static_cast<size_t>(length));
+    communicator.broadcast(std::as_writable_bytes(std::span(found)), 0);
+    point.checkpoint = found;
+    agree(communicator, [&] { point.manifest = read_manifest(point.checkpoint); });
+    return point;
+}
+
+TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, const Recipe& recipe,
+                              const std::string& toml, Console& console) {
+    check_ranks(communicator.size(), recipe.train());
+    TrainingRun run;
+    run.recipe = recipe;
+    run.path = point.path;
+    agree(communicator, [&] {
+        const ModelSpec spec =
+            ModelSpec::from_config(nlohmann::json::parse(point.manifest.model_config()),
+                                   (point.checkpoint / kManifestName).string());
+        run.model = std::make_unique<Model>(spec, model_options(recipe.train()));
+    });
+    run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
+    if (run.data.tokenizer_hash != point.manifest.tokenizer_hash()) {
+        fail(ExitCode::usage, recipe.data().tokenizer(), ": the tokenizer's hash is ",
+             run.data.tokenizer_hash, ", the run was made with ", point.manifest.tokenizer_hash());
+    }
+    run.optimizer = std::make_unique<Optimizer>(recipe.train(), run.model->parameters());
+    for (;;) {
+        try {
+            agree(communicator,
+                  [&] { load_tensors(point.checkpoint, point.manifest, run.state()); });
+            break;
+        } catch (const Error& error) {
+            if (error.code() != ExitCode::data) throw;
+            console.line(concat("WARNING: ", error.what()));
+            if (communicator.rank() == 0) {
+                const fs::path aside = point.checkpoint.string() + ".damaged";
+                fs::remove_all(aside);
+                fs::rename(point.checkpoint, aside);
+                console.line(concat("WARNING: set aside as ", aside.string(),
+                                    "; going on from the checkpoint before"));
+            }
+            point.directory.reset();
+            point = find_resume_point(communicator, point.path, console);
+        }
+    }
+    run.model->repack();
+    run.optimizer->set_updates(point.manifest.updates());
+    run.step = point.manifest.step();
+    run.next_sample = point.manifest.next_sample();
+    run.directory = std::move(point.directory);
+    if (communicator.rank() == 0) start_log(run, toml, console);
+    return run;
+}
+
+void check_resumable(const Manifest& manifest, const Recipe& recipe) {
+    std::string changes;
+    const auto compare = [&](const char* key, const std::string& then, const std::string& now) {
+        if (then == now) return;
+        changes += concat(changes.empty() ? "" : ", ", key, " was ", then, " and is now ", now);
+    };
+    const Recipe& old = manifest.recipe();
+    const google::protobuf::Reflection* reflection = old.model().GetReflection();
+    const google::protobuf::Descriptor* keys = old.model().GetDescriptor();
+    for (int i = 0; i < keys->field_count(); ++i) {
+        const auto text = [&](const ModelKeys& model) {
+            const google::protobuf::FieldDescriptor* field = keys->field(i);
+            if (!reflection->HasField(model, field)) return std::string("not set");
+            std::string value;
+            google::protobuf::TextFormat::PrintFieldValueToString(model, field, -1, &value);
+            return value;
+        };
+        compare(("model." + keys->field(i)->name()).c_str(), text(old.model()),
+                text(recipe.model()));
+    }
+    compare("data.sequence_length", concat(old.data().sequence_length()),
+            concat(recipe.data().sequence_length()));
+    compare("train.moments", old.train().moments(), recipe.train().moments());
+    compare("train.mtp_loss > 0", old.train().mtp_loss() > 0 ? "true" : "false",
+            recipe.train().mtp_loss() > 0 ? "true" : "false");
+    if (!changes.empty()) {
+        fail(ExitCode::usage, "a run cannot go on as another model: ", changes);
+    }
+}
+
+std::vector<std::string> parameter_table(Model& model) {
+    std::map<std::string, std::pair<int64_t, int64_t>> parts;  // tensors and elements
+    int64_t total = 0;
+    for (const Parameter* parameter : model.parameters()) {
+        const std::string& name = parameter->name;
+        std::string part = "other";
+        for (const char* word : {"norm", "experts", "shared", "router", "attention", "mlp"}) {
+            if (name.find(word) == std::string::npos) continue;
+            part = word;
+            break;
+        }
+        if (name == "embedding" || name == "head") part = name;
+        if (name.starts_with("mtp.")) part = "mtp";
+        parts[part].first += 1;
+        parts[part].second += parameter->value.size();
+        total += parameter->value.size();
+    }
+    std::vector<std::string> lines{fmt::format("parameters {:>17}", total)};
+    for (const auto& [part, sizes] : parts) {
+        lines.push_back(
+            fmt::format("  {:<12} {:>13}  in {} tensors", part, sizes.second, sizes.first));
+    }
+    return lines;
+}
+
+}  // namespace fucina

@@ -1,0 +1,53 @@
+#include "trainer/console.h"
+
+#include <unistd.h>
+
+namespace fucina {
+
+Console::Console(bool speaks) : speaks_(speaks), terminal_(isatty(STDOUT_FILENO) == 1) {}
+
+Console::~Console() {
+    if (redraws_) std::fputc('\n', stdout);
+    if (log_ != nullptr) std::fclose(log_);
+}
+
+void Console::open_log(const std::string& path) {
+    if (!speaks_) return;
+    log_ = std::fopen(path.c_str(), "a");
+    if (log_ != nullptr) log(unlogged_);
+    unlogged_.clear();
+}
+
+void Console::line(const std::string& text) {
+    if (!speaks_) return;
+    clear_progress();
+    std::fprintf(stdout, "%s\n", text.c_str());
+    std::fflush(stdout);
+    log(text + "\n");
+}
+
+void Console::progress(const std::string& text) {
+    if (!speaks_) return;
+    if (!terminal_) return line(text);
+    std::fprintf(stdout, "\r%s\x1b[K", text.c_str());
+    std::fflush(stdout);
+    redraws_ = true;
+    log(text + "\n");
+}
+
+void Console::clear_progress() {
+    if (!redraws_) return;
+    std::fputc('\n', stdout);  // the last one stays readable
+    redraws_ = false;
+}
+
+void Console::log(const std::string& text) {
+    if (log_ == nullptr) {
+        unlogged_ += text;
+        return;
+    }
+    std::fwrite(text.data(), 1, text.size(), log_);
+    std::fflush(log_);
+}
+
+}  // namespace fucina

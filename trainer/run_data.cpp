@@ -1,0 +1,149 @@
+#include "trainer/run_data.h"
+
+#include <fmt/format.h>
+
+#include <functional>
+#include <optional>
+
+#include "data/source.h"
+#include "data/tokenizer/tokenizer.h"
+#include "kernels/error.h"
+#include "kernels/runtime.h"
+#include "parallel/agreement.h"
+
+namespace fucina {
+namespace {
+
+using Sources = google::protobuf::RepeatedPtrField<Source>;
+
+constexpr const char* kCacheDirectory = ".fucina-cache";
+
+class Opener {
+  public:
+    Opener(const Recipe& recipe, int64_t vocab_size, Console& console)
+        : recipe_(recipe), vocab_size_(vocab_size), console_(console) {
+        const std::string& path = recipe.data().tokenizer();
+        if (path.empty()) return;
+        tokenizer_.emplace(Tokenizer::load(path));
+        if (tokenizer_->vocab_size() > vocab_size) {
+            fail(ExitCode::usage, path, ": the tokenizer has ", tokenizer_->vocab_size(),
+                 " ids, model.vocab_size is ", vocab_size);
+        }
+    }
+
+    std::string tokenizer_hash() const { return tokenizer_ ? tokenizer_->hash() : ""; }
+
+    // Encodes all text into the cache, where the other ranks then find it.
+    void prepare_text() {
+        for (const Sources* sources : {&recipe_.data().train(), &recipe_.data().valid()}) {
+            for (const Source& source : *sources) {
+                const SourceFormat format = source_format(source.format(), source.path());
+                if (format == SourceFormat::text || format == SourceFormat::jsonl) open(source);
+            }
+        }
+    }
+
+    std::unique_ptr<BatchLoader> open(const Sources& sources) {
+        if (sources.empty()) return nullptr;
+        std::vector<BlendSource> blend;
+        for (const Source& source : sources) blend.push_back({open(source), source.weight()});
+        LoaderOptions options;
+        options.sequence_length = recipe_.data().sequence_length();
+        options.shuffle = recipe_.data().shuffle();
+        options.seed = static_cast<uint64_t>(recipe_.train().seed());
+        return std::make_unique<BatchLoader>(std::move(blend), options);
+    }
+
+  private:
+    std::shared_ptr<const TokenStore> open(const Source& source) {
+        std::optional<TextTokenizer> text;
+        if (tokenizer_) {
+            text = TextTokenizer{.encode =
+                                     [this](std::string_view line, std::vector<int32_t>& ids) {
+                                         const std::vector<int32_t> encoded =
+                                             tokenizer_->encode(line);
+                                         ids.insert(ids.end(), encoded.begin(), encoded.end());
+                                     },
+                                 .vocab_size = tokenizer_->vocab_size(),
+                                 .hash = tokenizer_->hash(),
+                                 .eos = tokenizer_->eos_id()};
+        }
+        SourceOptions options;
+        options.prepare.input = source.path();
+        options.prepare.format = source_format(source.format(), source.path());
+        options.prepare.append_eos = recipe_.data().append_eos();
+        options.prepare.threads = runtime().threads;
+        options.prepare.progress = [&](const PrepareProgress& now) {
+            console_.progress(fmt::format("preparing {}: {} of {} bytes, {} tokens", source.path(),
+                                          now.bytes, now.total_bytes, now.tokens));
+        };
+        options.vocab_size = vocab_size_;
+        options.tokenizer = text ? &*text : nullptr;
+        options.cache_directory = kCacheDirectory;
+        const OpenedSource opened = open_source(options);
+        if (opened.report) report(source, *opened.report);
+        return opened.store;
+    }
+
+    void report(const Source& source, const PrepareReport& report) {
+        console_.line(fmt::format("prepared {}: {} documents, {} tokens", source.path(),
+                                  report.documents, report.tokens));
+        if (report.bad_lines() == 0) return;
+        console_.line(fmt::format("  {} of {} lines skipped: {}", report.bad_lines(),
+                                  report.records, report.bad_summary()));
+        for (const std::string& bad : report.first_bad) console_.line("  " + bad);
+    }
+
+    const Recipe& recipe_;
+    const int64_t vocab_size_;
+    Console& console_;
+    std::optional<Tokenizer> tokenizer_;
+};
+
+void describe(const Sources& sources, const BatchLoader& loader, std::vector<std::string>& lines) {
+    for (int i = 0; i < sources.size(); ++i) {
+        const PackedStore& packed = loader.source(i);
+        lines.push_back(
+            fmt::format("  {:<32} {:>10} documents {:>12} tokens {:>9} sequences  weight {:g}",
+                        sources[i].path(), packed.store().documents(), packed.store().tokens(),
+                        packed.sequences(), sources[i].weight()));
+    }
+}
+
+}  // namespace
+
+RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t vocab_size,
+                      Console& console) {
+    RunData data;
+    std::unique_ptr<Opener> opener;
+    agree(communicator, [&] { opener = std::make_unique<Opener>(recipe, vocab_size, console); });
+    agree(communicator, [&] {
+        if (communicator.rank() == 0) opener->prepare_text();
+    });
+    agree(communicator, [&] {
+        data.train = opener->open(recipe.data().train());
+        data.valid = opener->open(recipe.data().valid());
+        data.tokenizer_hash = opener->tokenizer_hash();
+    });
+    return data;
+}
+
+std::vector<std::string> data_card(const Recipe& recipe, const RunData& data) {
+    std::vector<std::string> lines{"data.train"};
+    describe(recipe.data().train(), *data.train, lines);
+    int64_t sequences = 0;
+    for (int64_t s = 0; s < data.train->sources(); ++s) {
+        sequences += data.train->source(s).sequences();
+    }
+    const int64_t samples = recipe.train().steps() * recipe.train().global_batch();
+    lines.push_back(fmt::format("  {} steps of {} sequences: {} samples, {:.2f} times the data",
+                                recipe.train().steps(), recipe.train().global_batch(), samples,
+                                static_cast<double>(samples) / static_cast<double>(sequences)));
+    if (data.valid) {
+        lines.push_back("data.valid");
+        describe(recipe.data().valid(), *data.valid, lines);
+    }
+    return lines;
+}
+
+}  // namespace fucina

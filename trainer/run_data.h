@@ -1,0 +1,28 @@
+// The sources of data.train and data.valid, opened: text is turned into token stores first.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "configs/recipe.pb.h"
+#include "data/batch_loader.h"
+#include "parallel/communicator.h"
+#include "trainer/console.h"
+
+namespace fucina {
+
+struct RunData {
+    std::unique_ptr<BatchLoader> train;
+    std::unique_ptr<BatchLoader> valid;  // null without data.valid
+    std::string tokenizer_hash;          // empty without a tokenizer
+};
+
+// Collective. `vocab_size`: of the model; every id is below it. Fails on all ranks alike: exit 2 or
+// 3, naming the file.
+RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t vocab_size,
+                      Console& console);
+
+// The data card: what each source holds and how often the run will go over it.
+std::vector<std::string> data_card(const Recipe& recipe, const RunData& data);
+
+}  // namespace fucina

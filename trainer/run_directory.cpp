@@ -1,0 +1,126 @@
+#include "trainer/run_directory.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLockName = "lock";
+
+bool is_old_run(const fs::path& path) {
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(path, none)) {
+        if (entry.path().filename() != kLockName) return true;
+    }
+    return false;
+}
+
+// "process 12 on host", as the holder wrote it.
+std::string holder_of(int lock) {
+    char text[256];
+    const ssize_t length = pread(lock, text, sizeof text, 0);
+    return length > 0 ? std::string(text, static_cast<size_t>(length)) : "another process";
+}
+
+// The locked file, or a failure naming the holder.
+int take_lock(const fs::path& path) {
+    const fs::path name = path / kLockName;
+    const int lock = open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (lock < 0) {
+        fail(errno == ENOSPC ? ExitCode::storage : ExitCode::usage, name.string(), ": ",
+             std::strerror(errno));
+    }
+    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
+        const std::string holder = holder_of(lock);
+        close(lock);
+        fail(ExitCode::usage, path.string(), " is in use by ", holder,
+             "; wait for it, stop it, or choose another run.dir");
+    }
+    return lock;
+}
+
+int claim(const fs::path& path) {
+    const int lock = take_lock(path);
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    const std::string text = fmt::format("process {} on {}", getpid(), host);
+    // Only a courtesy to whoever finds the directory locked.
+    if (ftruncate(lock, 0) == 0 && pwrite(lock, text.data(), text.size(), 0) < 0) errno = 0;
+    return lock;
+}
+
+void check_not_in_use(const fs::path& path) {
+    if (fs::exists(path / kLockName)) close(take_lock(path));
+}
+
+}  // namespace
+
+void RunDirectory::check_free(const fs::path& path, bool fresh) {
+    if (!fs::exists(path)) return;
+    if (!fs::is_directory(path)) {
+        fail(ExitCode::usage, "run.dir ", path.string(), " is a file; choose another");
+    }
+    check_not_in_use(path);
+    if (!fresh && is_old_run(path)) {
+        fail(ExitCode::usage, "run.dir ", path.string(),
+             " holds an earlier run; continue it with `fucina resume ", path.string(),
+             "`, or begin anew with --fresh, which moves it aside");
+    }
+}
+
+RunDirectory RunDirectory::create(const fs::path& path, bool fresh, std::string& moved_to) {
+    check_free(path, fresh);
+    try {
+        if (fs::exists(path) && is_old_run(path)) {
+            const std::string name =
+                path.has_filename() ? path.string() : path.parent_path().string();
+            int n = 1;
+            while (fs::exists(fmt::format("{}.old-{}", name, n))) ++n;
+            moved_to = fmt::format("{}.old-{}", name, n);
+            fs::rename(path, moved_to);
+        }
+        fs::create_directories(path);
+    } catch (const fs::filesystem_error& error) {
+        const bool full = error.code() == std::errc::no_space_on_device;
+        fail(full ? ExitCode::storage : ExitCode::usage, "run.dir: ", error.what());
+    }
+    return RunDirectory(path, claim(path));
+}
+
+RunDirectory RunDirectory::open(const fs::path& path) {
+    if (!fs::is_directory(path)) {
+        fail(ExitCode::no_checkpoint, path.string(),
+             ": no such run directory; `fucina train RECIPE` makes one");
+    }
+    return RunDirectory(path, claim(path));
+}
+
+RunDirectory::~RunDirectory() {
+    if (lock_ >= 0) close(lock_);
+}
+
+RunDirectory::RunDirectory(RunDirectory&& other) noexcept
+    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+
+RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
+    std::swap(path_, other.path_);
+    std::swap(lock_, other.lock_);
+    return *this;
+}
+
+bool RunDirectory::take_request(const char* name) const {
+    return unlink((path_ / name).c_str()) == 0;
+}
+
+}  // namespace fucina

@@ -1,0 +1,157 @@
+#include "trainer/step_runner.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "kernels/error.h"
+#include "trainer/fault_point.h"
+#include "trainer/grad_accumulator.h"
+#include "trainer/pass_batch.h"
+#include "trainer/schedule.h"
+
+namespace fucina {
+
+// Sums of every grain of the global batch: a rank fills in its own, the others stay zero. Floats
+// travel as their bits in integers, which add to the bits themselves beside zeros.
+struct StepRunner::Sums {
+    Sums(int64_t grains, bool with_mtp)
+        : loss(static_cast<size_t>(grains)),
+          mtp(with_mtp ? static_cast<size_t>(grains) : 0),
+          balance(static_cast<size_t>(grains)) {}
+
+    void gather(Communicator& communicator) {
+        std::vector<int64_t> flat;
+        for (const auto* values : {&loss, &mtp, &balance}) {
+            for (double value : *values) flat.push_back(std::bit_cast<int64_t>(value));
+        }
+        for (const auto& layer : counts) flat.insert(flat.end(), layer.begin(), layer.end());
+        communicator.all_reduce_sum(flat);
+        auto next = flat.begin();
+        for (auto* values : {&loss, &mtp, &balance}) {
+            for (double& value : *values) value = std::bit_cast<double>(*next++);
+        }
+        for (auto& layer : counts) {
+            for (int64_t& count : layer) count = *next++;
+        }
+    }
+
+    std::vector<double> loss, mtp, balance;    // [grains]
+    std::vector<std::vector<int64_t>> counts;  // [MoE layers][E]
+};
+
+namespace {
+
+int64_t count_grains(const Recipe& recipe) {
+    const int64_t grain = recipe.exact().grain();
+    return (recipe.train().global_batch() + grain - 1) / grain;
+}
+
+double tree_sum(const std::vector<double>& values) {
+    return fucina::tree_sum(values.data(), static_cast<int64_t>(values.size()));
+}
+
+double ratio(double sum, int64_t count) {
+    return count == 0 ? 0 : sum / static_cast<double>(count);
+}
+
+void add_counts(std::vector<std::vector<int64_t>>& to,
+                const std::vector<std::vector<int64_t>>& from) {
+    for (size_t l = 0; l < from.size(); ++l) {
+        for (size_t e = 0; e < from[l].size(); ++e) to[l][e] += from[l][e];
+    }
+}
+
+}  // namespace
+
+StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
+    : recipe_(recipe),
+      parts_(parts),
+      grains_(count_grains(recipe)),
+      shares_(share_grains(grains_, parts.communicator.size())),
+      own_(shares_[static_cast<size_t>(parts.communicator.rank())]),
+      memory_(plan_memory(recipe, parts.model, own_, parts.communicator.size())),
+      reducer_(parts.communicator),
+      prefetcher_(parts.loader) {}
+
+PackedSequences StepRunner::load(int64_t first_sample) {
+    const int64_t grain = recipe_.exact().grain(), batch = recipe_.train().global_batch();
+    const int64_t begin = std::min(own_.begin * grain, batch);
+    const int64_t count = std::min(own_.end * grain, batch) - begin;
+    if (count == 0) return {};
+    PackedSequences own = prefetcher_.load(first_sample + begin, count);
+    prefetcher_.prefetch(first_sample + batch + begin, count);
+    return own;
+}
+
+void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
+    const int64_t grain = recipe_.exact().grain();
+    GradAccumulator accumulator(parts_.model.parameters());
+    for (const Pass& pass : memory_.passes) {
+        const int64_t begin = (pass.grains.begin - own_.begin) * grain;
+        const int64_t end = std::min((pass.grains.end - own_.begin) * grain, own.sequences());
+        const PassResult result =
+            parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), scales);
+        fault_point("step.backward", parts_.communicator.rank());
+        const auto at = static_cast<size_t>(pass.grains.begin);
+        std::copy(result.grain_loss.begin(), result.grain_loss.end(), sums.loss.begin() + at);
+        std::copy(result.grain_mtp_loss.begin(), result.grain_mtp_loss.end(),
+                  sums.mtp.begin() + at);
+        std::copy(result.grain_balance.begin(), result.grain_balance.end(),
+                  sums.balance.begin() + at);
+        add_counts(sums.counts, result.expert_counts);
+        accumulator.add_pass(pass.merges);
+    }
+    accumulator.finish();
+}
+
+StepResult StepRunner::run(int64_t step, int64_t first_sample) {
+    const Train& train = recipe_.train();
+    const ModelSpec& spec = parts_.model.spec();
+    const bool with_mtp = train.mtp_loss() > 0;
+    const PackedSequences own = load(first_sample);
+    // Losses are means over the whole batch, so the counts come first.
+    const TokenBatch whole =
+        with_mtp ? make_pass_batch(own, 0, own.sequences(), own.sequences() + 1) : TokenBatch();
+    std::vector<int64_t> totals{own.label_count(), Model::count_mtp_labels(whole), own.tokens()};
+    parts_.communicator.all_reduce_sum(totals);
+
+    Sums sums(grains_, with_mtp);
+    const int64_t moe_layers = spec.moe_layers() + (with_mtp && spec.is_moe(spec.layers) ? 1 : 0);
+    sums.counts.assign(static_cast<size_t>(moe_layers),
+                       std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
+    run_passes(own,
+               {.loss_scale = ratio(1, totals[0]),
+                .mtp_scale = ratio(train.mtp_loss(), totals[1]),
+                .balance_scale = ratio(train.balance_loss(), train.global_batch())},
+               sums);
+    sums.gather(parts_.communicator);
+    reducer_.reduce(trained_grads(parts_.model.parameters()), shares_);
+
+    StepResult result;
+    result.loss = ratio(tree_sum(sums.loss), totals[0]);
+    result.mtp_loss = ratio(tree_sum(sums.mtp), totals[1]);
+    result.balance_loss = ratio(tree_sum(sums.balance), train.global_batch());
+    result.tokens = totals[2];
+    result.expert_counts = std::move(sums.counts);
+    update(step, result);
+    return result;
+}
+
+void StepRunner::update(int64_t step, StepResult& result) {
+    const Train& train = recipe_.train();
+    result.grad_norm = parts_.optimizer.join_and_norm();
+    result.learning_rate = learning_rate(train, step);
+    result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) &&
+                    std::isfinite(result.grad_norm);
+    fault_point("step.update", parts_.communicator.rank());
+    if (!result.finite) return;
+    parts_.optimizer.update(result.learning_rate, result.grad_norm);
+    if (train.router_bias_update() > 0 && !result.expert_counts.empty()) {
+        parts_.model.update_router_bias(result.expert_counts,
+                                        static_cast<float>(train.router_bias_update()));
+    }
+    parts_.model.repack();
+}
+
+}  // namespace fucina

@@ -1,0 +1,59 @@
+// StepRunner: the arithmetic of one training step on all ranks, from samples to updated weights.
+// Every number that it returns is the same on all ranks, and in exact numerics the same for any
+// number of ranks, threads and passes.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "configs/recipe.pb.h"
+#include "data/batch_loader.h"
+#include "model/model.h"
+#include "parallel/communicator.h"
+#include "parallel/grad_reducer.h"
+#include "trainer/memory_plan.h"
+#include "trainer/optimizer.h"
+
+namespace fucina {
+
+struct StepResult {
+    double loss = 0;          // token-mean cross-entropy, nats
+    double mtp_loss = 0;      // token-mean, unweighted
+    double balance_loss = 0;  // mean over sequences of the sum over layers, unweighted
+    double grad_norm = 0;     // before clipping
+    double learning_rate = 0;
+    int64_t tokens = 0;                               // of the global batch
+    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], of the global batch
+    bool finite = true;  // false: loss or norm is NaN or infinite and nothing was updated
+};
+
+class StepRunner {
+  public:
+    struct Parts {
+        Communicator& communicator;
+        Model& model;
+        Optimizer& optimizer;
+        const BatchLoader& loader;
+    };
+    StepRunner(const Recipe& recipe, const Parts& parts);
+
+    const MemoryPlan& memory() const { return memory_; }
+    // Step `step` (from 1) on the samples from `first_sample` on.
+    StepResult run(int64_t step, int64_t first_sample);
+
+  private:
+    struct Sums;
+    PackedSequences load(int64_t first_sample);
+    void run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums);
+    void update(int64_t step, StepResult& result);
+
+    const Recipe recipe_;
+    Parts parts_;
+    const int64_t grains_;  // of the global batch
+    const std::vector<GrainRange> shares_;
+    const GrainRange own_;
+    MemoryPlan memory_;
+    GradReducer reducer_;
+    Prefetcher prefetcher_;
+};
+
+}  // namespace fucina

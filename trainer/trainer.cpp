@@ -1,0 +1,192 @@
+#include "trainer/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "trainer/evaluator.h"
+#include "trainer/manifest.h"
+
+namespace fucina {
+namespace {
+
+constexpr int64_t kFailedSavesLimit = 3;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double max_over_mean(const std::vector<int64_t>& counts) {
+    int64_t most = 0, total = 0;
+    for (int64_t count : counts) {
+        most = std::max(most, count);
+        total += count;
+    }
+    if (total == 0) return 0;
+    return static_cast<double>(most) * static_cast<double>(counts.size()) /
+           static_cast<double>(total);
+}
+
+}  // namespace
+
+Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
+    : communicator_(communicator),
+      run_(std::move(run)),
+      console_(console),
+      runner_(run_.recipe, {.communicator = communicator,
+                            .model = *run_.model,
+                            .optimizer = *run_.optimizer,
+                            .loader = *run_.data.train}),
+      line_(run_.recipe.train().steps()) {
+    if (communicator.rank() != 0) return;
+    metrics_ = std::make_unique<MetricsFile>((run_.path / "metrics.jsonl").string(), run_.step);
+    tensorboard_ =
+        std::make_unique<TensorBoardWriter>((run_.path / "tensorboard").string(), run_.step);
+}
+
+ExitCode Trainer::train() {
+    for (const std::string& line : memory_table(runner_.memory(), false)) console_.line(line);
+    const int64_t first = run_.step + 1, last = run_.recipe.train().steps();
+    for (int64_t s = first; s <= last; ++s) {
+        step();
+        if (s == first) {
+            for (const std::string& line : memory_table(runner_.memory(), true)) {
+                console_.line(line);
+            }
+        }
+        const StopRequest request = requests();
+        if (request.save || request.stop || due(run_.recipe.checkpoint().every())) save();
+        if (request.stop && s < last) return ExitCode::stopped;
+    }
+    if (failed_saves_ > 0) {
+        fail(ExitCode::storage, run_.path.string(), ": the last step could not be saved");
+    }
+    return ExitCode::ok;
+}
+
+// After every `every` steps, and at the end.
+bool Trainer::due(int64_t every) const {
+    return run_.step == run_.recipe.train().steps() || (every > 0 && run_.step % every == 0);
+}
+
+void Trainer::step() {
+    const auto start = std::chrono::steady_clock::now();
+    const int64_t first_sample = run_.next_sample;
+    const StepResult result = runner_.run(run_.step + 1, first_sample);
+    const double seconds = seconds_since(start);
+    run_.step += 1;
+    run_.next_sample += run_.recipe.train().global_batch();
+    write_metrics(result, seconds);
+    watch_non_finite(result, first_sample);
+}
+
+void Trainer::write_metrics(const StepResult& result, double seconds) {
+    const Train& train = run_.recipe.train();
+    StepMetrics metrics;
+    metrics.step = run_.step;
+    metrics.loss = result.loss;
+    if (train.balance_loss() > 0) metrics.balance_loss = result.balance_loss;
+    if (train.mtp_loss() > 0) metrics.mtp_loss = result.mtp_loss;
+    metrics.grad_norm = result.grad_norm;
+    metrics.lr = result.learning_rate;
+    metrics.tokens = result.tokens;
+    metrics.tokens_per_s = static_cast<double>(result.tokens) / seconds;
+    for (const auto& layer : result.expert_counts) {
+        metrics.expert_load.push_back(max_over_mean(layer));
+    }
+    metrics.skipped = !result.finite;
+    if (due(run_.recipe.eval().every())) {
+        metrics.expert_counts = result.expert_counts;
+        evaluate(metrics);
+    }
+    if (!metrics_) return;
+    console_.progress(line_.text(metrics, seconds));
+    if (!metrics_->append(metrics)) console_.line("WARNING: metrics.jsonl could not be written");
+    std::vector<std::pair<std::string, double>> scalars{{"loss", metrics.loss},
+                                                        {"grad_norm", metrics.grad_norm},
+                                                        {"lr", metrics.lr},
+                                                        {"tokens_per_s", metrics.tokens_per_s}};
+    if (metrics.mtp_loss) scalars.emplace_back("mtp_loss", *metrics.mtp_loss);
+    if (metrics.balance_loss) scalars.emplace_back("balance_loss", *metrics.balance_loss);
+    if (metrics.valid_loss) scalars.emplace_back("valid_loss", *metrics.valid_loss);
+    for (size_t l = 0; l < metrics.expert_load.size(); ++l) {
+        scalars.emplace_back(fmt::format("expert_load/{}", l), metrics.expert_load[l]);
+    }
+    tensorboard_->write(metrics.step, scalars);
+}
+
+void Trainer::evaluate(StepMetrics& metrics) {
+    if (!run_.data.valid) return;
+    metrics.valid_loss = evaluate_loss(communicator_, *run_.model, *run_.data.valid,
+                                       run_.recipe.train().micro_batch());
+}
+
+void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {
+    non_finite_ = result.finite ? 0 : non_finite_ + 1;
+    if (result.finite) return;
+    const int64_t batch = run_.recipe.train().global_batch();
+    console_.line(fmt::format(
+        "WARNING: step {} skipped: loss {}, gradient norm {}; samples {} to {}", run_.step,
+        result.loss, result.grad_norm, first_sample, first_sample + batch - 1));
+    for (int64_t i = first_sample; i < first_sample + batch; ++i) {
+        const SequencePlace place = run_.data.train->place(i);
+        const PackedStore& source = run_.data.train->source(place.source);
+        console_.line(fmt::format("  sample {}: sequence {} of {}, epoch {}", i, place.pack,
+                                  source.store().name(), place.epoch));
+    }
+    if (non_finite_ >= run_.recipe.train().non_finite_limit()) {
+        fail(ExitCode::non_finite, "loss or gradients were not finite for ", non_finite_,
+             " steps in a row, up to step ", run_.step,
+             "; weights are as they were before; see log.txt for the samples");
+    }
+}
+
+void Trainer::save() {
+    if (saved_step_ == run_.step) return;
+    const auto start = std::chrono::steady_clock::now();
+    if (metrics_) metrics_->sync();
+    const std::vector<NamedTensor> state = run_.state();
+    SaveRequest request{.run_dir = run_.path,
+                        .manifest = {},
+                        .tensors = state,
+                        .keep = run_.recipe.checkpoint().keep()};
+    Manifest& manifest = request.manifest;
+    manifest.set_step(run_.step);
+    manifest.set_updates(run_.optimizer->updates());
+    manifest.set_next_sample(run_.next_sample);
+    manifest.set_model_config(run_.model->spec().to_config().dump());
+    manifest.set_model_hash(content_hash(manifest.model_config()));
+    manifest.set_tokenizer_hash(run_.data.tokenizer_hash);
+    *manifest.mutable_recipe() = run_.recipe;
+    const SaveOutcome outcome = save_checkpoint(communicator_, request);
+    if (outcome.problem.empty()) {
+        failed_saves_ = 0;
+        saved_step_ = run_.step;
+        console_.line(fmt::format("saved {} ({:.1f} MiB, {:.2f} s)", outcome.directory.string(),
+                                  static_cast<double>(outcome.bytes) / (1 << 20),
+                                  seconds_since(start)));
+        return;
+    }
+    ++failed_saves_;
+    console_.line(
+        concat("WARNING: the checkpoint of step ", run_.step, " was NOT saved: ", outcome.problem));
+    if (failed_saves_ >= kFailedSavesLimit) {
+        fail(ExitCode::storage, failed_saves_,
+             " saves in a row failed; the last: ", outcome.problem);
+    }
+}
+
+StopRequest Trainer::requests() {
+    const StopRequest signals = take_signals();
+    std::vector<int64_t> asked{signals.save, signals.stop};
+    if (run_.directory) {
+        if (run_.directory->take_request("SAVE")) asked[0] = 1;
+        if (run_.directory->take_request("STOP")) asked[1] = 1;
+    }
+    communicator_.all_reduce_max(asked);
+    return {asked[0] != 0, asked[1] != 0};
+}
+
+}  // namespace fucina

@@ -1,0 +1,46 @@
+// Trainer: runs a run. A step, what is said and written about it, evaluation, saves, requests from
+// outside.
+#pragma once
+#include <memory>
+
+#include "kernels/error.h"
+#include "parallel/communicator.h"
+#include "trainer/metrics.h"
+#include "trainer/run.h"
+#include "trainer/step_line.h"
+#include "trainer/step_runner.h"
+#include "trainer/stop_request.h"
+#include "trainer/tensorboard.h"
+
+namespace fucina {
+
+class Trainer {
+  public:
+    Trainer(Communicator& communicator, TrainingRun run, Console& console);
+
+    // To the last step, or to a request to stop (exit code 15). Throws what ends a run early:
+    // non-finite steps (13), saves that fail (11).
+    ExitCode train();
+
+  private:
+    void step();
+    void watch_non_finite(const StepResult& result, int64_t first_sample);
+    void write_metrics(const StepResult& result, double seconds);
+    void evaluate(StepMetrics& metrics);
+    void save();
+    bool due(int64_t every) const;
+    StopRequest requests();
+
+    Communicator& communicator_;
+    TrainingRun run_;
+    Console& console_;
+    StepRunner runner_;
+    StepLine line_;
+    std::unique_ptr<MetricsFile> metrics_;            // rank 0
+    std::unique_ptr<TensorBoardWriter> tensorboard_;  // rank 0
+    int64_t failed_saves_ = 0;                        // in a row
+    int64_t non_finite_ = 0;                          // steps in a row
+    int64_t saved_step_ = -1;
+};
+
+}  // namespace fucina
