@@ -4,6 +4,7 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -213,6 +214,16 @@ TEST(Recipe, EveryFieldIsDocumentedAndItsDefaultIsLegal) {
     const std::string table = recipe_table();
     EXPECT_EQ(table.find("|  |\n"), std::string::npos) << "a field has no line of documentation";
     parse(good());  // reads every default, checked against its range
+}
+
+TEST(Recipe, ShippedRecipesAreLegal) {
+    int recipes = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(FUCINA_SOURCE_DIR "/configs")) {
+        if (entry.path().extension() != ".toml") continue;
+        EXPECT_NO_THROW(load_recipe(entry.path().string(), {})) << entry.path();
+        ++recipes;
+    }
+    EXPECT_GE(recipes, 1);
 }
 
 TEST(Recipe, TableInTheDocumentationIsTheSchema) {
