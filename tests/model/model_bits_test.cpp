@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/optimizer.h"
+#include "kernels/runtime.h"
+#include "tests/support/kernel_case.h"
 #include "tests/support/tiny_model.h"
 
 namespace fucina {
@@ -134,6 +136,24 @@ TEST_P(ModelBits, PackedDocumentsEqualSeparateOnes) {
             {batch.ids.begin() + begin, batch.ids.begin() + end}};
         EXPECT_TRUE(test::bit_equal(model.logits(make_batch(alone)), logits.slice(begin, end)));
     }
+}
+
+TEST_P(ModelBits, InstructionSetsAndThreadsChangeNothing) {
+    const ModelSpec spec = tiny_spec();
+    const TokenBatch batch = make_batch(random_documents({13, 9, 16}, spec.vocab_size, 5));
+    std::vector<Tensor> expected;
+    for (const std::string& level : test::isa_levels())
+        for (const int threads : {1, 3}) {
+            SCOPED_TRACE(level + " " + std::to_string(threads));
+            set_runtime(threads, Numerics::exact);
+            force_isa(level);
+            Model model = tiny_model(spec, {.compute = GetParam(), .with_mtp = true});
+            model.forward_backward(batch, kAllLosses);
+            if (expected.empty()) expected = gradients(model);
+            expect_bit_equal(gradients(model), expected, model);
+        }
+    set_runtime(1, Numerics::exact);
+    force_isa("");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/optimizer.h"
+#include "kernels/runtime.h"
 #include "tests/support/tiny_model.h"
 
 namespace fucina {
@@ -52,6 +53,7 @@ double slope(Model& model, Parameter& parameter, const Tensor& direction, const 
 // unit gradient: the fp32 losses of 30 tokens are good to about 1e-7, a relative error of 1e-4 for
 // norms of 0.1, and the third derivative adds less than 1 %.
 void check_gradients(const ModelSpec& spec, bool with_mtp) {
+    set_runtime(1, Numerics::exact);  // hundreds of tiny passes: threads would only wait
     Model model = tiny_model(spec, {.compute = DType::f32, .with_mtp = with_mtp});
     const TokenBatch batch = make_batch(random_documents({13, 2, 16, 1}, spec.vocab_size, 3));
     PassOptions pass = kAllLosses;

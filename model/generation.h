@@ -1,0 +1,32 @@
+// Generation: one token after another from a Model, with its latent cache.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+
+namespace fucina {
+
+struct Sampling {
+    double temperature = 0;  // 0: the most likely token, the lowest id among equals
+    double top_p = 1;        // of the smallest set of tokens with at least this probability
+    uint64_t seed = 0;
+};
+
+// The next token from logits [V]; `step` numbers the draws of a text.
+int32_t choose_token(std::span<const float> logits, const Sampling& sampling, uint32_t step);
+
+struct GenerationOptions {
+    int64_t max_tokens = 256;  // at most so many new ones
+    Sampling sampling;
+    std::vector<int32_t> stop_ids;  // ends after any of them, which is not part of the result
+};
+
+// prompt: at least one id. on_token hears of every new token as it is chosen.
+std::vector<int32_t> generate(Model& model, std::span<const int32_t> prompt,
+                              const GenerationOptions& options,
+                              const std::function<void(int32_t)>& on_token);
+
+}  // namespace fucina

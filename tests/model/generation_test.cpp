@@ -1,0 +1,81 @@
+// Choice of tokens, and generation against logits of the full forward.
+#include "model/generation.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "tests/support/tiny_model.h"
+
+namespace fucina {
+namespace {
+
+TEST(ChooseToken, GreedyTakesTheLowestIdAmongEquals) {
+    const std::vector<float> logits = {1, 5, -2, 5};
+    EXPECT_EQ(choose_token(logits, {}, 0), 1);
+}
+
+// Probabilities 0.5, 0.3, 0.15, 0.05: top-p 0.6 keeps two, whose shares become 5/8 and 3/8.
+TEST(ChooseToken, TopPKeepsTheSmallestSet) {
+    std::vector<float> logits;
+    for (const double p : {0.05, 0.3, 0.15, 0.5}) logits.push_back(static_cast<float>(std::log(p)));
+    const Sampling sampling{.temperature = 1, .top_p = 0.6, .seed = 3};
+    std::vector<int> counts(4);
+    constexpr int kDraws = 4000;
+    for (uint32_t step = 0; step < kDraws; ++step)
+        ++counts[static_cast<size_t>(choose_token(logits, sampling, step))];
+    EXPECT_EQ(counts[0] + counts[2], 0);
+    EXPECT_NEAR(counts[3], kDraws * 0.625, 4 * std::sqrt(kDraws * 0.625 * 0.375));
+}
+
+// Temperature ½ squares the odds: 0.5² to 0.25² is 4 to 1.
+TEST(ChooseToken, TemperatureSharpens) {
+    const std::vector<float> logits = {std::log(0.5f), std::log(0.25f)};
+    const Sampling sampling{.temperature = 0.5, .seed = 9};
+    int first = 0;
+    constexpr int kDraws = 4000;
+    for (uint32_t step = 0; step < kDraws; ++step)
+        first += choose_token(logits, sampling, step) == 0;
+    EXPECT_NEAR(first, kDraws * 0.8, 4 * std::sqrt(kDraws * 0.8 * 0.2));
+}
+
+TEST(ChooseToken, SeedAndStepDecide) {
+    const std::vector<float> logits(50, 0.0f);
+    const Sampling one{.temperature = 1, .seed = 1}, two{.temperature = 1, .seed = 2};
+    std::vector<int32_t> a, again, b;
+    for (uint32_t step = 0; step < 20; ++step) {
+        a.push_back(choose_token(logits, one, step));
+        again.push_back(choose_token(logits, one, step));
+        b.push_back(choose_token(logits, two, step));
+    }
+    EXPECT_EQ(a, again);
+    EXPECT_NE(a, b);
+}
+
+TEST(Generate, GreedyFollowsTheFullForward) {
+    const ModelSpec spec = test::tiny_spec();
+    Model model = test::tiny_model(spec, {.compute = DType::f32, .training = false});
+    std::vector<int32_t> text = {3, 14, 15, 9};
+    std::vector<int32_t> heard;
+    const std::vector<int32_t> made =
+        generate(model, text, {.max_tokens = 12}, [&](int32_t id) { heard.push_back(id); });
+    EXPECT_EQ(made, heard);
+    ASSERT_EQ(made.size(), 12u);
+    for (const int32_t id : made) {
+        const std::vector<std::vector<int32_t>> so_far = {text};
+        const Tensor logits = model.logits(make_batch(so_far));
+        const float* last = logits.row<float>(logits.rows() - 1);
+        EXPECT_EQ(id, std::max_element(last, last + spec.vocab_size) - last);
+        text.push_back(id);
+    }
+    // The third token as a stop token ends the text before it.
+    const std::vector<int32_t> prompt(text.begin(), text.begin() + 4);
+    const auto first = std::ranges::find(made, made[2]) - made.begin();
+    const std::vector<int32_t> stopped =
+        generate(model, prompt, {.max_tokens = 12, .stop_ids = {made[2]}}, [](int32_t) {});
+    EXPECT_EQ(static_cast<int64_t>(stopped.size()), first);
+}
+
+}  // namespace
+}  // namespace fucina
