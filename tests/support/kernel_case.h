@@ -26,6 +26,9 @@ struct KernelCase {
     double flops = 0;         // of one run; 0: bound by memory
     double bytes = 0;         // read and written
     bool bench_only = false;  // too slow for the reference
+    // For the bench, where run() does more than the kernel (packs weights, say): makes everything
+    // and returns what is timed.
+    std::function<std::function<void()>(const Tensors&)> timed;
 };
 
 struct GradientCase {

@@ -1,0 +1,343 @@
+// Cases of gemm.h. Products follow one order, so parity is of bits; activations go through exp.
+#include "kernels/reference/reference.h"
+#include "tests/support/kernel_case.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina::test {
+namespace {
+
+constexpr const char* kOrder = "gemm.h fixes the order of summation";
+constexpr const char* kSwiglu = "exp within 2 ulp, F-term sums; in bf16 one rounding step";
+
+double swiglu_tolerance(DType type) {
+    return type == DType::bf16 ? 8e-3 : 1e-5;
+}
+
+Tensor empty_like(int64_t rows, int64_t columns, DType type) {
+    return Tensor::empty({rows, columns}, type);
+}
+
+PackedWeight packed(Version version, const Tensor& w, PackKind kind, DType type) {
+    return version == Version::fast ? ops::pack(w, kind, type) : reference::pack(w, kind, type);
+}
+
+struct LinearShape {
+    int64_t rows, n, k;
+    DType type;
+    bool dgrad = false, wide_output = false;  // fp32 output
+};
+
+// x is a column view, so that its row stride is not its width.
+KernelCase linear_case(const LinearShape& s) {
+    const int64_t in = s.dgrad ? s.n : s.k, out = s.dgrad ? s.k : s.n;
+    const PackKind kind = s.dgrad ? PackKind::dgrad : PackKind::forward;
+    const DType result = s.wide_output ? DType::f32 : s.type;
+    return {.name = concat(s.dgrad ? "linear dgrad " : "linear ", name_of(s.type), " to ",
+                           name_of(result), " [", s.rows, ", ", in, "] -> ", out),
+            .inputs = {random_tensor({s.rows, in + 3}, s.type, 51),
+                       random_tensor({s.n, s.k}, DType::f32, 52, 0.1f)},
+            .run =
+                [=](Version version, const Tensors& t) {
+                    const Tensor x = t[0].columns(1, in + 1), y = empty_like(s.rows, out, result);
+                    const PackedWeight w = packed(version, t[1], kind, s.type);
+                    if (version == Version::fast)
+                        ops::linear(x, w, y);
+                    else
+                        reference::linear(x, w, y);
+                    return Tensors{y};
+                },
+            .reason = kOrder,
+            .flops = 2.0 * static_cast<double>(s.rows * s.n * s.k),
+            .bytes = static_cast<double>((s.rows * (in + out) + s.n * s.k) * size_of(s.type)),
+            .timed = [=](const Tensors& t) -> std::function<void()> {
+                const Tensor x = t[0].columns(1, in + 1), y = empty_like(s.rows, out, result);
+                const PackedWeight w = packed(Version::fast, t[1], kind, s.type);
+                return [=] { ops::linear(x, w, y); };
+            }};
+}
+
+LeafTree leaves(int64_t rows) {
+    return make_leaf_tree({0, rows / 3, rows / 3, rows});
+}
+
+KernelCase wgrad_case(int64_t rows, int64_t n, int64_t k, DType type) {
+    return {.name = concat("linear_wgrad ", name_of(type), " ", rows, " rows, [", n, ", ", k, "]"),
+            .inputs = {random_tensor({rows, n}, type, 53), random_tensor({rows, k}, type, 54)},
+            .run =
+                [=](Version version, const Tensors& t) {
+                    const Tensor dw = empty_like(n, k, DType::f32);
+                    if (version == Version::fast)
+                        ops::linear_wgrad(t[0], t[1], leaves(rows), dw);
+                    else
+                        reference::linear_wgrad(t[0], t[1], leaves(rows), dw);
+                    return Tensors{dw};
+                },
+            .reason = kOrder,
+            .flops = 2.0 * static_cast<double>(rows * n * k),
+            .bytes = static_cast<double>(rows * (n + k) * size_of(type) + 4 * n * k)};
+}
+
+// Ragged groups: group 1 is empty, the others share the rows unevenly.
+struct GroupedShape {
+    int64_t groups, rows, n, k;
+    DType type;
+    bool through_index = false;
+};
+
+struct Ragged {
+    std::vector<int64_t> offsets{0};
+    std::vector<int32_t> index;  // rows of a tensor of `sources` rows
+    std::vector<LeafTree> trees;
+};
+
+Ragged ragged(const GroupedShape& s, int64_t sources) {
+    Ragged r;
+    Random random(55);
+    for (int64_t g = 0; g < s.groups; ++g) {
+        const int64_t left = s.rows - r.offsets.back(), more = s.groups - g;
+        int64_t count = g == 1 ? 0 : std::min(left, random.below(2 * left / more + 1));
+        if (more == 1) count = left;
+        r.offsets.push_back(r.offsets.back() + count);
+        r.trees.push_back(leaves(count));
+    }
+    for (int64_t i = 0; i < s.rows; ++i)
+        r.index.push_back(static_cast<int32_t>(random.below(sources)));
+    return r;
+}
+
+std::string grouped_name(const char* op, const GroupedShape& s) {
+    return concat(op, " ", name_of(s.type), s.through_index ? " indexed " : " ", s.rows,
+                  " rows in ", s.groups, " groups, [", s.n, ", ", s.k, "]");
+}
+
+KernelCase grouped_case(const GroupedShape& s) {
+    const int64_t sources = s.rows;
+    const auto rows = std::make_shared<Ragged>(ragged(s, sources));
+    const RowGroups groups{rows->offsets, s.through_index ? rows->index.data() : nullptr};
+    return {.name = grouped_name("grouped_linear", s),
+            .inputs = {random_tensor({sources, s.k}, s.type, 56),
+                       random_tensor({s.groups, s.n, s.k}, DType::f32, 57, 0.1f)},
+            .run =
+                [=](Version version, const Tensors& t) {
+                    (void)rows;
+                    const Tensor y = empty_like(s.rows, s.n, s.type);
+                    const PackedWeight w = packed(version, t[1], PackKind::forward, s.type);
+                    if (version == Version::fast)
+                        ops::grouped_linear(t[0], groups, w, y);
+                    else
+                        reference::grouped_linear(t[0], groups, w, y);
+                    return Tensors{y};
+                },
+            .reason = kOrder,
+            .flops = 2.0 * static_cast<double>(s.rows * s.n * s.k),
+            .bytes = static_cast<double>((s.rows * (s.n + s.k) + s.groups * s.n * s.k) *
+                                         size_of(s.type)),
+            .timed = [=](const Tensors& t) -> std::function<void()> {
+                const Tensor y = empty_like(s.rows, s.n, s.type);
+                const PackedWeight w = packed(Version::fast, t[1], PackKind::forward, s.type);
+                return [=] {
+                    (void)rows;
+                    ops::grouped_linear(t[0], groups, w, y);
+                };
+            }};
+}
+
+KernelCase grouped_wgrad_case(const GroupedShape& s) {
+    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
+    return {.name = grouped_name("grouped_linear_wgrad", s),
+            .inputs = {random_tensor({s.rows, s.n}, s.type, 58),
+                       random_tensor({s.rows, s.k}, s.type, 59)},
+            .run =
+                [=](Version version, const Tensors& t) {
+                    const int32_t* index = s.through_index ? rows->index.data() : nullptr;
+                    const ops::GroupedWgrad in{.dy = t[0],
+                                               .x = t[1],
+                                               .x_index = index,
+                                               .trees = rows->trees,
+                                               .group_offsets = rows->offsets};
+                    const Tensor dw = Tensor::empty({s.groups, s.n, s.k}, DType::f32);
+                    if (version == Version::fast)
+                        ops::grouped_linear_wgrad(in, dw);
+                    else
+                        reference::grouped_linear_wgrad(in, dw);
+                    return Tensors{dw.view({s.groups * s.n, s.k})};
+                },
+            .reason = kOrder,
+            .flops = 2.0 * static_cast<double>(s.rows * s.n * s.k),
+            .bytes = static_cast<double>(s.rows * (s.n + s.k) * size_of(s.type) +
+                                         4 * s.groups * s.n * s.k)};
+}
+
+// n is F here.
+KernelCase gate_up_case(const GroupedShape& s) {
+    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
+    const RowGroups groups{rows->offsets, s.through_index ? rows->index.data() : nullptr};
+    const auto weight = [s](Version version, const Tensor& w) {
+        return packed(version, w, PackKind::gate_up, s.type);
+    };
+    return {.name = grouped_name("gate_up_swiglu", s),
+            .inputs = {random_tensor({s.rows, s.k}, s.type, 60),
+                       random_tensor({s.groups, 2 * s.n, s.k}, DType::f32, 61, 0.2f)},
+            .run =
+                [=](Version version, const Tensors& t) {
+                    (void)rows;
+                    const Tensor gate_up = empty_like(s.rows, 2 * s.n, s.type);
+                    const Tensor h = empty_like(s.rows, s.n, s.type);
+                    const PackedWeight w = weight(version, t[1]);
+                    if (version == Version::fast)
+                        ops::gate_up_swiglu(t[0], groups, w, gate_up, h);
+                    else
+                        reference::gate_up_swiglu(t[0], groups, w, gate_up, h);
+                    return Tensors{gate_up, h};
+                },
+            .tolerance = swiglu_tolerance(s.type),
+            .reason = kSwiglu,
+            .flops = 4.0 * static_cast<double>(s.rows * s.n * s.k),
+            .bytes = static_cast<double>((s.rows * (3 * s.n + s.k) + 2 * s.groups * s.n * s.k) *
+                                         size_of(s.type)),
+            .timed = [=](const Tensors& t) -> std::function<void()> {
+                const Tensor gate_up = empty_like(s.rows, 2 * s.n, s.type);
+                const Tensor h = empty_like(s.rows, s.n, s.type);
+                const PackedWeight w = weight(Version::fast, t[1]);
+                return [=] {
+                    (void)rows;
+                    ops::gate_up_swiglu(t[0], groups, w, gate_up, h);
+                };
+            }};
+}
+
+// n is F, k is D; down is [E, D, F]. inputs: dy, gate_up, row weights, down.
+Tensors down_backward(Version version, const GroupedShape& s, const Ragged& rows, const Tensors& t,
+                      const PackedWeight& down) {
+    const Tensors out{empty_like(s.rows, 2 * s.n, s.type), empty_like(s.rows, s.n, s.type),
+                      empty_like(s.rows, 1, DType::f32)};
+    const ops::DownBackward io{
+        .dy = t[0],
+        .rows = {rows.offsets, s.through_index ? rows.index.data() : nullptr},
+        .down = down,
+        .gate_up = t[1],
+        .row_weight = t[2].data<float>(),
+        .d_gate_up = out[0],
+        .weighted_h = out[1],
+        .d_row_weight = out[2].data<float>()};
+    if (version == Version::fast)
+        ops::down_swiglu_backward(io);
+    else
+        reference::down_swiglu_backward(io);
+    return out;
+}
+
+KernelCase down_backward_case(const GroupedShape& s) {
+    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
+    return {.name = grouped_name("down_swiglu_backward", s),
+            .inputs = {random_tensor({s.rows, s.k}, s.type, 62),
+                       random_tensor({s.rows, 2 * s.n}, s.type, 63),
+                       random_tensor({s.rows, 1}, DType::f32, 64),
+                       random_tensor({s.groups, s.k, s.n}, DType::f32, 65, 0.2f)},
+            .run =
+                [=](Version version, const Tensors& t) {
+                    return down_backward(version, s, *rows, t,
+                                         packed(version, t[3], PackKind::dgrad, s.type));
+                },
+            .tolerance = swiglu_tolerance(s.type),
+            .reason = kSwiglu,
+            .flops = 2.0 * static_cast<double>(s.rows * s.n * s.k),
+            .bytes = static_cast<double>((s.rows * (5 * s.n + s.k) + s.groups * s.n * s.k) *
+                                         size_of(s.type)),
+            .timed = [=](const Tensors& t) -> std::function<void()> {
+                const PackedWeight down = packed(Version::fast, t[3], PackKind::dgrad, s.type);
+                return [=] { down_backward(Version::fast, s, *rows, t, down); };
+            }};
+}
+
+// The whole expert MLP: y = weight · down(silu(x Wg)·(x Wu)), all inputs at once.
+constexpr GroupedShape kExpert{.groups = 3, .rows = 5, .n = 4, .k = 6, .type = DType::f32};
+
+struct Forward {
+    Tensor gate_up, h, y;
+};
+
+// inputs: x, gate_up weight [E·2F, D], down [E·D, F], row weights.
+Forward expert_forward(const Ragged& rows, const Tensors& t) {
+    const GroupedShape& s = kExpert;
+    const Forward out{empty_like(s.rows, 2 * s.n, s.type), empty_like(s.rows, s.n, s.type),
+                      empty_like(s.rows, s.k, s.type)};
+    const Tensor w = t[1].view({s.groups, 2 * s.n, s.k}), down = t[2].view({s.groups, s.k, s.n});
+    ops::gate_up_swiglu(t[0], {rows.offsets}, ops::pack(w, PackKind::gate_up, s.type), out.gate_up,
+                        out.h);
+    ops::grouped_linear(out.h, {rows.offsets}, ops::pack(down, PackKind::forward, s.type), out.y);
+    return out;
+}
+
+GradientCase expert_gradient() {
+    const GroupedShape& s = kExpert;
+    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
+    return {.name = "expert MLP",
+            .inputs = {random_tensor({s.rows, s.k}, DType::f32, 66),
+                       random_tensor({s.groups * 2 * s.n, s.k}, DType::f32, 67, 0.5f),
+                       random_tensor({s.groups * s.k, s.n}, DType::f32, 68, 0.5f),
+                       random_tensor({s.rows, 1}, DType::f32, 69)},
+            .forward =
+                [=](const Tensors& t) {
+                    const Tensor y = expert_forward(*rows, t).y;
+                    for (int64_t i = 0; i < s.rows; ++i)
+                        for (int64_t j = 0; j < s.k; ++j)
+                            set(y, i, j, get(y, i, j) * get(t[3], i, 0));
+                    return Tensors{y};
+                },
+            .backward =
+                [=](const Tensors& t, const Tensors& d) {
+                    const Tensor w = t[1].view({s.groups, 2 * s.n, s.k});
+                    const Tensor down = t[2].view({s.groups, s.k, s.n});
+                    const Tensors parts =
+                        down_backward(Version::fast, s, *rows,
+                                      {d[0], expert_forward(*rows, t).gate_up, t[3], down},
+                                      ops::pack(down, PackKind::dgrad, s.type));
+                    const Tensor dx = t[0].clone(), dw = w.clone(), d_down = down.clone();
+                    ops::grouped_linear(parts[0], {rows->offsets},
+                                        ops::pack(w, PackKind::dgrad, s.type), dx);
+                    ops::grouped_linear_wgrad({.dy = parts[0],
+                                               .x = t[0],
+                                               .trees = rows->trees,
+                                               .group_offsets = rows->offsets},
+                                              dw);
+                    ops::grouped_linear_wgrad({.dy = d[0],
+                                               .x = parts[1],
+                                               .trees = rows->trees,
+                                               .group_offsets = rows->offsets},
+                                              d_down);
+                    return Tensors{dx, dw.view({s.groups * 2 * s.n, s.k}),
+                                   d_down.view({s.groups * s.k, s.n}), parts[2]};
+                }};
+}
+
+const AddCases kGemm([](Cases& cases) {
+    for (const DType type : {DType::f32, DType::bf16}) {
+        for (const auto& [rows, n, k] : {std::array<int64_t, 3>{1, 1, 1},
+                                         {1, 33, 65},
+                                         {31, 32, 96},
+                                         {33, 70, 31},
+                                         {65, 129, 200}}) {
+            cases.kernels.push_back(linear_case({rows, n, k, type}));
+            cases.kernels.push_back(linear_case({rows, n, k, type, true, true}));
+            cases.kernels.push_back(wgrad_case(rows, n, k, type));
+        }
+        for (const bool index : {false, true})
+            for (const GroupedShape& s :
+                 {GroupedShape{2, 1, 3, 5, type, index}, GroupedShape{5, 70, 48, 40, type, index},
+                  GroupedShape{256, 64, 32, 33, type, index}}) {
+                cases.kernels.push_back(grouped_case(s));
+                cases.kernels.push_back(grouped_wgrad_case(s));
+                cases.kernels.push_back(gate_up_case(s));
+                cases.kernels.push_back(down_backward_case(s));
+            }
+    }
+    cases.kernels.push_back(linear_case({3, 256, 7168, DType::f32}));
+    cases.kernels.push_back(linear_case({3, 2048, 7168, DType::bf16}));
+    cases.kernels.push_back(linear_case({2, 7168, 2048, DType::bf16, true}));
+    cases.kernels.push_back(gate_up_case({2, 3, 256, 7168, DType::bf16, true}));
+    cases.gradients.push_back(expert_gradient());
+});
+
+}  // namespace
+}  // namespace fucina::test
