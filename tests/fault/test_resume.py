@@ -1,0 +1,153 @@
+"""Resume after kill -9 at any point, on the same and on other ranks, equals a run never interrupted."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+import runs
+
+STEPS = 26
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupts."""
+    directory = tmp_path_factory.mktemp("whole")
+    runs.write_tokens(directory / "ids.json")
+    runs.train(directory, train__steps=STEPS)
+    return directory
+
+
+def interrupted(directory, fault, ranks=1):
+    runs.write_tokens(directory / "ids.json")
+    done = runs.train(directory, ranks=ranks, env={"FUCINA_FAULT": fault}, expect=None,
+                      train__steps=STEPS)
+    assert done.returncode not in (0, 1, 2), "the fault never happened"
+    return directory
+
+
+@pytest.mark.parametrize("fault", [
+    "step.backward,nth=90",  # the sixth pass of a later step
+    "step.update,nth=6",
+    "save.begin,nth=2",
+    "save.shard,nth=2",
+    "save.gathered,nth=2",
+    "save.manifest,nth=2",
+    "save.written,nth=2",
+    "save.renamed,nth=2",
+    "save.retire,nth=1",
+])
+def test_resume_after_kill(tmp_path, whole, fault):
+    interrupted(tmp_path, fault)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step":999,"lo')  # a torn last line
+    done = runs.resume(tmp_path)
+    assert "WARNING" not in done.stdout
+    assert runs.same_run(whole, tmp_path, STEPS) is None
+    names = runs.checkpoints(tmp_path)
+    assert names == [f"step-{STEPS - 2:08d}", f"step-{STEPS:08d}"], "leftovers, or too few kept"
+    assert [line["step"] for line in runs.metrics(tmp_path)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("fault", ["save.shard,rank=1,nth=2", "step.update,rank=1,nth=7",
+                                   "save.manifest,rank=0,nth=2"])
+def test_resume_of_two_ranks(tmp_path, whole, fault):
+    interrupted(tmp_path, fault, ranks=2)
+    runs.resume(tmp_path, ranks=2)
+    assert runs.same_run(whole, tmp_path, STEPS) is None
+
+
+@pytest.mark.parametrize("before, after", [(1, 4), (4, 1), (2, 4)])
+def test_resume_on_other_ranks(tmp_path, whole, before, after):
+    interrupted(tmp_path, "step.update,nth=11", ranks=before)
+    runs.resume(tmp_path, ranks=after)
+    assert runs.same_run(whole, tmp_path, STEPS) is None
+
+
+def test_killed_before_the_first_checkpoint(tmp_path):
+    interrupted(tmp_path, "step.update,nth=2")
+    done = runs.resume(tmp_path, expect=10)
+    assert "fucina train" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "holds an earlier run" in runs.train(tmp_path, expect=2).stderr
+    path = runs.write_recipe(tmp_path / "recipe.toml", runs.recipe(tmp_path, train__steps=4))
+    assert runs.run("train", path, "--fresh").returncode == 0
+    assert (tmp_path / "run.old-1" / "metrics.jsonl").exists()
+
+
+def wait_for_step(directory, step):
+    path = directory / "run" / "metrics.jsonl"
+    for _ in range(600):
+        if path.exists() and len(path.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run makes no progress")
+
+
+def start_long(directory, ranks=1):
+    runs.write_tokens(directory / "ids.json")
+    path = runs.write_recipe(directory / "recipe.toml",
+                             runs.recipe(directory, train__steps=100000, checkpoint__every=0))
+    command = ([runs.MPIRUN, "-np", str(ranks)] if ranks > 1 else []) + [runs.FUCINA, "train", str(path)]
+    environment = {**os.environ, "FUCINA_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=environment)
+    wait_for_step(directory, 2)
+    return process
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ask", [signal.SIGUSR2, signal.SIGINT, "STOP"])
+def test_stop_on_request(tmp_path, ask, ranks):
+    process = start_long(tmp_path, ranks)
+    if ask == "STOP":
+        (tmp_path / "run" / "STOP").touch()
+    else:
+        process.send_signal(ask)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 15, (process.returncode, out[-1000:], err)
+    last = runs.metrics(tmp_path)[-1]["step"]
+    assert runs.checkpoints(tmp_path) == [f"step-{last:08d}"]
+    assert not (tmp_path / "run" / "STOP").exists()
+    runs.resume(tmp_path, "--set", f"train.steps={last + 2}")
+    assert runs.metrics(tmp_path)[-1]["step"] == last + 2
+
+
+def test_save_on_request_and_go_on(tmp_path):
+    process = start_long(tmp_path)
+    done = runs.run("train", tmp_path / "recipe.toml")
+    assert done.returncode == 2 and f"is in use by process {process.pid} on" in done.stderr
+    process.send_signal(signal.SIGUSR1)
+    for _ in range(200):
+        if (tmp_path / "run" / "checkpoints").exists() and runs.checkpoints(tmp_path):
+            break
+        time.sleep(0.05)
+    saved = int(runs.checkpoints(tmp_path)[0].removeprefix("step-").split(".")[0])
+    wait_for_step(tmp_path, saved + 2)
+    process.kill()
+    process.communicate()
+    done = runs.resume(tmp_path, "--set", f"train.steps={saved + 1}")
+    assert f"after step {saved}" in done.stdout
+
+
+def test_changes_on_resume(tmp_path, whole):
+    runs.copy_run(whole, tmp_path)
+    for change, words in [("model.hidden_size=64", "model.hidden_size was 32 and is now 64"),
+                          ("train.moments=bf16", "train.moments was fp32 and is now bf16"),
+                          ("train.mtp_loss=0.0", "train.mtp_loss > 0 was true and is now false"),
+                          ("data.sequence_length=12", "data.sequence_length was 24 and is now 12")]:
+        done = runs.resume(tmp_path, "--set", change, expect=2)
+        assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    done = runs.resume(tmp_path, "--set", "train.learning_rate=1e-5", "--set",
+                       f"train.steps={STEPS + 2}")
+    assert "changed  train.learning_rate" in done.stdout
+    lines = runs.metrics(tmp_path)
+    assert lines[:STEPS] == runs.metrics(whole) and lines[-1]["lr"] <= 1e-5
+
+
+def test_metrics_after_resume_read_back(whole):
+    for text in (whole / "run" / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        assert json.loads(json.dumps(line)) == line

@@ -1,0 +1,87 @@
+"""A training run against torch: AdamW, clipping, schedule and accumulation, step by step.
+
+Guards against a wrong optimizer, a loss that is not normalised over the whole batch, decay of the
+wrong parameters, and gradients that are right once but drift.
+"""
+import math
+
+import pytest
+import torch
+import transformers
+
+import runs
+
+STEPS, BATCH, LENGTH = 30, 8, 24
+PEAK, LEAST, WARMUP = 4e-3, 4e-4, 5
+
+
+def make_model(directory, seed=3):
+    torch.manual_seed(seed)
+    config = transformers.DeepseekV3Config(
+        vocab_size=61, hidden_size=40, intermediate_size=56, moe_intermediate_size=24,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, n_shared_experts=1,
+        n_routed_experts=8, routed_scaling_factor=2.5, kv_lora_rank=16, q_lora_rank=24,
+        qk_rope_head_dim=8, v_head_dim=12, qk_nope_head_dim=8, n_group=4, topk_group=2,
+        num_experts_per_tok=3, first_k_dense_replace=1, max_position_embeddings=64,
+        attn_implementation="eager", experts_implementation="eager")
+    model = transformers.DeepseekV3ForCausalLM(config).float().train()
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.1 * torch.randn_like(buffer))
+    model.save_pretrained(directory)
+    return model
+
+
+def learning_rate(step, schedule):
+    """step from 1."""
+    if step <= WARMUP:
+        return PEAK * step / WARMUP
+    if schedule == "constant":
+        return PEAK
+    part = (step - 1 - WARMUP) / (STEPS - WARMUP)
+    return LEAST + (PEAK - LEAST) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def torch_run(model, lists, schedule):
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    plain = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=PEAK, betas=(0.9, 0.95), eps=1e-8)
+    losses, norms = [], []
+    for step in range(1, STEPS + 1):
+        first = (step - 1) * BATCH
+        batch = torch.tensor([lists[(first + i) % len(lists)] for i in range(BATCH)])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, schedule)
+        optimizer.zero_grad()
+        for half in batch.split(BATCH // 2):  # accumulated: the mean of equal halves
+            loss = model(input_ids=half, labels=half).loss / 2
+            loss.backward()
+            losses.append(loss.item())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+    return [losses[2 * i] + losses[2 * i + 1] for i in range(STEPS)], norms
+
+
+@pytest.mark.parametrize("schedule, micro_batch, ranks",
+                         [("cosine", 2, 1), ("constant", 8, 1), ("cosine", 1, 2)])
+def test_thirty_steps_equal_torch(tmp_path, schedule, micro_batch, ranks):
+    model = make_model(tmp_path / "hf")
+    lists = runs.write_tokens(tmp_path / "ids.json", documents=100, lengths=(LENGTH,))
+    keys = {f"model__{key}": None for key in runs.TINY}
+    runs.train(tmp_path, ranks=ranks, **keys, model__from=str(tmp_path / "hf"), train__steps=STEPS,
+               train__micro_batch=micro_batch, train__learning_rate=PEAK,
+               train__min_learning_rate=LEAST, train__warmup_steps=WARMUP, train__schedule=schedule,
+               train__clip_norm=1.0, train__mtp_loss=0.0, data__shuffle=False,
+               data__sequence_length=LENGTH, data__valid=None)
+    ours = runs.metrics(tmp_path)
+    losses, norms = torch_run(model, lists, schedule)
+    assert losses[-1] < 0.9 * losses[0], "nothing was learned, so nothing was compared"
+    assert max(norms) > 1, "clipping took no part"
+    for line, loss, norm in zip(ours, losses, norms, strict=True):
+        step = line["step"]
+        # fp32 on both sides; sums in another order, carried through the steps before.
+        assert abs(line["loss"] - loss) <= 1e-4 * loss, (step, line["loss"], loss)
+        assert abs(line["grad_norm"] - norm) <= 2e-3 * norm, (step, line["grad_norm"], norm)
+        assert abs(line["lr"] - learning_rate(step, schedule)) <= 1e-12, (step, line["lr"])

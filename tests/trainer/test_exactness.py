@@ -1,0 +1,96 @@
+"""numerics = "exact": the same bits whatever the ranks, passes, threads and instruction set.
+
+Guards against sums whose order depends on the layout: gradients, losses, the norm, counts of tokens.
+"""
+import subprocess
+
+import pytest
+
+import runs
+
+STEPS = 12
+BASE = {"train__steps": STEPS, "checkpoint__every": 0, "train__balance_loss": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """The run that all others must equal, by precision."""
+    made = {}
+
+    def get(precision, **keys):
+        name = precision + "".join(sorted(keys))
+        if name not in made:
+            made[name] = start(tmp_path_factory.mktemp(name), precision, **keys)
+        return made[name]
+
+    return get
+
+
+def start(directory, precision, ranks=1, env=None, **keys):
+    runs.write_tokens(directory / "ids.json")
+    runs.train(directory, ranks=ranks, env=env, train__precision=precision, **{**BASE, **keys})
+    return directory
+
+
+def levels():
+    """Instruction-set levels of this machine, the slow emulation left to bf16."""
+    found = ["scalar"]
+    flags = subprocess.run(["cat", "/proc/cpuinfo"], capture_output=True, text=True).stdout
+    if " avx2 " in flags:
+        found.append("avx2")
+    if " avx512f " in flags:
+        found.append("avx512")
+    return found + ["amx-emulated" if " amx_bf16 " not in flags else "amx"]
+
+
+VARIANTS = [
+    ("2 ranks", {"ranks": 2}),
+    ("4 ranks", {"ranks": 4}),
+    ("8 ranks of one grain", {"ranks": 8, "train__micro_batch": 1}),
+    ("micro_batch 1", {"train__micro_batch": 1}),
+    ("micro_batch 3", {"train__micro_batch": 3}),
+    ("micro_batch 8", {"train__micro_batch": 8}),
+    ("2 threads", {"env": {"FUCINA_THREADS": "2"}}),
+    ("3 threads on 2 ranks", {"ranks": 2, "env": {"FUCINA_THREADS": "3"}}),
+    ("recompute block", {"train__recompute": "block"}),
+    ("recompute mla_up", {"train__recompute": "mla_up"}),
+] + [(f"level {level}", {"env": {"FUCINA_ISA": level}}) for level in levels()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name, change", VARIANTS, ids=[name for name, _ in VARIANTS])
+def test_same_bits(tmp_path, one_rank, precision, name, change):
+    expected = one_rank(precision)
+    assert runs.metrics(expected)[-1]["loss"] < runs.metrics(expected)[0]["loss"]
+    difference = runs.same_run(expected, start(tmp_path, precision, **change), STEPS)
+    assert difference is None, f"{name}: {difference}"
+
+
+def test_same_bits_with_an_uneven_batch_and_larger_grains(tmp_path, one_rank):
+    """7 sequences in grains of 2 on 4 ranks: a last grain of one sequence, ranks of one grain."""
+    keys = {"train__global_batch": 7, "exact__grain": 2}
+    expected = one_rank("bf16", **keys)
+    for ranks in (2, 4):
+        directory = tmp_path / str(ranks)
+        directory.mkdir()
+        assert runs.same_run(expected, start(directory, "bf16", ranks=ranks, **keys), STEPS) is None
+
+
+def test_ranks_without_grains_take_part(tmp_path, one_rank):
+    keys = {"train__global_batch": 3}
+    expected = one_rank("fp32", **keys)
+    assert runs.same_run(expected, start(tmp_path, "fp32", ranks=4, **keys), STEPS) is None
+
+
+def test_illegal_number_of_ranks(tmp_path):
+    runs.write_tokens(tmp_path / "ids.json")
+    done = runs.train(tmp_path, ranks=3, expect=2)
+    assert "runs on 1, 2, 4 or 8 ranks, this is 3" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_fast_numerics_on_any_ranks(tmp_path):
+    runs.write_tokens(tmp_path / "ids.json")
+    runs.train(tmp_path, ranks=3, train__numerics="fast", train__steps=3)
+    assert len(runs.metrics(tmp_path)) == 3
