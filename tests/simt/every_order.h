@@ -11,14 +11,15 @@ inline std::vector<Options> every_order() {
     return {{Order::fifo, 1}, {Order::lifo, 1}, {Order::random, 1}, {Order::random, 2}};
 }
 
-// A functor for gtest's parameter names: "fifo", "random2".
-inline const auto order_name = [](const auto& info) {
+// "fifo", "random2".
+inline std::string name_of(const Options& order) {
     constexpr const char* kNames[] = {"fifo", "lifo", "random"};
-    const Options& order = info.param;
     std::string name = kNames[static_cast<int>(order.order)];
     if (order.order == Order::random) name += std::to_string(order.seed);
     return name;
-};
+}
+
+inline const auto order_name = [](const auto& info) { return name_of(info.param); };
 
 class OrderScope {
   public:

@@ -66,22 +66,29 @@ std::vector<std::string> isa_levels() {
     return levels;
 }
 
-void check_parity(const KernelCase& test) {
+std::vector<Setting> isa_settings() {
+    std::vector<Setting> settings;
+    for (const std::string& level : isa_levels())
+        settings.push_back({level, [level] { force_isa(level); }, [] { force_isa(""); }});
+    return settings;
+}
+
+void check_parity(const KernelCase& test, const std::vector<Setting>& settings) {
     const Tensors expected = test.run(Version::reference, test.inputs);
     Tensors first;
-    for (const std::string& level : isa_levels()) {
-        force_isa(level);
+    for (const Setting& setting : settings) {
+        setting.enter();
         const Tensors found = test.run(Version::fast, test.inputs);
-        force_isa("");
+        setting.leave();
         ASSERT_EQ(found.size(), expected.size()) << test.name;
         for (size_t k = 0; k < found.size(); ++k) {
             const std::string wrong = difference(found[k], expected[k], test.tolerance);
-            EXPECT_EQ(wrong, "") << test.name << ", " << level << ", output " << k << ": "
+            EXPECT_EQ(wrong, "") << test.name << ", " << setting.name << ", output " << k << ": "
                                  << test.reason;
             if (!first.empty()) {
                 EXPECT_EQ(difference(found[k], first[k], 0), "")
-                    << test.name << ": bits of output " << k << " at " << level << " and "
-                    << isa_levels()[0];
+                    << test.name << ": bits of output " << k << " at " << setting.name << " and "
+                    << settings[0].name;
             }
         }
         if (first.empty()) first = found;

@@ -1,5 +1,6 @@
-// KernelCase: one kernel on one shape, said once. It runs as parity (fast against reference, at
-// every instruction-set level of this CPU, and bit for bit among levels), and as bench.
+// KernelCase: one kernel on one shape, said once. It runs as parity (fast against reference, in
+// every setting, such as each instruction-set level of this CPU, and bit for bit among them), and
+// as bench.
 // GradientCase: a backward against finite differences of its forward.
 #pragma once
 #include <functional>
@@ -44,8 +45,16 @@ struct GradientCase {
 // Every level that the CPU has, and `amx-emulated` where it has no AMX.
 std::vector<std::string> isa_levels();
 
-// Adds GoogleTest failures that name case, level, output, place, and both values.
-void check_parity(const KernelCase& test);
+// One way to run the fast version: an instruction-set level, or a schedule of the SIMT executor.
+struct Setting {
+    std::string name;
+    std::function<void()> enter, leave;
+};
+std::vector<Setting> isa_settings();
+
+// Adds GoogleTest failures that name case, setting, output, place, and both values. All settings
+// must give the same bits.
+void check_parity(const KernelCase& test, const std::vector<Setting>& settings = isa_settings());
 void check_gradient(const GradientCase& test);
 
 struct Cases {
