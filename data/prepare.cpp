@@ -7,6 +7,7 @@
 #include "data/ids_file.h"
 #include "data/parallel_for.h"
 #include "data/token_store.h"
+#include "data/tokenizer/tokenizer.h"
 #include "kernels/error.h"
 
 namespace fucina {
@@ -32,17 +33,8 @@ class Collector {
             begin = end;
         }
         writer_.append(ids.subspan(static_cast<size_t>(begin)));
-        for (const auto& bad : block.bad) {
-            ++report_.bad[static_cast<size_t>(bad.reason)];
-            if (report_.first_bad.size() < kListedLines) {
-                report_.first_bad.push_back(concat(options_.input.string(), ":",
-                                                   lines_ + bad.line + 1, ": ",
-                                                   name_of(bad.reason)));
-            }
-        }
+        report_.count(block, options_.input.string(), lines_);
         lines_ += block.lines;
-        report_.records += block.records;
-        report_.utf8_replaced |= block.utf8_replaced;
     }
 
     void end_document() {
@@ -57,13 +49,7 @@ class Collector {
     }
 
     PrepareReport finish(int64_t bytes) {
-        const int64_t bad = report_.bad_lines();
-        if (static_cast<double>(bad) >
-            options_.bad_line_limit * static_cast<double>(report_.records)) {
-            fail(ExitCode::data, options_.input.string(), ": ", bad, " of ", report_.records,
-                 " lines are broken (", report_.bad_summary(), "), more than ",
-                 options_.bad_line_limit * 100, " %; first: ", report_.first_bad.front());
-        }
+        report_.check_bad_lines(options_.input.string(), options_.bad_line_limit);
         if (writer_.tokens() == 0) fail(ExitCode::data, options_.input.string(), ": holds no text");
         writer_.commit();
         report_.documents = writer_.documents();
@@ -157,6 +143,24 @@ int64_t PrepareReport::bad_lines() const {
     return std::accumulate(bad.begin(), bad.end(), int64_t{0});
 }
 
+void PrepareReport::count(const EncodedBlock& block, const std::string& file,
+                          int64_t lines_before) {
+    for (const auto& line : block.bad) {
+        ++bad[static_cast<size_t>(line.reason)];
+        if (first_bad.size() == kListedLines) continue;
+        first_bad.push_back(
+            concat(file, ":", lines_before + line.line + 1, ": ", name_of(line.reason)));
+    }
+    records += block.records;
+    utf8_replaced |= block.utf8_replaced;
+}
+
+void PrepareReport::check_bad_lines(const std::string& file, double limit) const {
+    if (static_cast<double>(bad_lines()) <= limit * static_cast<double>(records)) return;
+    fail(ExitCode::data, file, ": ", bad_lines(), " of ", records, " lines are broken (",
+         bad_summary(), "), more than ", limit * 100, " %; first: ", first_bad.front());
+}
+
 std::string PrepareReport::bad_summary() const {
     std::string text;
     for (int i = 0; i < kBadLineKinds; ++i) {
@@ -166,6 +170,37 @@ std::string PrepareReport::bad_summary() const {
         text += std::to_string(count) + " " + name_of(static_cast<BadLine>(i));
     }
     return text;
+}
+
+TextTokenizer load_text_tokenizer(const std::string& path) {
+    const Tokenizer tokenizer = Tokenizer::load(path);
+    return {.encode =
+                [tokenizer](std::string_view text, std::vector<int32_t>& ids) {
+                    const std::vector<int32_t> more = tokenizer.encode(text);
+                    ids.insert(ids.end(), more.begin(), more.end());
+                },
+            .vocab_size = tokenizer.vocab_size(),
+            .hash = tokenizer.hash(),
+            .eos = tokenizer.eos_id()};
+}
+
+PrepareReport survey_text(const std::filesystem::path& path, SourceFormat format) {
+    const bool lines = format == SourceFormat::jsonl;
+    const EncodeText nothing = [](std::string_view, std::vector<int32_t>&) {};
+    const BlockOptions blocks;
+    const auto reader = lines ? read_lines(path, blocks) : read_segments(path, blocks, nothing);
+    PrepareReport report;
+    int64_t lines_before = 0;
+    for (TextBlock block; reader->next(block);) {
+        const EncodedBlock found = lines ? encode_lines(block, blocks.longest_line, nothing)
+                                         : encode_segment(block, nothing);
+        report.count(found, path.string(), lines_before);
+        report.documents += static_cast<int64_t>(found.document_ends.size());
+        lines_before += found.lines;
+    }
+    report.documents += lines ? 0 : 1;
+    report.bytes = reader->bytes_total();
+    return report;
 }
 
 PrepareReport prepare(const PrepareOptions& options, const TextTokenizer& tokenizer) {

@@ -50,10 +50,21 @@ struct PrepareReport {
 
     int64_t bad_lines() const;
     std::string bad_summary() const;  // "2 bad JSON, 1 empty text"
+    // Counts a block whose first line follows `lines_before` lines of the file.
+    void count(const EncodedBlock& block, const std::string& file, int64_t lines_before);
+    // Fails when more than `limit` of the records are broken.
+    void check_bad_lines(const std::string& file, double limit) const;
 };
 
-// Writes options.output. The tokenizer may be null for `tokens`, whose ids then must only be below
-// vocab_size. Fails with exit 3 on bad input, 2 where options and tokenizer do not fit.
+// A tokenizer.json for prepare; a copy shares it.
+TextTokenizer load_text_tokenizer(const std::string& path);
+
+// Reads a jsonl or text file as prepare does, without encoding: what would be kept (documents and
+// bytes, no tokens) and what is broken. Never fails because of broken lines.
+PrepareReport survey_text(const std::filesystem::path& path, SourceFormat format);
+
+// Writes options.output. Of the tokenizer, `tokens` need vocab_size alone. Fails with exit 3 on bad
+// input, 2 where options and tokenizer do not fit.
 PrepareReport prepare(const PrepareOptions& options, const TextTokenizer& tokenizer);
 
 // Where prepare_text keeps the store of this file: the name holds a hash of the file's bytes, the

@@ -13,6 +13,7 @@ namespace fucina {
 void add_train_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
+void add_data_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);

@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
         add_train_command(app);
         add_resume_command(app);
         add_eval_command(app);
+        add_data_command(app);
         add_tokenizer_command(app);
         add_report_command(app);
         add_doctor_command(app);
