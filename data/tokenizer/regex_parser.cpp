@@ -95,7 +95,7 @@ RegexNode Parser::atom(int depth) {
     if (ahead("*") || ahead("+") || ahead("?")) refuse("nothing to repeat");
     if (ahead("\\")) {
         CodeSet set;
-        if (class_escape(set)) {
+        if (class_escape(set, false)) {
             if (ignore_case_) refuse("a class under (?i)");
             return set_node(std::move(set));
         }

@@ -51,13 +51,13 @@ void RegexScanner::bracket_item(CodeSet& set, int depth) {
     if (ahead("[:")) refuse("a POSIX class");
     if (take("[")) return set.unite(bracket(depth + 1));
     CodeSet escape;
-    if (ahead("\\") && class_escape(escape)) return set.unite(escape);
+    if (ahead("\\") && class_escape(escape, true)) return set.unite(escape);
     const uint32_t first = bracket_end_of_range();
     if (ahead("-") && !ahead("-]") && !ahead("-&&")) {
         take("-");
         if (ahead("[")) refuse("a class as the end of a range");
         CodeSet unused;
-        if (ahead("\\") && class_escape(unused)) refuse("a class as the end of a range");
+        if (ahead("\\") && class_escape(unused, true)) refuse("a class as the end of a range");
         const uint32_t last = bracket_end_of_range();
         if (last < first) refuse("a range in the wrong order");
         return set.add(first, last);
@@ -69,7 +69,7 @@ uint32_t RegexScanner::bracket_end_of_range() {
     return ahead("\\") ? escaped_code() : next_code();
 }
 
-bool RegexScanner::class_escape(CodeSet& set) {
+bool RegexScanner::class_escape(CodeSet& set, bool in_brackets) {
     if (take("\\p{")) return set = property(false), true;
     if (take("\\P{")) return set = property(true), true;
     if (at_ + 1 >= text_.size()) refuse("unexpected end");
@@ -82,7 +82,7 @@ bool RegexScanner::class_escape(CodeSet& set) {
             set = space_set();
             break;
         case 'w':
-            set = word_set();
+            set = word_set(in_brackets);
             break;
         case 'h':
             set.add('0', '9');

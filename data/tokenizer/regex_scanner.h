@@ -26,7 +26,8 @@ class RegexScanner {
     // The inside of [...] after its opening bracket.
     CodeSet bracket(int depth);
     // \d, \p{...} and their like: true and the set. False leaves the escape to escaped_code().
-    bool class_escape(CodeSet& set);
+    // \w by itself has a few members of Latin-1 more than in brackets.
+    bool class_escape(CodeSet& set, bool in_brackets);
     uint32_t escaped_code();
     // Closes a set under simple case folding; only sets of ASCII characters are supported.
     void fold_case(CodeSet& set) const;

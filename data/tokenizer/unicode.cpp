@@ -116,8 +116,9 @@ CodeSet space_set() {
     return set;
 }
 
-CodeSet word_set() {
+CodeSet word_set(bool in_brackets) {
     CodeSet set = common_word_set();
+    if (in_brackets) return set;
     for (const uint32_t code : {0xB2, 0xB3, 0xB9, 0xBC, 0xBD, 0xBE}) set.add(code);
     return set;
 }

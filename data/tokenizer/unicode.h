@@ -34,10 +34,10 @@ class CodeSet {
 // Hiragana, Katakana, Hangul. Empty if unknown.
 std::optional<CodeSet> property_set(std::string_view name);
 
-CodeSet space_set();      // \s: White_Space
-CodeSet word_set();       // \w as the pre-tokenizers' regex engine has it
-CodeSet word_edge_set();  // \w as `single_word` added tokens have it
-CodeSet numeric_set();    // what the Digits pre-tokenizer calls a digit: \p{N} of Unicode 17
+CodeSet space_set();                 // \s: White_Space
+CodeSet word_set(bool in_brackets);  // \w as the pre-tokenizers' regex engine has it
+CodeSet word_edge_set();             // \w as `single_word` added tokens have it
+CodeSet numeric_set();  // what the Digits pre-tokenizer calls a digit: \p{N} of Unicode 17
 
 // The code point at `at` of valid UTF-8, and its length in bytes through `length`.
 inline uint32_t decode_utf8(std::string_view text, size_t at, size_t& length) {
