@@ -159,28 +159,44 @@ void pack_a_transposed(const TokenColumns& in, void* a) {
     }
 }
 
-void pack_b_rows_bf16(const float* const* rows, int64_t k, void* b) {
+// 32 elements of a row as bf16, zeros beyond n.
+FUCINA_INLINE const uint16_t* bf16_line(const float* row, int64_t n, uint16_t* line) {
+    store(line, load_some(row, n));
+    store(line + kLanes, n > kLanes ? load_some(row + kLanes, n - kLanes) : zero());
+    return line;
+}
+FUCINA_INLINE const uint16_t* bf16_line(const uint16_t* row, int64_t n, uint16_t* line) {
+    if (n >= kBlock) return row;
+    for (int i = 0; i < kBlock; ++i) line[i] = i < n ? row[i] : 0;
+    return line;
+}
+
+template <class T>
+void pack_b_rows_bf16(const T* const* rows, int64_t k, void* b) {
     auto* out = static_cast<uint16_t*>(b);
-    for (int64_t first = 0; first < k; first += 32)
-        for (int half = 0; half < 2; ++half, out += 512)
-            for (int column = 0; column < 16; ++column) {
-                const float* in = rows[half * 16 + column];
-                uint16_t line[32] = {};
-                if (in != nullptr) {
-                    store(line, load_some(in + first, k - first));
-                    if (k - first > kLanes)
-                        store(line + kLanes, load_some(in + first + kLanes, k - first - kLanes));
-                }
-                for (int pair = 0; pair < 16; ++pair)
-                    __builtin_memcpy(out + pair * 32 + column * 2, line + 2 * pair, 4);
-            }
+    for (int64_t first = 0; first < k; first += 32, out += 1024)
+        for (int column = 0; column < kBlock; ++column) {
+            const T* in = rows[column];
+            uint16_t buffer[32] = {};
+            const uint16_t* line =
+                in == nullptr ? buffer : bf16_line(in + first, k - first, buffer);
+            uint16_t* to = out + column / 16 * 512 + column % 16 * 2;
+            for (int pair = 0; pair < 16; ++pair)
+                __builtin_memcpy(to + pair * 32, line + 2 * pair, 4);
+        }
+}
+void pack_b_operand_rows_bf16(const void* const* rows, int64_t k, void* b) {
+    pack_b_rows_bf16(reinterpret_cast<const uint16_t* const*>(rows), k, b);
 }
 
 void pack_b_rows_f32(const float* const* rows, int64_t k, void* b) {
     auto* out = static_cast<float*>(b);
-    for (int64_t i = 0; i < k; ++i)
-        for (int column = 0; column < kBlock; ++column)
+    for (int column = 0; column < kBlock; ++column)
+        for (int64_t i = 0; i < k; ++i)
             out[i * kBlock + column] = rows[column] == nullptr ? 0.0f : rows[column][i];
+}
+void pack_b_operand_rows_f32(const void* const* rows, int64_t k, void* b) {
+    pack_b_rows_f32(reinterpret_cast<const float* const*>(rows), k, b);
 }
 
 // Sixteen columns of a pair of rows, interleaved; null rows are zeros.
@@ -188,18 +204,6 @@ FUCINA_INLINE void interleave(const uint16_t* first, const uint16_t* second, uin
     uint32_t pairs[16];
     for (int i = 0; i < 16; ++i) pairs[i] = first[i] | uint32_t{second[i]} << 16;
     __builtin_memcpy(out, pairs, sizeof pairs);
-}
-
-// The 32 columns of row i as bf16; zeros beyond k and beyond `columns`.
-FUCINA_INLINE const uint16_t* bf16_line(const float* row, int columns, uint16_t* line) {
-    store(line, load_some(row, columns));
-    store(line + kLanes, columns > kLanes ? load_some(row + kLanes, columns - kLanes) : zero());
-    return line;
-}
-FUCINA_INLINE const uint16_t* bf16_line(const uint16_t* row, int columns, uint16_t* line) {
-    if (columns == kBlock) return row;
-    for (int i = 0; i < kBlock; ++i) line[i] = i < columns ? row[i] : 0;
-    return line;
 }
 
 // row(i) is row i of the operand.
@@ -256,7 +260,9 @@ constexpr GemmKernel kernel() {
 
 constinit const GemmKernel kBf16Kernel = kernel<Bf16>();
 constinit const GemmKernel kFp32Kernel = kernel<Fp32>();
-constinit const GemmTools kBf16Tools = {pack_b_rows_bf16, pack_b_columns_bf16, pack_b_tokens_bf16};
-constinit const GemmTools kFp32Tools = {pack_b_rows_f32, pack_b_columns_f32, pack_b_tokens_f32};
+constinit const GemmTools kBf16Tools = {pack_b_rows_bf16<float>, pack_b_operand_rows_bf16,
+                                        pack_b_columns_bf16, pack_b_tokens_bf16};
+constinit const GemmTools kFp32Tools = {pack_b_rows_f32, pack_b_operand_rows_f32,
+                                        pack_b_columns_f32, pack_b_tokens_f32};
 
 }  // namespace fucina::cpu::FUCINA_ISA

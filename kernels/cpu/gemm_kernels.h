@@ -51,6 +51,8 @@ struct GemmTools {
     // One panel of B from the fp32 weights: B[k][j] = w[j][k], j < 32; rows of w that are null give
     // zeros.
     void (*pack_b_rows)(const float* const* rows, int64_t k, void* b);
+    // The same from rows of the operand type, for attention.
+    void (*pack_b_operand_rows)(const void* const* rows, int64_t k, void* b);
     // B[k][j] = w[k][j], j < columns <= 32.
     void (*pack_b_columns)(Fp32Rows w, int64_t k, int columns, void* b);
     // B[t][j] = rows[t][column + j]: for dW.

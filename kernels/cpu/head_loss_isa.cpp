@@ -34,19 +34,6 @@ float sum_of_exponentials(const float* x, int64_t n, float shift) {
     return sum(total);
 }
 
-// The natural logarithm of x >= 1 in plain double arithmetic, since libm's bits depend on the CPU:
-// x = m 2^e with m in [1/sqrt 2, sqrt 2), log m = 2 artanh((m - 1) / (m + 1)).
-double logarithm(double x) {
-    uint64_t bits = __builtin_bit_cast(uint64_t, x);
-    const uint64_t root_half = 0x3fe6a09e667f3bcdu;
-    const int64_t e = static_cast<int64_t>(bits - root_half) >> 52;
-    bits -= static_cast<uint64_t>(e) << 52;
-    const double m = __builtin_bit_cast(double, bits), s = (m - 1) / (m + 1), square = s * s;
-    double series = 0;
-    for (int power = 21; power >= 1; power -= 2) series = series * square + 1.0 / power;
-    return static_cast<double>(e) * 0.693147180559945309417 + 2 * s * series;
-}
-
 template <class T>
 float loss_row(const LossRow& row, void* gradient) {
     auto* out = static_cast<T*>(gradient);

@@ -82,22 +82,6 @@ FUCINA_INLINE Vec round_bf16(Vec x) {
     return load(lanes);
 }
 
-// Lane i + lane i+8, then i + i+4, i+2, i+1.
-FUCINA_INLINE float sum(Vec x) {
-    float v[kLanes];
-    store(v, x);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) v[i] += v[i + width];
-    return v[0];
-}
-FUCINA_INLINE float largest(Vec x) {
-    float v[kLanes];
-    store(v, x);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
-    return v[0];
-}
-
 // e^x within 2 ulp; 0 below -87.3, infinity above 88.7; NaN stays NaN. Cody-Waite reduction by
 // ln 2, then the degree 6 polynomial of Cephes' expf.
 FUCINA_INLINE Vec exp(Vec x) {
@@ -115,6 +99,19 @@ FUCINA_INLINE Vec exp(Vec x) {
     p = scale_by_power(p, shifted);
     p = select_less(x, set1(-87.3f), zero(), p);
     return select_less(set1(88.7f), x, set1(__builtin_inff()), p);
+}
+
+// The natural logarithm of x >= 1 in plain double arithmetic, since libm's bits depend on the CPU:
+// x = m 2^e with m in [1/sqrt 2, sqrt 2), log m = 2 artanh((m - 1) / (m + 1)).
+FUCINA_INLINE double logarithm(double x) {
+    uint64_t bits = __builtin_bit_cast(uint64_t, x);
+    const uint64_t root_half = 0x3fe6a09e667f3bcdu;
+    const int64_t e = static_cast<int64_t>(bits - root_half) >> 52;
+    bits -= static_cast<uint64_t>(e) << 52;
+    const double m = __builtin_bit_cast(double, bits), s = (m - 1) / (m + 1), square = s * s;
+    double series = 0;
+    for (int power = 21; power >= 1; power -= 2) series = series * square + 1.0 / power;
+    return static_cast<double>(e) * 0.693147180559945309417 + 2 * s * series;
 }
 
 // 1 / (1 + e^-x)

@@ -89,4 +89,18 @@ FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
     return {scale_half(x.lo, magic_plus_n.lo), scale_half(x.hi, magic_plus_n.hi)};
 }
 
+// Lane i + lane i+8, then i + i+4, i+2, i+1: the tree of every level.
+FUCINA_INLINE float sum(Vec x) {
+    const __m256 eight = _mm256_add_ps(x.lo, x.hi);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+FUCINA_INLINE float largest(Vec x) {
+    const __m256 eight = _mm256_max_ps(x.lo, x.hi);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 }  // namespace fucina::cpu::FUCINA_ISA

@@ -86,6 +86,18 @@ FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
     return x;
 }
 
+// Lane i + lane i+8, then i + i+4, i+2, i+1: the tree of every level.
+FUCINA_INLINE float sum(Vec x) {
+    for (int width = 8; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) x.v[i] += x.v[i + width];
+    return x.v[0];
+}
+FUCINA_INLINE float largest(Vec x) {
+    for (int width = 8; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) x.v[i] = x.v[i] > x.v[i + width] ? x.v[i] : x.v[i + width];
+    return x.v[0];
+}
+
 #undef FUCINA_LANES
 
 }  // namespace fucina::cpu::FUCINA_ISA
