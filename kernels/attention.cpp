@@ -1,16 +1,16 @@
 #include "kernels/attention.h"
 
-#include "kernels/reference/reference.h"
+#include "kernels/cpu/attention.h"
 
 namespace fucina::ops {
 
 void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
                const Tensor& out, const Tensor& lse) {
-    reference::attention(shape, q, kv, out, lse);
+    cpu::attention(shape, q, kv, out, lse);
 }
 
 void attention_backward(const AttentionShape& shape, const AttentionBackward& io) {
-    reference::attention_backward(shape, io);
+    cpu::attention_backward(shape, io);
 }
 
 }  // namespace fucina::ops

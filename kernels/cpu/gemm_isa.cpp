@@ -222,13 +222,18 @@ void pack_b_pairs(const Row& row, int64_t k, int columns, void* b) {
         }
 }
 
+// Padded with zeros to a multiple of 32 rows, as attention multiplies whole blocks of keys.
 template <class Row>
 void pack_b_lines(const Row& row, int64_t k, int columns, void* b) {
     auto* out = static_cast<float*>(b);
-    for (int64_t i = 0; i < k; ++i, out += kBlock) {
-        store(out, load_some(row(i), columns));
-        store(out + kLanes,
-              columns > kLanes ? load_some(row(i) + kLanes, columns - kLanes) : zero());
+    for (int64_t i = 0; i < (k + 31) / 32 * 32; ++i, out += kBlock) {
+        Vec low = zero(), high = zero();
+        if (i < k) {
+            low = load_some(row(i), columns);
+            if (columns > kLanes) high = load_some(row(i) + kLanes, columns - kLanes);
+        }
+        store(out, low);
+        store(out + kLanes, high);
     }
 }
 

@@ -1,0 +1,11 @@
+// The ops of kernels/attention.h on CPU; contracts are there.
+#pragma once
+#include "kernels/attention.h"
+
+namespace fucina::cpu {
+
+void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
+               const Tensor& out, const Tensor& lse);
+void attention_backward(const AttentionShape& shape, const ops::AttentionBackward& io);
+
+}  // namespace fucina::cpu

@@ -1,0 +1,155 @@
+// Flash attention: 32 queries at a time against strips of 128 keys, with a running maximum. The
+// strips begin at the document's start, so a query's result depends on its document alone.
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_operands.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/parallel_for.h"
+
+namespace fucina::cpu {
+namespace {
+
+constexpr int64_t kStripBlocks = 4;
+
+// Query blocks [begin, end) of one head of one document.
+struct ForwardTask {
+    int64_t document = 0, head = 0;
+    int64_t begin = 0, end = 0;
+};
+
+std::vector<ForwardTask> forward_tasks(const AttentionShape& shape) {
+    const auto documents = static_cast<int64_t>(shape.cu_seqlens.size()) - 1;
+    const int64_t units = documents * shape.heads, wanted = 4 * runtime().threads;
+    const int64_t pieces =
+        runtime().threads == 1 || units >= wanted || units == 0 ? 1 : (wanted + units - 1) / units;
+    std::vector<ForwardTask> tasks;
+    for (int64_t document = 0; document < documents; ++document) {
+        const auto i = static_cast<size_t>(document);
+        const int64_t blocks = blocks_of(shape.cu_seqlens[i + 1] - shape.cu_seqlens[i]);
+        const int64_t width = std::max<int64_t>(4, (blocks + pieces - 1) / pieces);
+        for (int64_t head = 0; head < shape.heads; ++head)
+            for (int64_t begin = 0; begin < blocks; begin += width)
+                tasks.push_back({document, head, begin, std::min(begin + width, blocks)});
+    }
+    return tasks;
+}
+
+class HeadForward {
+  public:
+    HeadForward(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
+                const ForwardTask& task)
+        : shape_(shape),
+          set_(gemm_set(q.dtype())),
+          kernels_(attention_kernels(q.dtype())),
+          begin_(shape.cu_seqlens[static_cast<size_t>(task.document)]),
+          rows_(shape.cu_seqlens[static_cast<size_t>(task.document) + 1] - begin_),
+          q_(q, begin_, rows_, task.head * shape.d_qk, shape.d_qk) {
+        // Keys after the last query of the task are not needed.
+        const int64_t keys = std::min(rows_, task.end * kBlock);
+        const int64_t kv_head = task.head / (shape.heads / shape.kv_heads);
+        const RowView v(kv.v, begin_, keys, kv_head * kv.v_head_stride, shape.d_v);
+        Carver count(nullptr);
+        carve(count, keys, v);
+        Carver memory(scratch(ScratchSlot::attention, count.used()));
+        carve(memory, keys, v);
+        const RowView k = head_keys(shape, kv, kv_head, begin_, keys, whole_keys_);
+        pack_rows_as_columns(set_, k, keys_);
+        pack_rows_as_k(set_, v, values_);
+        value_bytes_ = set_.b_bytes(keys);
+    }
+
+    // Queries from row `first` of the document.
+    void query_block(int64_t first, int64_t head, const Tensor& out, const Tensor& lse) {
+        const int rows = static_cast<int>(std::min(kBlock, rows_ - first));
+        const int64_t v_blocks = blocks_of(shape_.d_v);
+        pack_left(set_, q_, first, query_);
+        std::fill_n(largest_, kBlock, -std::numeric_limits<float>::infinity());
+        std::fill_n(lanes_, kBlock * 16, 0.0f);
+        std::fill_n(sum_, v_blocks * kBlockFloats, 0.0f);
+        for (int64_t block = 0; block <= first / kBlock; block += kStripBlocks)
+            strip(block, std::min(kStripBlocks, first / kBlock + 1 - block), first, rows);
+        alignas(64) float log_sum[kBlock], inverse[kBlock];
+        kernels_.finish(largest_, lanes_, rows, log_sum, inverse);
+        kernels_.scale_rows({sum_, v_blocks, rows, inverse});
+        for (int64_t block = 0; block < v_blocks; ++block) {
+            const int64_t column = block * kBlock;
+            const int64_t at = (begin_ + first) * out.row_stride() + head * shape_.d_v + column;
+            set_.epilogues.store(sum_ + block * kBlockFloats,
+                                 {out.raw() + at * set_.element, out.row_stride(), rows,
+                                  static_cast<int>(std::min(kBlock, shape_.d_v - column))});
+        }
+        if (lse.defined()) std::copy_n(log_sum, rows, lse.row<float>(head) + begin_ + first);
+    }
+
+  private:
+    void carve(Carver& memory, int64_t keys, const RowView& v) {
+        RowView k;
+        k.rows = keys;
+        k.columns = shape_.d_qk;
+        keys_ = memory.take(rows_as_columns_bytes(set_, k));
+        values_ = memory.take(rows_as_k_bytes(set_, v));
+        whole_keys_ = memory.take(keys * shape_.d_qk * set_.element);
+        query_ = memory.take(set_.a_bytes(shape_.d_qk));
+        p_ = memory.take(kStripBlocks * kBlockFloats * 4);
+        left_p_ = memory.take(set_.a_bytes(kStripBlocks * kBlock));
+        scores_ = memory.floats(kStripBlocks * kBlockFloats);
+        sum_ = memory.floats(blocks_of(shape_.d_v) * kBlockFloats);
+        lanes_ = memory.floats(kBlock * 16);
+        largest_ = memory.floats(kBlock);
+        shrink_ = memory.floats(kBlock);
+    }
+
+    // Key blocks [block, block + blocks), of which the last may hold keys that some rows do not
+    // see.
+    void strip(int64_t block, int64_t blocks, int64_t first, int rows) {
+        const int64_t key_bytes = set_.b_bytes(shape_.d_qk), keys = blocks * kBlock;
+        for (int64_t i = 0; i < blocks; ++i)
+            set_.kernel.multiply(query_, keys_ + (block + i) * key_bytes, shape_.d_qk, rows, false,
+                                 scores_ + i * kBlockFloats);
+        kernels_.softmax({scores_, keys, first + 1 - block * kBlock, rows, shape_.scale, largest_,
+                          lanes_, shrink_, p_});
+        RowView p;
+        p.data = p_;
+        p.stride = keys * set_.element;
+        p.rows = rows;
+        p.columns = keys;
+        pack_left(set_, p, 0, left_p_);
+        const int64_t v_blocks = blocks_of(shape_.d_v);
+        if (block > 0) kernels_.scale_rows({sum_, v_blocks, rows, shrink_});
+        for (int64_t i = 0; i < v_blocks; ++i)
+            set_.kernel.multiply(
+                left_p_, values_ + i * value_bytes_ + block * kBlock * kBlock * set_.element, keys,
+                rows, true, sum_ + i * kBlockFloats);
+    }
+
+    const AttentionShape& shape_;
+    const GemmSet set_;
+    const AttentionKernels& kernels_;
+    int64_t begin_, rows_;  // of the document
+    RowView q_;
+    int64_t value_bytes_ = 0;
+    std::byte *keys_, *values_, *whole_keys_, *query_, *p_, *left_p_;
+    float *scores_, *sum_, *lanes_, *largest_, *shrink_;
+};
+
+}  // namespace
+
+void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
+               const Tensor& out, const Tensor& lse) {
+    FUCINA_CHECK(q.dtype() == kv.k_own.dtype() && q.dtype() == kv.v.dtype() &&
+                     q.dtype() == out.dtype() && q.row_size() == shape.heads * shape.d_qk &&
+                     out.row_size() == shape.heads * shape.d_v,
+                 "attention of ", q.describe(), " into ", out.describe());
+    const std::vector<ForwardTask> tasks = forward_tasks(shape);
+    parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+        const ForwardTask& task = tasks[static_cast<size_t>(i)];
+        HeadForward head(shape, q, kv, task);
+        for (int64_t block = task.begin; block < task.end; ++block)
+            head.query_block(block * kBlock, task.head, out, lse);
+    });
+}
+
+}  // namespace fucina::cpu

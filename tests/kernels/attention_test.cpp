@@ -1,0 +1,147 @@
+// Attention and its backward against the reference, on every instruction set, which must agree bit
+// for bit.
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/reference/reference.h"
+#include "tests/kernels/levels.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina {
+namespace {
+
+using test::bit_equal;
+using test::for_each_level;
+using test::get;
+using test::random_tensor;
+
+struct Layout {
+    int64_t heads, kv_heads, own, shared, v;
+    std::vector<int64_t> documents;
+};
+
+// k_own and v are columns of one matrix, as MLA's up-projection makes them.
+struct Case {
+    std::vector<int64_t> documents;
+    AttentionShape shape;
+    Tensor q, kv_matrix, k_shared, d_out, out, lse, dq, dkv_matrix, dk_shared;
+
+    Case(const Layout& layout, DType type) : documents(layout.documents) {
+        const int64_t rows = documents.back(), stride = layout.own + layout.v;
+        shape = {.heads = layout.heads,
+                 .kv_heads = layout.kv_heads,
+                 .d_qk = layout.own + layout.shared,
+                 .d_shared = layout.shared,
+                 .d_v = layout.v,
+                 .scale = 1.0f / std::sqrt(static_cast<float>(layout.own + layout.shared)),
+                 .cu_seqlens = documents};
+        q = random_tensor({rows, layout.heads * shape.d_qk}, type, 1);
+        kv_matrix = random_tensor({rows, layout.kv_heads * stride}, type, 2);
+        if (layout.shared > 0) k_shared = random_tensor({rows, layout.shared}, type, 3);
+        d_out = random_tensor({rows, layout.heads * layout.v}, type, 4);
+        out = Tensor::empty({rows, layout.heads * layout.v}, type);
+        lse = Tensor::empty({layout.heads, rows}, DType::f32);
+        dq = Tensor::empty({rows, layout.heads * shape.d_qk}, type);
+        dkv_matrix = Tensor::empty({rows, layout.kv_heads * stride}, type);
+        if (layout.shared > 0) dk_shared = Tensor::empty({rows, layout.shared}, type);
+    }
+    AttentionKv kv(const Tensor& matrix, const Tensor& shared) const {
+        const int64_t own = shape.d_qk - shape.d_shared, stride = own + shape.d_v;
+        return {.k_own = matrix,
+                .k_shared = shared,
+                .v = matrix.columns(own, matrix.row_size()),
+                .k_head_stride = stride,
+                .v_head_stride = stride};
+    }
+    ops::AttentionBackward backward() const {
+        return {.d_out = d_out,
+                .out = out,
+                .lse = lse,
+                .q = q,
+                .kv = kv(kv_matrix, k_shared),
+                .dq = dq,
+                .dkv = kv(dkv_matrix, dk_shared)};
+    }
+    std::vector<Tensor> results() const {
+        std::vector<Tensor> all = {out, lse, dq, dkv_matrix};
+        if (dk_shared.defined()) all.push_back(dk_shared);
+        return all;
+    }
+};
+
+// Root mean squares. At least 0.1 for b's: a query that sees one key has a gradient of zero, which
+// comes out as a rounding error of the terms that cancel.
+double relative_error(const Tensor& a, const Tensor& b) {
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < a.rows(); ++i)
+        for (int64_t j = 0; j < a.row_size(); ++j) {
+            const double difference = double{get(a, i, j)} - get(b, i, j);
+            error += difference * difference;
+            norm += double{get(b, i, j)} * get(b, i, j);
+        }
+    return std::sqrt(error / std::max(norm, 0.01 * static_cast<double>(b.size())));
+}
+
+// bf16: P is rounded before it is divided by its sum, the reference's after, and outputs are
+// rounded: about 2^-9 relative, in the root mean square, each. fp32: sums in another order.
+double tolerance(DType type) {
+    return type == DType::bf16 ? 6e-3 : 3e-6;
+}
+
+const Layout kLayouts[] = {{2, 2, 24, 8, 16, {0, 1}},
+                           {2, 2, 64, 32, 64, {0, 33, 33, 65, 200}},
+                           {1, 1, 20, 7, 33, {0, 31, 63}},
+                           {4, 2, 40, 0, 40, {0, 150}},
+                           {3, 1, 16, 16, 8, {0, 32, 161, 300}}};
+
+TEST(Attention, AgreesWithTheReference) {
+    for (const DType type : {DType::bf16, DType::f32})
+        for (const Layout& layout : kLayouts) {
+            const Case want(layout, type);
+            reference::attention(want.shape, want.q, want.kv(want.kv_matrix, want.k_shared),
+                                 want.out, want.lse);
+            reference::attention_backward(want.shape, want.backward());
+            std::vector<Tensor> first;
+            for_each_level([&](std::string_view level) {
+                const Case got(layout, type);
+                ops::attention(got.shape, got.q, got.kv(got.kv_matrix, got.k_shared), got.out,
+                               got.lse);
+                ops::attention_backward(got.shape, got.backward());
+                const std::vector<Tensor> results = got.results(), expected = want.results();
+                if (first.empty()) first = results;
+                for (size_t i = 0; i < results.size(); ++i) {
+                    EXPECT_LE(relative_error(results[i], expected[i]), tolerance(type))
+                        << level << " " << name_of(type) << " " << layout.documents.back()
+                        << " rows, result " << i;
+                    EXPECT_TRUE(bit_equal(results[i], first[i])) << level << " result " << i;
+                }
+            });
+        }
+}
+
+TEST(Attention, ADocumentDependsOnNoOther) {
+    const Case all({2, 2, 64, 32, 64, {0, 70, 270}}, DType::bf16);
+    ops::attention(all.shape, all.q, all.kv(all.kv_matrix, all.k_shared), all.out, all.lse);
+    Case one({2, 2, 64, 32, 64, {0, 200}}, DType::bf16);
+    one.q = all.q.slice(70, 270);
+    one.kv_matrix = all.kv_matrix.slice(70, 270);
+    one.k_shared = all.k_shared.slice(70, 270);
+    ops::attention(one.shape, one.q, one.kv(one.kv_matrix, one.k_shared), one.out, {});
+    EXPECT_TRUE(bit_equal(one.out, all.out.slice(70, 270)));
+}
+
+// Scores of a few hundred: the running maximum must keep the exponentials finite.
+TEST(Attention, LargeScoresStayFinite) {
+    Case big({1, 1, 32, 0, 32, {0, 290}}, DType::f32);
+    big.shape.scale = 30;
+    ops::attention(big.shape, big.q, big.kv(big.kv_matrix, {}), big.out, big.lse);
+    const Tensor out = Tensor::empty({290, 32}, DType::f32);
+    reference::attention(big.shape, big.q, big.kv(big.kv_matrix, {}), out, {});
+    EXPECT_LE(relative_error(big.out, out), 1e-4);  // fp32 scores of 1000 carry errors of 1e-4
+}
+
+}  // namespace
+}  // namespace fucina
