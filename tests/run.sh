@@ -31,7 +31,9 @@ stop() {
 if [ "$level" != fast ] || [ ! -x "$FUCINA_ORACLE_PYTHON" ]; then
     bash launch/setup.sh --tests || stop "set-up failed"
 fi
-cmake --preset test >/dev/null || stop "configuring failed"
+# CUDA kernels run on the SIMT model, which needs CUDA's headers.
+bash launch/cuda_wheels.sh --headers || stop "CUDA's headers could not be installed"
+cmake --preset test -DFUCINA_REQUIRE_SIMT=ON >/dev/null || stop "configuring failed"
 cmake --build build-test -j "$(nproc)" || stop "the build failed"
 rm -rf $results
 mkdir -p $results/gtest
