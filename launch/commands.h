@@ -12,6 +12,7 @@ namespace fucina {
 // In the order of --help, here and in main.cpp.
 void add_train_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
+void add_checkpoint_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);

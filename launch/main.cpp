@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
         using namespace fucina;
         add_train_command(app);
         add_resume_command(app);
+        add_checkpoint_command(app);
         add_eval_command(app);
         add_data_command(app);
         add_tokenizer_command(app);

@@ -37,6 +37,14 @@ void check_ranks(int ranks, const Train& train) {
          "; start one of these, or set train.numerics = \"fast\"");
 }
 
+ModelSpec saved_spec(const Manifest& manifest, const fs::path& checkpoint) {
+    const nlohmann::json config = nlohmann::json::parse(manifest.model_config(), nullptr, false);
+    if (config.is_discarded()) {
+        fail(ExitCode::data, checkpoint.string(), ": the manifest's model is not valid JSON");
+    }
+    return ModelSpec::from_config(config, (checkpoint / kManifestName).string());
+}
+
 // Where the weights of a new run come from.
 class Origin {
   public:
@@ -49,8 +57,7 @@ class Origin {
         } else {
             checkpoint_ = find_checkpoint(from_, [](const std::string&) {});
             const Manifest manifest = read_manifest(checkpoint_);
-            spec_ = ModelSpec::from_config(nlohmann::json::parse(manifest.model_config()),
-                                           (checkpoint_ / kManifestName).string());
+            spec_ = saved_spec(manifest, checkpoint_);
         }
     }
 
@@ -162,9 +169,7 @@ TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, con
     run.recipe = recipe;
     run.path = point.path;
     agree(communicator, [&] {
-        const ModelSpec spec =
-            ModelSpec::from_config(nlohmann::json::parse(point.manifest.model_config()),
-                                   (point.checkpoint / kManifestName).string());
+        const ModelSpec spec = saved_spec(point.manifest, point.checkpoint);
         run.model = std::make_unique<Model>(spec, model_options(recipe.train()));
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);

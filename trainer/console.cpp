@@ -2,9 +2,20 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
+
 namespace fucina {
 
-Console::Console(bool speaks) : speaks_(speaks), terminal_(isatty(STDOUT_FILENO) == 1) {}
+namespace {
+
+// Open MPI gives its ranks a terminal of their own, whatever it writes to itself.
+bool on_terminal() {
+    return isatty(STDOUT_FILENO) == 1 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr;
+}
+
+}  // namespace
+
+Console::Console(bool speaks) : speaks_(speaks), terminal_(on_terminal()) {}
 
 Console::~Console() {
     if (redraws_) std::fputc('\n', stdout);

@@ -1,0 +1,134 @@
+"""A full disk drops the save, loudly, and training goes on; three times in a row end the run."""
+import os
+import subprocess
+
+import pytest
+
+import runs
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "fucina-test", path],
+                      capture_output=True).returncode != 0:
+        pytest.skip("this machine lets nobody mount a file system")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def fill(path, leave):
+    """Leaves about so many bytes."""
+    free = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
+    (path / "filler").write_bytes(b"\0" * max(free - leave, 0))
+
+
+def warnings(text):
+    return [line for line in text.splitlines() if "NOT saved" in line]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_full_disk(tmp_path, small_disk, ranks):
+    runs.write_tokens(tmp_path / "ids.json")
+    fill(small_disk, 900_000)  # room for the metrics, not for a checkpoint
+    run_dir = str(small_disk / "run")
+    done = runs.train(tmp_path, ranks=ranks, run__dir=run_dir, expect=11, train__steps=100)
+    assert len(warnings(done.stdout)) == 3 and "no space left" in done.stdout
+    assert "step 12/100" in done.stdout and "step 13/100" not in done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "3 saves in a row failed" in done.stderr
+    assert list((small_disk / "run" / "checkpoints").iterdir()) == []
+
+
+def test_goes_on_and_keeps_the_old_checkpoint(tmp_path):
+    """Files may grow to 600 kB for a while: the saves in between are dropped."""
+    runs.write_tokens(tmp_path / "ids.json")
+    runs.train(tmp_path, train__steps=4)
+    done = runs.resume(tmp_path, "--set", "train.steps=12", expect=11,
+                       prefix=["prlimit", "--fsize=600000"])
+    assert len(warnings(done.stdout)) == 2 and "step 12/12" in done.stdout
+    assert "the last step could not be saved" in done.stderr
+    assert runs.checkpoints(tmp_path) == ["step-00000004"]
+    assert len(runs.metrics(tmp_path)) == 12
+    runs.resume(tmp_path, "--set", "train.steps=12")
+    assert runs.checkpoints(tmp_path) == ["step-00000008", "step-00000012"]
+
+
+def test_write_failures_below_the_preflight(tmp_path, failing_calls):
+    """The n-th write, fsync or rename fails: no crash, and what is there afterwards is whole."""
+    for call in ("pwrite", "fsync", "rename", "posix_fallocate"):
+        for nth in (1, 2, 4):
+            directory = tmp_path / f"{call}{nth}"
+            directory.mkdir()
+            runs.write_tokens(directory / "ids.json")
+            done = runs.train(directory, train__steps=8, expect=None,
+                              env={"LD_PRELOAD": str(failing_calls), "FAIL_CALL": call,
+                                   "FAIL_NTH": str(nth)})
+            assert done.returncode in (0, 11), (call, nth, done.stderr)
+            assert nth > 1 or warnings(done.stdout), f"the first {call} did not fail"
+            resumed = runs.resume(directory, "--set", "train.steps=9", expect=None)
+            assert resumed.returncode in (0, 10), (call, nth, resumed.stderr)
+            if runs.checkpoints(directory):
+                assert resumed.returncode == 0
+                assert runs.run("checkpoint", "verify", directory / "run").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def failing_calls(tmp_path_factory):
+    """A library that makes one call within checkpoints/ fail with ENOSPC or EIO."""
+    directory = tmp_path_factory.mktemp("preload")
+    source = directory / "fail.c"
+    source.write_text(r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+static int due(const char* call) {
+    static int left = -1;
+    const char* wanted = getenv("FAIL_CALL");
+    if (!wanted || strcmp(wanted, call)) return 0;
+    if (left < 0) left = atoi(getenv("FAIL_NTH"));
+    return left > 0 && --left == 0;
+}
+static int in_checkpoint(int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return strstr(path, "/checkpoints/") != NULL;
+}
+ssize_t pwrite64(int fd, const void* data, size_t count, off64_t at) {
+    static ssize_t (*real)(int, const void*, size_t, off64_t);
+    if (!real) real = dlsym(RTLD_NEXT, "pwrite64");
+    if (in_checkpoint(fd) && due("pwrite")) { errno = ENOSPC; return -1; }
+    return real(fd, data, count, at);
+}
+ssize_t pwrite(int fd, const void* data, size_t count, off_t at) { return pwrite64(fd, data, count, at); }
+int fsync(int fd) {
+    static int (*real)(int);
+    if (!real) real = dlsym(RTLD_NEXT, "fsync");
+    if (in_checkpoint(fd) && due("fsync")) { errno = EIO; return -1; }
+    return real(fd);
+}
+int posix_fallocate(int fd, off_t at, off_t size) {
+    static int (*real)(int, off_t, off_t);
+    if (!real) real = dlsym(RTLD_NEXT, "posix_fallocate");
+    if (in_checkpoint(fd) && due("posix_fallocate")) return ENOSPC;
+    return real(fd, at, size);
+}
+int rename(const char* from, const char* to) {
+    static int (*real)(const char*, const char*);
+    if (!real) real = dlsym(RTLD_NEXT, "rename");
+    if (strstr(from, "/checkpoints/") && due("rename")) { errno = EIO; return -1; }
+    return real(from, to);
+}
+""")
+    library = directory / "fail.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
