@@ -101,4 +101,8 @@ FUCINA_DECLARE_LEVELS(GemmTools, kFp32Tools)
 FUCINA_DECLARE_LEVELS(GemmEpilogues, kBf16Epilogues)
 FUCINA_DECLARE_LEVELS(GemmEpilogues, kFp32Epilogues)
 
+namespace avx512_bf16 {
+extern const GemmKernel kDotKernel;
+}
+
 }  // namespace fucina::cpu
