@@ -14,6 +14,7 @@ void add_train_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
 void add_checkpoint_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
 void add_report_command(CLI::App& app);

@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
         add_resume_command(app);
         add_checkpoint_command(app);
         add_eval_command(app);
+        add_generate_command(app);
         add_data_command(app);
         add_tokenizer_command(app);
         add_report_command(app);

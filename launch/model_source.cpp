@@ -1,22 +1,67 @@
 #include "launch/model_source.h"
 
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
 #include "kernels/error.h"
+#include "trainer/checkpoint.h"
+#include "trainer/manifest.h"
 #include "trainer/weights.h"
 
 namespace fucina {
 
-ModelSource::ModelSource(const std::filesystem::path& directory) : directory_(directory) {
+ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
+    : directory_(directory) {
     if (!std::filesystem::is_directory(directory))
         fail(ExitCode::data, directory.string(),
-             ": no such directory; expected a run, checkpoint or "
-             "Hugging Face directory");
-    spec_ = read_model_spec(directory);
+             ": no such directory; expected a run, checkpoint or Hugging Face directory");
+    if (std::filesystem::exists(directory / "config.json")) {
+        spec_ = read_model_spec(directory);
+        return;
+    }
+    directory_ = find_checkpoint(directory, [&](const std::string& warning) {
+        if (speaks) std::printf("%s\n", warning.c_str());
+    });
+    manifest_ = read_manifest(directory_);
+    const nlohmann::json config =
+        nlohmann::json::parse(manifest_->model_config(), nullptr, /*allow_exceptions=*/false);
+    if (config.is_discarded())
+        fail(ExitCode::data, directory_.string(), ": the manifest's model is not valid JSON");
+    spec_ = ModelSpec::from_config(config, directory_.string());
 }
 
 Model ModelSource::load(const ModelOptions& options) const {
     Model model(spec_, options);
-    load_weights(model, TensorFile(directory_));
+    if (manifest_) {
+        load_weights(directory_, model);
+        model.repack();
+    } else {
+        load_weights(model, TensorFile(directory_));
+    }
     return model;
+}
+
+std::string ModelSource::tokenizer_path(const std::string& given) const {
+    if (!given.empty()) return given;
+    const std::filesystem::path beside = directory_ / "tokenizer.json";
+    if (std::filesystem::exists(beside)) return beside.string();
+    return manifest_ ? manifest_->recipe().data().tokenizer() : "";
+}
+
+Tokenizer ModelSource::tokenizer(const std::string& given) const {
+    const std::string path = tokenizer_path(given);
+    if (path.empty())
+        fail(ExitCode::usage, directory_.string(),
+             ": has no tokenizer.json; name one with --tokenizer FILE");
+    Tokenizer tokenizer = Tokenizer::load(path);
+    if (manifest_ && !manifest_->tokenizer_hash().empty() &&
+        manifest_->tokenizer_hash() != tokenizer.hash())
+        fail(ExitCode::data, path, ": the tokenizer's hash is ", tokenizer.hash(),
+             ", the model was trained with ", manifest_->tokenizer_hash());
+    if (tokenizer.vocab_size() > spec_.vocab_size)
+        fail(ExitCode::data, path, ": the tokenizer has ", tokenizer.vocab_size(),
+             " ids, the model's vocab_size is ", spec_.vocab_size);
+    return tokenizer;
 }
 
 }  // namespace fucina

@@ -1,21 +1,40 @@
-// ModelSource: MODEL on a command line, whatever kind of directory it is.
+// ModelSource: MODEL on a command line: a run directory, a checkpoint or a Hugging Face directory.
 #pragma once
 #include <filesystem>
+#include <optional>
+#include <string>
 
+#include "configs/manifest.pb.h"
+#include "data/tokenizer/tokenizer.h"
 #include "model/model.h"
 
 namespace fucina {
 
 class ModelSource {
   public:
-    // Fails (exit 3) when the directory holds no model.
-    explicit ModelSource(const std::filesystem::path& directory);
+    // Fails when there is no such directory (exit 3), or when it is neither a Hugging Face
+    // directory nor holds a valid checkpoint (exit 10). Checkpoints passed over are named on
+    // standard output if `speaks`.
+    ModelSource(const std::filesystem::path& directory, bool speaks);
 
     const ModelSpec& spec() const { return spec_; }
+    // The newest valid checkpoint of a run, or the directory itself.
+    const std::filesystem::path& directory() const { return directory_; }
+    const Manifest* manifest() const {
+        return manifest_ ? &*manifest_ : nullptr;
+    }  // null: not a checkpoint
+
     Model load(const ModelOptions& options) const;
+
+    // Where the model's tokenizer.json should be: `given`, else beside the weights, else where the
+    // recipe had it; empty when nothing says.
+    std::string tokenizer_path(const std::string& given) const;
+    // Fails (exit 2 without a path, exit 3 on another tokenizer than the model was trained with).
+    Tokenizer tokenizer(const std::string& given) const;
 
   private:
     std::filesystem::path directory_;
+    std::optional<Manifest> manifest_;
     ModelSpec spec_;
 };
 

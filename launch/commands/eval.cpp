@@ -1,8 +1,7 @@
-// `fucina eval MODEL --tokens IDS.json`: loss of a model on token ids, and its logits.
+// `fucina eval MODEL --data FILE | --tokens IDS.json`: loss of a model on data, and its logits.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 
 #include "data/ids_file.h"
 #include "data/npy.h"
@@ -10,6 +9,9 @@
 #include "launch/commands.h"
 #include "launch/model_source.h"
 #include "launch/process.h"
+#include "parallel/mpi_communicator.h"
+#include "trainer/evaluator.h"
+#include "trainer/run_data.h"
 #include "trainer/weights.h"
 
 namespace fucina {
@@ -17,30 +19,23 @@ namespace fucina {
 namespace {
 
 struct EvalOptions {
-    std::string model, tokens, logits, precision = "bf16", gradients;
+    std::string model, data, format, tokenizer, tokens, logits, precision, gradients;
+    int64_t sequence_length = 0;
     double mtp_loss = 0, balance_loss = 0;
 };
 
-constexpr int64_t kTokensAtATime = 4096;
+using Documents = std::vector<std::vector<int32_t>>;
 
-// Consecutive documents, at most kTokensAtATime tokens or one document at a time.
-template <class Body>
-void for_each_batch(const std::vector<std::vector<int32_t>>& documents, const Body& body) {
-    size_t begin = 0;
-    while (begin < documents.size()) {
-        size_t end = begin;
-        int64_t tokens = 0;
-        while (end < documents.size() &&
-               (end == begin ||
-                tokens + static_cast<int64_t>(documents[end].size()) <= kTokensAtATime))
-            tokens += static_cast<int64_t>(documents[end++].size());
-        body(make_batch(std::span(documents).subspan(begin, end - begin)));
-        begin = end;
-    }
+constexpr int64_t kTokensAtATime = 4096;
+constexpr int64_t kSequenceLength = 2048;  // where nothing else says
+
+double sum(const std::vector<double>& values) {
+    double total = 0;
+    for (const double value : values) total += value;
+    return total;
 }
 
-void write_logits(Model& model, const std::vector<std::vector<int32_t>>& documents,
-                  const std::string& path) {
+void write_logits(Model& model, const Documents& documents, const std::string& path) {
     const size_t length = documents.front().size();
     for (size_t i = 0; i < documents.size(); ++i)
         if (documents[i].size() != length)
@@ -49,66 +44,107 @@ void write_logits(Model& model, const std::vector<std::vector<int32_t>>& documen
     const std::array<int64_t, 3> shape = {static_cast<int64_t>(documents.size()),
                                           static_cast<int64_t>(length), model.spec().vocab_size};
     NpyWriter writer(path, shape);
-    for_each_batch(documents, [&](const TokenBatch& batch) {
-        const Tensor logits = model.logits(batch);
+    for (const std::vector<int32_t>& document : documents) {
+        const Tensor logits = model.logits(make_batch({&document, 1}));
         writer.append({logits.data<float>(), static_cast<size_t>(logits.size())});
-    });
+    }
     writer.commit();
 }
 
-void print_result(double loss_sum, int64_t labels, int64_t tokens) {
-    const double loss = labels == 0 ? 0 : loss_sum / static_cast<double>(labels);
-    std::printf(
-        "loss        %.9g nats a token\nperplexity  %.6g\ntokens      %lld (%lld with a label)\n",
-        loss, std::exp(loss), static_cast<long long>(tokens), static_cast<long long>(labels));
+void print_result(double loss, int64_t tokens) {
+    std::printf("loss        %.9g nats a token\nperplexity  %.6g\ntokens      %lld\n", loss,
+                std::exp(loss), static_cast<long long>(tokens));
 }
 
-// For comparisons with other implementations: all documents in one pass, loss and gradients.
-void run_gradients(Model& model, const std::vector<std::vector<int32_t>>& documents,
-                   const EvalOptions& options) {
+// For comparison with other implementations: all documents in one pass, with gradients.
+void run_gradients(Model& model, const Documents& documents, const EvalOptions& options) {
     const TokenBatch batch = make_batch(documents);
-    const int64_t labels = count_labels(batch), mtp_labels = Model::count_mtp_labels(batch);
-    PassOptions pass{.loss_scale = 1.0 / static_cast<double>(labels)};
-    if (options.mtp_loss > 0) pass.mtp_scale = options.mtp_loss / static_cast<double>(mtp_labels);
-    pass.balance_scale =
-        options.balance_loss / static_cast<double>(batch.sequence_offsets.size() - 1);
+    const auto labels = static_cast<double>(count_labels(batch));
+    const auto mtp_labels = static_cast<double>(Model::count_mtp_labels(batch));
+    const auto sequences = static_cast<double>(batch.sequence_offsets.size() - 1);
+    PassOptions pass{.loss_scale = 1 / labels};
+    if (options.mtp_loss > 0) pass.mtp_scale = options.mtp_loss / mtp_labels;
+    pass.balance_scale = options.balance_loss / sequences;
     const PassResult result = model.forward_backward(batch, pass);
-    const auto sum = [](const std::vector<double>& values) {
-        double total = 0;
-        for (const double value : values) total += value;
-        return total;
-    };
-    print_result(sum(result.grain_loss), labels, batch.tokens());
+    print_result(sum(result.grain_loss) / labels, batch.tokens());
     if (options.mtp_loss > 0)
-        std::printf("mtp loss    %.9g\n",
-                    sum(result.grain_mtp_loss) / static_cast<double>(mtp_labels));
+        std::printf("mtp loss    %.9g\n", sum(result.grain_mtp_loss) / mtp_labels);
     if (options.balance_loss > 0)
-        std::printf(
-            "balance     %.9g\n",
-            sum(result.grain_balance) / static_cast<double>(batch.sequence_offsets.size() - 1));
+        std::printf("balance     %.9g\n", sum(result.grain_balance) / sequences);
     write_gradients(model, options.gradients);
 }
 
+// The lists of --tokens as a loader's only source.
+std::unique_ptr<BatchLoader> load_lists(const Documents& documents, const std::string& name,
+                                        int64_t vocab_size) {
+    size_t longest = 1;
+    for (const std::vector<int32_t>& document : documents)
+        longest = std::max(longest, document.size());
+    BlendSource source{
+        std::make_shared<const TokenStore>(TokenStore::from_lists(documents, vocab_size, name))};
+    return std::make_unique<BatchLoader>(
+        std::vector<BlendSource>{source},
+        LoaderOptions{.sequence_length = static_cast<int64_t>(longest), .shuffle = false});
+}
+
+int64_t sequence_length(const EvalOptions& options, const ModelSource& source) {
+    if (options.sequence_length > 0) return options.sequence_length;
+    if (source.manifest()) return source.manifest()->recipe().data().sequence_length();
+    return std::min(kSequenceLength, source.spec().max_positions);
+}
+
+std::unique_ptr<BatchLoader> load_file(Communicator& communicator, const EvalOptions& options,
+                                       const ModelSource& source, Console& console) {
+    Recipe recipe;
+    Data& data = *recipe.mutable_data();
+    Source& file = *data.add_train();
+    file.set_path(options.data);
+    file.set_format(options.format);
+    file.set_weight(1);
+    data.set_append_eos(!source.manifest() || source.manifest()->recipe().data().append_eos());
+    data.set_shuffle(false);
+    data.set_sequence_length(sequence_length(options, source));
+    data.set_tokenizer(source.tokenizer_path(options.tokenizer));
+    return open_run_data(communicator, recipe, source.spec().vocab_size, console).train;
+}
+
+std::unique_ptr<BatchLoader> open_loader(Communicator& communicator, const EvalOptions& options,
+                                         const ModelSource& source, Console& console) {
+    if (options.tokens.empty()) return load_file(communicator, options, source, console);
+    const int64_t vocab_size = source.spec().vocab_size;
+    return load_lists(read_ids(options.tokens, vocab_size), options.tokens, vocab_size);
+}
+
+DType compute_type(const EvalOptions& options, const ModelSource& source) {
+    std::string precision = options.precision;
+    if (precision.empty() && source.manifest())
+        precision = source.manifest()->recipe().train().precision();
+    return precision == "fp32" ? DType::f32 : DType::bf16;
+}
+
 void run_eval(const EvalOptions& options) {
+    const auto communicator =
+        process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
     set_runtime(process().use_threads(0), Numerics::exact);
-    ModelSource source(options.model);
-    const auto documents = read_ids(options.tokens, source.spec().vocab_size);
-    Model model = source.load({.compute = options.precision == "fp32" ? DType::f32 : DType::bf16,
+    const bool speaks = communicator->rank() == 0;
+    Console console(speaks);
+    const ModelSource source(options.model, speaks);
+    const auto loader = open_loader(*communicator, options, source, console);
+    Model model = source.load({.compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
                                .with_mtp = options.mtp_loss > 0});
+    if (speaks && !options.logits.empty())
+        write_logits(model, read_ids(options.tokens, source.spec().vocab_size), options.logits);
     if (!options.gradients.empty()) {
-        run_gradients(model, documents, options);
+        if (speaks)
+            run_gradients(model, read_ids(options.tokens, source.spec().vocab_size), options);
         return;
     }
-    if (!options.logits.empty()) write_logits(model, documents, options.logits);
-    double loss = 0;
-    int64_t labels = 0, tokens = 0;
-    for_each_batch(documents, [&](const TokenBatch& batch) {
-        for (const double sum : model.evaluate(batch).grain_loss) loss += sum;
-        labels += count_labels(batch);
-        tokens += batch.tokens();
-    });
-    if (process().rank() == 0) print_result(loss, labels, tokens);
+    const PackedStore& data = loader->source(0);
+    const int64_t average = std::max<int64_t>(1, data.store().tokens() / data.sequences());
+    const double loss = evaluate_loss(*communicator, model, *loader,
+                                      std::max<int64_t>(1, kTokensAtATime / average));
+    if (speaks) print_result(loss, data.store().tokens());
 }
 
 }  // namespace
@@ -118,15 +154,35 @@ void add_eval_command(CLI::App& app) {
     auto options = std::make_shared<EvalOptions>();
     command->add_option("model", options->model, "run, checkpoint or Hugging Face directory")
         ->required();
-    command->add_option("--tokens", options->tokens, "token ids: a JSON list of lists")->required();
-    command->add_option("--logits", options->logits,
-                        "write logits here: .npy, fp32 [sequences, length, vocabulary]");
-    command->add_option("--precision", options->precision, "bf16 or fp32")
+    CLI::Option* data =
+        command->add_option("--data", options->data, "text, JSON lines or token store");
+    command
+        ->add_option("--format", options->format,
+                     "text, jsonl, tokens or store; default: by the ending")
+        ->check(CLI::IsMember({"text", "jsonl", "tokens", "store"}));
+    command->add_option("--tokenizer", options->tokenizer,
+                        "tokenizer.json, if not the model's own");
+    command
+        ->add_option("--sequence-length", options->sequence_length,
+                     "longer documents are cut; default: as in training")
+        ->check(CLI::PositiveNumber);
+    CLI::Option* tokens =
+        command->add_option("--tokens", options->tokens, "token ids: a JSON list of lists");
+    command
+        ->add_option("--logits", options->logits,
+                     "write logits here: .npy, fp32 [sequences, length, vocabulary]")
+        ->needs(tokens);
+    command->add_option("--precision", options->precision, "bf16 or fp32; default: as in training")
         ->check(CLI::IsMember({"bf16", "fp32"}));
-    command->add_option("--gradients", options->gradients)->group("");
+    command->add_option("--gradients", options->gradients)->group("")->needs(tokens);
     command->add_option("--mtp-loss", options->mtp_loss)->group("");
     command->add_option("--balance-loss", options->balance_loss)->group("");
-    command->callback([options] { run_eval(*options); });
+    tokens->excludes(data);
+    command->callback([options] {
+        if (options->data.empty() && options->tokens.empty())
+            fail(ExitCode::usage, "eval needs --data FILE or --tokens IDS.json");
+        run_eval(*options);
+    });
 }
 
 }  // namespace fucina

@@ -1,0 +1,136 @@
+// `fucina generate MODEL --prompt TEXT`: goes on with a text, token by token.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+
+#include "data/ids_file.h"
+#include "kernels/runtime.h"
+#include "launch/commands.h"
+#include "launch/model_source.h"
+#include "launch/process.h"
+#include "model/generation.h"
+
+namespace fucina {
+
+namespace {
+
+struct GenerateOptions {
+    std::string model, prompt, tokens, tokenizer, precision;
+    int64_t max_tokens = 256;
+    Sampling sampling{.temperature = 0.8, .top_p = 0.95};
+    bool ignore_eos = false;
+};
+
+// Prints what is new of a growing text. A character whose bytes are not all there yet waits.
+class TextStream {
+  public:
+    explicit TextStream(const Tokenizer& tokenizer, std::vector<int32_t> prompt)
+        : tokenizer_(tokenizer), ids_(std::move(prompt)) {
+        print(tokenizer_.decode(ids_));
+    }
+    void add(int32_t id) {
+        ids_.push_back(id);
+        const std::string text = tokenizer_.decode(ids_);
+        if (!text.ends_with("\xef\xbf\xbd")) print(text);
+    }
+    void finish() {
+        print(tokenizer_.decode(ids_));
+        std::cout << std::endl;
+    }
+
+  private:
+    void print(const std::string& text) {
+        if (text.size() > printed_) std::cout << text.substr(printed_) << std::flush;
+        printed_ = std::max(printed_, text.size());
+    }
+    const Tokenizer& tokenizer_;
+    std::vector<int32_t> ids_;
+    size_t printed_ = 0;  // bytes
+};
+
+GenerationOptions generation_options(const GenerateOptions& options, const ModelSpec& spec) {
+    GenerationOptions result{.max_tokens = options.max_tokens, .sampling = options.sampling};
+    if (!options.ignore_eos) result.stop_ids = spec.eos_ids;
+    return result;
+}
+
+// Ids in, ids out: one JSON list a line, prompt included.
+void continue_lists(const GenerateOptions& options, const ModelSource& source, Model& model) {
+    const GenerationOptions generation = generation_options(options, source.spec());
+    const auto prompts = read_ids(options.tokens, source.spec().vocab_size);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        if (prompts[i].empty())
+            fail(ExitCode::data, options.tokens, ": list ", i, " has no ids to begin with");
+        std::vector<int32_t> ids = prompts[i];
+        const auto made = generate(model, prompts[i], generation, [](int32_t) {});
+        ids.insert(ids.end(), made.begin(), made.end());
+        for (size_t t = 0; t < ids.size(); ++t) std::cout << (t ? ", " : "[") << ids[t];
+        std::cout << "]" << std::endl;
+    }
+}
+
+void continue_text(const GenerateOptions& options, const ModelSource& source, Model& model,
+                   const Tokenizer& tokenizer) {
+    const std::vector<int32_t> prompt = tokenizer.encode(options.prompt);
+    if (prompt.empty()) fail(ExitCode::usage, "--prompt has no tokens to begin with");
+    GenerationOptions generation = generation_options(options, source.spec());
+    if (tokenizer.eos_id() && !options.ignore_eos)
+        generation.stop_ids.push_back(*tokenizer.eos_id());
+    TextStream stream(tokenizer, prompt);
+    generate(model, prompt, generation, [&](int32_t id) { stream.add(id); });
+    stream.finish();
+}
+
+void run_generate(const GenerateOptions& options) {
+    if (process().rank() != 0) return;
+    set_runtime(process().use_threads(0), Numerics::exact);
+    const ModelSource source(options.model, false);
+    std::optional<Tokenizer> tokenizer;
+    if (options.tokens.empty()) tokenizer = source.tokenizer(options.tokenizer);
+    Model model = source.load(
+        {.compute = options.precision == "fp32" ? DType::f32 : DType::bf16, .training = false});
+    if (tokenizer)
+        continue_text(options, source, model, *tokenizer);
+    else
+        continue_lists(options, source, model);
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+    CLI::App* command = app.add_subcommand("generate", "Go on with a text");
+    auto options = std::make_shared<GenerateOptions>();
+    command->add_option("model", options->model, "run, checkpoint or Hugging Face directory")
+        ->required();
+    CLI::Option* prompt = command->add_option("--prompt", options->prompt, "the text's beginning");
+    command
+        ->add_option("--tokens", options->tokens,
+                     "prompts as token ids, a JSON list of lists; prints ids")
+        ->excludes(prompt);
+    command->add_option("--tokenizer", options->tokenizer,
+                        "tokenizer.json, if not the model's own");
+    command->add_option("--max-tokens", options->max_tokens, "at most so many new tokens")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+        ->capture_default_str();
+    command
+        ->add_option("--temperature", options->sampling.temperature,
+                     "0: always the most likely token")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    command
+        ->add_option("--top-p", options->sampling.top_p,
+                     "choose among the most likely tokens of this joint probability")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
+    command->add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
+    command->add_flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
+    command->add_option("--precision", options->precision, "bf16 or fp32")
+        ->check(CLI::IsMember({"bf16", "fp32"}));
+    command->callback([options] {
+        if (options->prompt.empty() && options->tokens.empty())
+            fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");
+        run_generate(*options);
+    });
+}
+
+}  // namespace fucina
