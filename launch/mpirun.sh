@@ -9,6 +9,8 @@ command -v mpirun >/dev/null || {
     exit 2
 }
 options=()
+export FUCINA_TERMINAL=0
+[ -t 1 ] && FUCINA_TERMINAL=1
 if mpirun --version 2>/dev/null | grep -q "Open MPI"; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export OMPI_MCA_rmaps_base_oversubscribe=1

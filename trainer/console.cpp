@@ -3,14 +3,17 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <string_view>
 
 namespace fucina {
-
 namespace {
 
-// Open MPI gives its ranks a terminal of their own, whatever it writes to itself.
+// Open MPI gives its ranks a terminal of their own, wherever its own output goes, so under a
+// launcher only launch/mpirun.sh knows; it says so in FUCINA_TERMINAL.
 bool on_terminal() {
-    return isatty(STDOUT_FILENO) == 1 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr;
+    if (const char* told = std::getenv("FUCINA_TERMINAL")) return std::string_view(told) == "1";
+    if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return false;
+    return isatty(STDOUT_FILENO) == 1;
 }
 
 }  // namespace

@@ -8,7 +8,9 @@
 #include "launch/commands.h"
 #include "launch/process.h"
 #include "launch/recipe.h"
+#include "launch/run_facts.h"
 #include "parallel/mpi_communicator.h"
+#include "trainer/report.h"
 #include "trainer/stop_request.h"
 #include "trainer/trainer.h"
 
@@ -45,8 +47,16 @@ void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
 
 void go(Communicator& communicator, TrainingRun run, Console& console) {
     const std::string dir = run.path.string();
+    const bool writes = communicator.rank() == 0;
+    if (writes) write_run_facts(run, process());
     Trainer trainer(communicator, std::move(run), console);
-    if (trainer.train() == ExitCode::stopped) {
+    const ExitCode code = trainer.train();
+    try {
+        if (writes) console.line(concat("report   ", write_report(dir)));
+    } catch (const Error& error) {  // the run itself is done and saved
+        console.line(concat("WARNING: no report: ", error.what()));
+    }
+    if (code == ExitCode::stopped) {
         fail(ExitCode::stopped, "stopped on request after a save; `fucina resume ", dir,
              "` goes on");
     }

@@ -1,0 +1,36 @@
+#include "launch/run_facts.h"
+
+#include <fmt/format.h>
+
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "kernels/runtime.h"
+
+namespace fucina {
+
+void write_run_facts(const TrainingRun& run, const Process& process) {
+    int64_t parameters = 0;
+    for (const Parameter* parameter : run.model->parameters()) {
+        if (parameter->trained) parameters += parameter->value.size();
+    }
+    const Train& train = run.recipe.train();
+    const ModelSpec& spec = run.model->spec();
+    char now[64] = "";
+    const std::time_t seconds = std::time(nullptr);
+    std::strftime(now, sizeof(now), "%Y-%m-%d %H:%M", std::localtime(&seconds));
+    nlohmann::ordered_json facts;
+    facts["trained parameters"] = parameters;
+    facts["model"] = fmt::format("{} layers of width {}, {} experts, {} a token", spec.layers,
+                                 spec.hidden_size, spec.moe.router.experts, spec.moe.router.top_k);
+    facts["batch"] = fmt::format("{} sequences of up to {} tokens", train.global_batch(),
+                                 run.recipe.data().sequence_length());
+    facts["numerics"] = fmt::format("{}, {}", train.precision(), train.numerics());
+    facts["machine"] = fmt::format("{}, {} ranks of {} threads", describe_runtime(), process.size(),
+                                   runtime().threads);
+    facts[run.step == 0 ? "started" : "last resumed"] = now;
+    std::ofstream(run.path / "facts.json") << facts.dump(2) << "\n";
+}
+
+}  // namespace fucina
