@@ -101,8 +101,12 @@ FUCINA_DECLARE_LEVELS(GemmTools, kFp32Tools)
 FUCINA_DECLARE_LEVELS(GemmEpilogues, kBf16Epilogues)
 FUCINA_DECLARE_LEVELS(GemmEpilogues, kFp32Epilogues)
 
+FUCINA_DECLARE_LEVELS(GemmKernel, kEmulatedAmxKernel)
 namespace avx512_bf16 {
 extern const GemmKernel kDotKernel;
+}
+namespace amx {
+extern const GemmKernel kAmxKernel;
 }
 
 }  // namespace fucina::cpu

@@ -35,6 +35,8 @@ bool dot_is_faster() {
 
 const GemmKernel& bf16_kernel() {
     const Runtime& run = runtime();
+    if (run.emulate_amx) return FUCINA_PICK(kEmulatedAmxKernel);
+    if (run.level == IsaLevel::amx) return amx::kAmxKernel;
     if (run.numerics == Numerics::fast && run.has_avx512_bf16 && dot_is_faster())
         return avx512_bf16::kDotKernel;
     return FUCINA_PICK(kBf16Kernel);

@@ -1,0 +1,118 @@
+// bf16 matrix products on AMX tiles, as a template over the tiles: the CPU's (gemm_amx.cpp) or a
+// model of them (amx_emulated_isa.cpp), so that all of this also runs in tests on CPUs without AMX.
+//
+// A is [k/32][2 tiles][16 rows][32 k], B as in gemm_kernels.h. A step multiplies two tiles of A by
+// two of B into four tiles of C: 32 x 32 outputs, 32 of k.
+#pragma once
+#include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace fucina::cpu::FUCINA_ISA {
+
+constexpr int kTileRows = 16;
+constexpr int kTileElements = 512;  // of bf16
+
+// Tiles: zero(), load(c), step(a, b), half_step(a, b) with the upper 16 rows alone, store(c).
+template <class Tiles>
+void amx_multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
+    const auto* left = static_cast<const uint16_t*>(a);
+    const auto* right = static_cast<const uint16_t*>(b);
+    Tiles tiles;
+    if (accumulate)
+        tiles.load(c);
+    else
+        tiles.zero();
+    for (int64_t first = 0; first < k; first += 32) {
+        if (rows > kTileRows)
+            tiles.step(left, right);
+        else
+            tiles.half_step(left, right);
+        left += 2 * kTileElements;
+        right += 2 * kTileElements;
+    }
+    tiles.store(c);
+}
+
+FUCINA_INLINE void amx_pack_a(const void* const* rows, int count, int64_t k, void* a) {
+    for (int row = 0; row < count; ++row) {
+        const auto* in = static_cast<const uint16_t*>(rows[row]);
+        auto* out = static_cast<uint16_t*>(a) + row * 32;
+        for (int64_t i = 0; i < k; i += 32, out += 2 * kTileElements) {
+            if (k - i >= 32) {
+                __builtin_memcpy(out, in + i, 64);
+            } else {
+                for (int j = 0; j < 32; ++j) out[j] = j < k - i ? in[i + j] : 0;
+            }
+        }
+    }
+}
+
+// tile[i] = column i of 16 pairs of tokens: 16 x 16 dwords transposed.
+#if defined(__AVX512F__)
+FUCINA_INLINE void transpose_pairs(const uint32_t* in, uint16_t* tile) {
+    __m512i x[16], y[16];
+    for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(in + 16 * i);
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    // x[4g + j]: rows 4g .. 4g + 3 of columns j, j + 4, j + 8, j + 12, one per 128 bits.
+    for (int i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    for (int j = 0; j < 4; ++j) {
+        const __m512i a = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x44);
+        const __m512i b = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xee);
+        const __m512i c = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x44);
+        const __m512i d = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xee);
+        _mm512_storeu_si512(tile + 32 * j, _mm512_shuffle_i32x4(a, c, 0x88));
+        _mm512_storeu_si512(tile + 32 * (j + 4), _mm512_shuffle_i32x4(a, c, 0xdd));
+        _mm512_storeu_si512(tile + 32 * (j + 8), _mm512_shuffle_i32x4(b, d, 0x88));
+        _mm512_storeu_si512(tile + 32 * (j + 12), _mm512_shuffle_i32x4(b, d, 0xdd));
+    }
+}
+#else
+FUCINA_INLINE void transpose_pairs(const uint32_t* in, uint16_t* tile) {
+    for (int i = 0; i < 16; ++i)
+        for (int j = 0; j < 16; ++j) __builtin_memcpy(tile + 32 * j + 2 * i, in + 16 * i + j, 4);
+}
+#endif
+
+FUCINA_INLINE void amx_pack_a_transposed(const TokenColumns& in, void* a) {
+    auto* out = static_cast<uint16_t*>(a);
+    for (int64_t first = 0; first < in.k; first += 32, out += 2 * kTileElements) {
+        uint32_t pairs[2][16 * 16];  // [half of the columns][pair of tokens][column]
+        for (int pair = 0; pair < 16; ++pair) {
+            const uint16_t* row[2] = {};
+            uint16_t padded[2][32] = {};
+            for (int i = 0; i < 2; ++i) {
+                const int64_t t = first + 2 * pair + i;
+                row[i] = padded[i];
+                if (t >= in.k) continue;
+                const uint16_t* token = static_cast<const uint16_t*>(in.rows[t]) + in.column;
+                if (in.columns == kBlock) {
+                    row[i] = token;
+                } else {
+                    for (int j = 0; j < in.columns; ++j) padded[i][j] = token[j];
+                }
+            }
+            for (int half = 0; half < 2; ++half)
+                for (int j = 0; j < 16; ++j)
+                    pairs[half][pair * 16 + j] =
+                        row[0][half * 16 + j] | uint32_t{row[1][half * 16 + j]} << 16;
+        }
+        for (int half = 0; half < 2; ++half)
+            transpose_pairs(pairs[half], out + half * kTileElements);
+    }
+}
+
+template <class Tiles>
+constexpr GemmKernel amx_kernel() {
+    return {static_cast<int64_t>(kBlock * sizeof(uint16_t)), amx_pack_a, amx_pack_a_transposed,
+            amx_multiply<Tiles>, amx_multiply<Tiles>};
+}
+
+}  // namespace fucina::cpu::FUCINA_ISA
