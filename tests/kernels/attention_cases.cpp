@@ -131,25 +131,36 @@ struct HeadShape {
 };
 
 // inputs: x, head; every third label is ignored.
-Tensors head(Version version, const HeadShape& s, const Tensors& t, float scale) {
+struct Head {
     std::vector<int32_t> labels;
+    ops::HeadLoss io;
+};
+
+std::shared_ptr<Head> make_head(Version version, const HeadShape& s, const Tensors& t,
+                                float scale) {
+    const auto made = std::make_shared<Head>();
     for (int64_t i = 0; i < s.rows; ++i)
-        labels.push_back(i % 3 == 2 ? kIgnoreLabel : static_cast<int32_t>((i * 7) % s.vocab));
+        made->labels.push_back(i % 3 == 2 ? kIgnoreLabel : static_cast<int32_t>((i * 7) % s.vocab));
     const auto pack = version == Version::fast ? ops::pack : reference::pack;
-    const ops::HeadLoss io{.x = t[0],
-                           .head = pack(t[1], PackKind::forward, s.type, {}),
-                           .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {}),
-                           .labels = labels.data(),
-                           .scale = scale,
-                           .loss = Tensor::empty({s.rows, 1}, DType::f32),
-                           .dx = Tensor::empty({s.rows, s.width}, s.type),
-                           .dw = Tensor::empty({s.vocab, s.width}, DType::f32),
-                           .tree = make_leaf_tree({0, s.rows / 2, s.rows / 2, s.rows})};
+    made->io = {.x = t[0],
+                .head = pack(t[1], PackKind::forward, s.type, {}),
+                .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {}),
+                .labels = made->labels.data(),
+                .scale = scale,
+                .loss = Tensor::empty({s.rows, 1}, DType::f32),
+                .dx = Tensor::empty({s.rows, s.width}, s.type),
+                .dw = Tensor::empty({s.vocab, s.width}, DType::f32),
+                .tree = make_leaf_tree({0, s.rows / 2, s.rows / 2, s.rows})};
+    return made;
+}
+
+Tensors head(Version version, const HeadShape& s, const Tensors& t, float scale) {
+    const std::shared_ptr<Head> made = make_head(version, s, t, scale);
     if (version == Version::fast)
-        ops::head_loss(io);
+        ops::head_loss(made->io);
     else
-        reference::head_loss(io);
-    return {io.loss, io.dx, io.dw};
+        reference::head_loss(made->io);
+    return {made->io.loss, made->io.dx, made->io.dw};
 }
 
 KernelCase head_case(const HeadShape& s) {
@@ -160,7 +171,10 @@ KernelCase head_case(const HeadShape& s) {
             .run = [s](Version version, const Tensors& t) { return head(version, s, t, 0.25f); },
             .tolerance = s.type == DType::bf16 ? 1.6e-2 : 2e-5,
             .reason = "own exp and fp32 sums; in bf16 gradients of logits and dx are rounded",
-            .flops = 6.0 * static_cast<double>(s.rows * s.vocab * s.width)};
+            .flops = 6.0 * static_cast<double>(s.rows * s.vocab * s.width),
+            .timed = [s](const Tensors& t) -> std::function<void()> {
+                return [made = make_head(Version::fast, s, t, 0.25f)] { ops::head_loss(made->io); };
+            }};
 }
 
 // The loss as an output of weight 1 each: gradients are of the plain sum.
@@ -186,6 +200,10 @@ GradientCase head_gradient() {
 }
 
 const AddCases kAttention([](Cases& cases) {
+    const Mla bench{8, 8, 64, 32, 64, {0, 512, 1024, 1536, 2048}, DType::bf16};
+    cases.bench.push_back([=] { return attention_case(bench); });
+    cases.bench.push_back([=] { return attention_backward_case(bench); });
+    cases.bench.push_back([] { return head_case({2048, 8192, 512, DType::bf16}); });
     for (const DType type : {DType::f32, DType::bf16}) {
         for (const Mla& s :
              {Mla{1, 1, 3, 0, 5, {0, 1}, type}, Mla{2, 2, 8, 4, 6, {0, 5, 6, 39}, type},

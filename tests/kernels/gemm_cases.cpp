@@ -311,7 +311,29 @@ GradientCase expert_gradient() {
                 }};
 }
 
+// The shapes of the training benchmark: 2048 tokens, four experts each.
+void add_bench(Cases& cases) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{416, 512},
+                               {768, 256},
+                               {512, 512},
+                               {1024, 128},
+                               {3072, 512}}) {
+        cases.bench.push_back([=] { return linear_case({2048, n, k, DType::bf16}); });
+        cases.bench.push_back([=] { return linear_case({2048, n, k, DType::bf16, true}); });
+        cases.bench.push_back([=] { return wgrad_case(2048, n, k, DType::bf16); });
+    }
+    cases.bench.push_back([] { return linear_case({2048, 32, 512, DType::f32}); });
+    constexpr GroupedShape kUp{32, 8192, 384, 512, DType::bf16, true};
+    constexpr GroupedShape kDown{32, 8192, 512, 384, DType::bf16, false};
+    cases.bench.push_back([=] { return gate_up_case(kUp); });
+    cases.bench.push_back([=] { return grouped_case(kDown); });
+    cases.bench.push_back([=] { return down_backward_case(kUp); });
+    cases.bench.push_back([=] { return grouped_wgrad_case(kUp); });
+    cases.bench.push_back([=] { return grouped_wgrad_case(kDown); });
+}
+
 const AddCases kGemm([](Cases& cases) {
+    add_bench(cases);
     for (const DType type : {DType::f32, DType::bf16}) {
         for (const auto& [rows, n, k] : {std::array<int64_t, 3>{1, 1, 1},
                                          {1, 33, 65},

@@ -237,7 +237,21 @@ KernelCase permute_case(int64_t tokens, int64_t width, DType type) {
         .bytes = static_cast<double>(8 * tokens * width * size_of(type))};
 }
 
+// The shapes of the training benchmark, and of DeepSeek-V3.
+void add_bench(Cases& cases) {
+    constexpr RouterConfig bench{.experts = 32, .top_k = 4, .groups = 4, .topk_groups = 2};
+    for (const RouterConfig& config : {bench, kDeepSeekV3}) {
+        cases.bench.push_back([=] { return router_case(config, 2048, false); });
+        cases.bench.push_back([=] { return router_backward_case(config, 2048, true); });
+        cases.bench.push_back([=] { return balance_case(config, 2048); });
+        cases.bench.push_back([=] { return token_map_case(2048, config.top_k, config.experts); });
+    }
+    cases.bench.push_back([] { return combine_case({2048, 4, 32, 512, DType::bf16, true}); });
+    cases.bench.push_back([] { return permute_case(2048, 512, DType::bf16); });
+}
+
 const AddCases kMoe([](Cases& cases) {
+    add_bench(cases);
     for (const RouterConfig& config : {kDeepSeekV3, kSmall, kUngrouped})
         for (const int64_t tokens : {1, 37, 300}) {
             cases.kernels.push_back(router_case(config, tokens, false));

@@ -52,7 +52,16 @@ GradientCase rope_gradient(RopeLayout layout) {
         .backward = [=](const Tensors&, const Tensors& d) { return Tensors{rotate(d[0], true)}; }};
 }
 
+// The shape of the training benchmark.
+void add_bench(Cases& cases) {
+    for (const RopeLayout layout : {RopeLayout::interleaved, RopeLayout::half_split})
+        cases.bench.push_back([=] {
+            return rope_case({2048, 8, 96, 32, layout, DType::bf16, false});
+        });
+}
+
 const AddCases kNorm([](Cases& cases) {
+    add_bench(cases);
     add_norm_cases(cases, {ops::rmsnorm, ops::add_rmsnorm, ops::rmsnorm_backward});
     for (const DType type : {DType::f32, DType::bf16})
         for (const RopeLayout layout : {RopeLayout::interleaved, RopeLayout::half_split}) {

@@ -32,7 +32,10 @@ KernelCase adamw_case(int64_t count, DType moments) {
                     return out;
                 },
             .reason = "elementwise: the same operations in the same order",
-            .bytes = static_cast<double>(count * (12 + 4 * size_of(moments)))};
+            .bytes = static_cast<double>(count * (12 + 4 * size_of(moments))),
+            .timed = [](const Tensors& in) -> std::function<void()> {
+                return [=] { ops::adamw(kStep, in[0], in[1], in[2], in[3]); };
+            }};
 }
 
 KernelCase norm_case(int64_t rows, int64_t width) {
@@ -81,7 +84,10 @@ KernelCase add_case(int64_t rows, int64_t width) {
                         reference::add_in_place(y, in[1]);
                     return Tensors{y};
                 },
-            .bytes = static_cast<double>(12 * rows * width)};
+            .bytes = static_cast<double>(12 * rows * width),
+            .timed = [](const Tensors& in) -> std::function<void()> {
+                return [=] { ops::add_in_place(in[0], in[1]); };
+            }};
 }
 
 Tensor random_ids(int64_t count, int64_t vocabulary) {
@@ -131,7 +137,20 @@ KernelCase embedding_backward_case(int64_t tokens, int64_t vocabulary, int64_t w
             .bytes = static_cast<double>(tokens * width * size_of(type) + 4 * vocabulary * width)};
 }
 
+// The shapes of the training benchmark.
+void add_bench(Cases& cases) {
+    constexpr int64_t kWeights = 16 << 20;
+    for (const DType moments : {DType::f32, DType::bf16})
+        cases.bench.push_back([=] { return adamw_case(kWeights, moments); });
+    cases.bench.push_back([] { return norm_case(1, kWeights); });
+    cases.bench.push_back([] { return add_case(1, kWeights); });
+    cases.bench.push_back([] { return cast_case(2048, 4096, DType::f32, DType::bf16); });
+    cases.bench.push_back([] { return embedding_case(2048, 8192, 512, DType::bf16); });
+    cases.bench.push_back([] { return embedding_backward_case(2048, 8192, 512, DType::bf16); });
+}
+
 const AddCases kOptimizer([](Cases& cases) {
+    add_bench(cases);
     for (const int64_t count : {1, 17, 140000})
         for (const DType moments : {DType::f32, DType::bf16})
             cases.kernels.push_back(adamw_case(count, moments));

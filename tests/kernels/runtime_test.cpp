@@ -68,7 +68,6 @@ TEST(Runtime, ParallelForRunsEachIndexOnceAndPassesExceptionsOn) {
 // Results must not depend on the number of threads.
 TEST(KernelCases, SameBitsForAnyNumberOfThreads) {
     for (const test::KernelCase& kernel : test::all_cases().kernels) {
-        if (kernel.bench_only) continue;
         set_runtime(1, Numerics::exact);
         const test::Tensors one = kernel.run(test::Version::fast, kernel.inputs);
         set_runtime(3, Numerics::exact);

@@ -1,6 +1,6 @@
 // KernelCase: one kernel on one shape, said once. It runs as parity (fast against reference, in
-// every setting, such as each instruction-set level of this CPU, and bit for bit among them), and
-// as bench.
+// every setting, such as each instruction-set level of this CPU, and bit for bit among them), for
+// any number of threads, and, at a larger shape, as bench.
 // GradientCase: a backward against finite differences of its forward.
 #pragma once
 #include <functional>
@@ -26,7 +26,6 @@ struct KernelCase {
     const char* reason = "";  // why this tolerance
     double flops = 0;         // of one run; 0: bound by memory
     double bytes = 0;         // read and written
-    bool bench_only = false;  // too slow for the reference
     // For the bench, where run() does more than the kernel (packs weights, say): makes everything
     // and returns what is timed.
     std::function<std::function<void()>(const Tensors&)> timed;
@@ -60,6 +59,7 @@ void check_gradient(const GradientCase& test);
 struct Cases {
     std::vector<KernelCase> kernels;
     std::vector<GradientCase> gradients;
+    std::vector<std::function<KernelCase()>> bench;  // large shapes, made one at a time
 };
 
 // All cases, made at the first call; each file of tests/kernels/*_cases.cpp adds its own.

@@ -132,6 +132,11 @@ void add_norm_cases(Cases& cases, const NormKernels& fast) {
             cases.kernels.push_back(norm_backward_case(fast, rows, width, type));
         }
     cases.gradients.push_back(norm_gradient(fast));
+    for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{2048, 512}, {256, 7168}}) {
+        cases.bench.push_back([=] { return norm_case(fast, rows, width, DType::bf16); });
+        cases.bench.push_back([=] { return add_norm_case(fast, rows, width, DType::bf16); });
+        cases.bench.push_back([=] { return norm_backward_case(fast, rows, width, DType::bf16); });
+    }
 }
 
 }  // namespace fucina::test
