@@ -88,6 +88,7 @@ void Process::start(int* argc, char*** argv) {
     MPI_Comm machine = MPI_COMM_NULL;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
     MPI_Comm_size(machine, &local_size_);
+    sharing_ = std::max(1, ranks_sharing(affinity_cpus(), machine, local_size_));
     MPI_Comm_free(&machine);
     MPI_Comm_dup(MPI_COMM_WORLD, &endings_);
 }
@@ -119,14 +120,7 @@ int Process::finish(const Outcome& outcome) {
 
 int Process::use_threads(int requested) {
     const std::vector<int> cpus = affinity_cpus();
-    int sharing = 1;
-    if (with_mpi_) {
-        MPI_Comm machine = MPI_COMM_NULL;
-        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
-        sharing = std::max(1, ranks_sharing(cpus, machine, local_size_));
-        MPI_Comm_free(&machine);
-    }
-    int threads = static_cast<int>(cpus.size()) / sharing;
+    int threads = static_cast<int>(cpus.size()) / sharing_;
     const double quota = cgroup_cpu_quota();
     if (quota > 0) threads = std::min(threads, static_cast<int>(std::lround(quota / local_size_)));
     if (requested > 0) threads = requested;

@@ -34,7 +34,6 @@ class Process {
 
     // Threads of this rank: FUCINA_THREADS, else `requested` if > 0, else the cores of the affinity
     // mask and cgroup quota divided by the ranks that share them. Sets OpenMP's number too.
-    // Collective over the machine's ranks.
     int use_threads(int requested);
 
   private:
@@ -42,6 +41,7 @@ class Process {
     int rank_ = 0;
     int size_ = 1;
     int local_size_ = 1;
+    int sharing_ = 1;                   // ranks here that may run on our cores, this one included
     MPI_Comm endings_ = MPI_COMM_NULL;  // only for finish, so that it meets no other collective
 };
 

@@ -68,9 +68,7 @@ step "Loss on the held-out pages"
 build/fucina eval $run --data $data/valid.jsonl
 
 step "What it writes"
-build/fucina generate $run --prompt "The package manager" --max-tokens 80 --temperature 0.7 \
-    --top-p 0.9 --seed 1
-build/fucina report $run
+build/fucina report $run --prompt "The package manager"
 
 step "Done"
 cat <<EOF

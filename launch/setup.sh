@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what building Fucina needs on Debian 12; does nothing where it is all there.
 #   launch/setup.sh            the program
-#   launch/setup.sh --tests    the tests too: GoogleTest, and .venv-oracle with PyTorch and transformers
+#   launch/setup.sh --tests    the tests too: GoogleTest, CUDA's headers, and .venv-oracle with
+#                              PyTorch and transformers
 #   launch/setup.sh --cuda     the CUDA libraries and headers too
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -66,6 +67,7 @@ if [ $with_tests = yes ]; then
         .venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check -r $want
         cp $want $done_mark
     fi
+    bash launch/cuda_wheels.sh --headers
 fi
 [ $with_cuda = no ] || bash launch/cuda_wheels.sh
 echo "setup: done"

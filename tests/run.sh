@@ -28,7 +28,7 @@ stop() {
     exit 1
 }
 
-if [ "$level" != fast ] || [ ! -x "$FUCINA_ORACLE_PYTHON" ]; then
+if [ "$level" != fast ] || [ ! -x "$FUCINA_ORACLE_PYTHON" ] || [ ! -d .venv-cuda ]; then
     bash launch/setup.sh --tests || stop "set-up failed"
 fi
 # CUDA kernels run on the SIMT model, which needs CUDA's headers.

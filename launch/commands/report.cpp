@@ -1,22 +1,74 @@
-// `fucina report RUN_DIR`: writes RUN_DIR/report.html.
+// `fucina report RUN_DIR`: writes RUN_DIR/report.html; with --prompt the model writes a sample
+// for it first.
 #include "trainer/report.h"
 
 #include <CLI/CLI.hpp>
+#include <fstream>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
+#include "kernels/error.h"
+#include "kernels/runtime.h"
 #include "launch/commands.h"
+#include "launch/model_source.h"
 #include "launch/process.h"
+#include "model/generation.h"
 
 namespace fucina {
+namespace {
+
+struct ReportOptions {
+    std::string run_dir, prompt;
+    int64_t max_tokens = 120;
+    double temperature = 0.7;
+};
+
+// Appends what the newest checkpoint makes of the prompt to samples.jsonl.
+void add_sample(const ReportOptions& options) {
+    set_runtime(process().use_threads(0), Numerics::exact);
+    const ModelSource source(options.run_dir, false);
+    const Tokenizer tokenizer = source.tokenizer("");
+    const std::vector<int32_t> prompt = tokenizer.encode(options.prompt);
+    if (prompt.empty()) fail(ExitCode::usage, "--prompt has no tokens to begin with");
+    Model model = source.load({.compute = DType::bf16, .training = false});
+    GenerationOptions generation{.max_tokens = options.max_tokens,
+                                 .sampling = {.temperature = options.temperature, .top_p = 0.9},
+                                 .stop_ids = source.spec().eos_ids};
+    if (tokenizer.eos_id()) generation.stop_ids.push_back(*tokenizer.eos_id());
+    const std::vector<int32_t> made = generate(model, prompt, generation, [](int32_t) {});
+    nlohmann::ordered_json sample;
+    if (source.manifest() != nullptr) sample["step"] = source.manifest()->step();
+    sample["prompt"] = options.prompt;
+    sample["text"] = tokenizer.decode(made);
+    const std::string path = options.run_dir + "/samples.jsonl";
+    std::ofstream file(path, std::ios::binary | std::ios::app);
+    file << sample.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+    file.close();
+    if (!file) fail(ExitCode::storage, path, ": cannot write");
+    std::cout << options.prompt << sample["text"].get<std::string>() << "\n";
+}
+
+}  // namespace
 
 void add_report_command(CLI::App& app) {
     CLI::App* command = app.add_subcommand("report", "Write a run's report.html");
-    const auto run_dir = std::make_shared<std::string>();
-    command->add_option("RUN_DIR", *run_dir, "the run directory")->required();
-    command->callback([run_dir] {
+    const auto options = std::make_shared<ReportOptions>();
+    command->add_option("RUN_DIR", options->run_dir, "the run directory")->required();
+    CLI::Option* prompt = command->add_option(
+        "--prompt", options->prompt, "add a sample: the newest checkpoint goes on with this text");
+    command->add_option("--max-tokens", options->max_tokens, "of the sample")
+        ->needs(prompt)
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+        ->capture_default_str();
+    command->add_option("--temperature", options->temperature, "of the sample; 0: no chance")
+        ->needs(prompt)
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    command->callback([options] {
         if (process().rank() != 0) return;
-        std::cout << write_report(*run_dir) << "\n";
+        if (!options->prompt.empty()) add_sample(*options);
+        std::cout << write_report(options->run_dir) << "\n";
     });
 }
 
