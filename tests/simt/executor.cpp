@@ -8,17 +8,13 @@
 namespace fucina::simt {
 namespace {
 
-void leave_for_good(Thread& thread) {
-    thread.done = true;
-    --executor->block.live;
-    thread.context.switch_to(executor->scheduler, true);
-    __builtin_unreachable();
-}
-
 void run_thread() {
     Context::entered();
-    (*executor->kernel)();
-    leave_for_good(this_thread());
+    try {
+        (*executor->kernel)();
+    } catch (const Abandoned&) {
+    }
+    leave_for_good();
 }
 
 Thread& next_ready() {
@@ -112,6 +108,14 @@ std::vector<uint64_t> block_order(uint64_t blocks) {
 
 }  // namespace
 
+void leave_for_good() {
+    Thread& thread = this_thread();
+    thread.done = true;
+    --executor->block.live;
+    thread.context.switch_to(executor->scheduler, true);
+    __builtin_unreachable();
+}
+
 Thread& this_thread() {
     return executor->block.threads[static_cast<size_t>(here->id)];
 }
@@ -129,8 +133,7 @@ void wake(Thread& thread) {
 
 void abandon_thread(const std::string& message) {
     if (executor->error.empty()) executor->error = concat("thread ", here->id, ": ", message);
-    leave_for_good(this_thread());
-    __builtin_unreachable();
+    throw Abandoned();
 }
 
 std::string list_threads(const std::vector<int>& ids) {

@@ -80,7 +80,10 @@ struct Executor {
 };
 inline thread_local Executor* executor = nullptr;  // of the running grid
 
-// For code that runs on a fiber.
+// For code that runs on a fiber. abandon() records the launch's error and throws Abandoned, which
+// ends the thread.
+struct Abandoned {};
+[[noreturn]] void leave_for_good();
 Thread& this_thread();
 void wait_until_woken(Thread::Wait reason);
 void wake(Thread& thread);

@@ -31,16 +31,24 @@ void check_races(Block& block, uint32_t address, size_t bytes, bool write) {
             conflict->other_wrote ? "write" : "read", " by thread ", conflict->other);
 }
 
+void check_access(uint32_t address, size_t bytes, bool write) {
+    check_bounds(executor->block, address, bytes, write);
+    check_races(executor->block, address, bytes, write);
+}
+
 void on_access(const volatile void* pointer, size_t bytes, bool write) {
     if (here == nullptr || bytes == 0) return;
-    Block& block = executor->block;
     const size_t offset = static_cast<size_t>(reinterpret_cast<uintptr_t>(pointer) -
                                               reinterpret_cast<uintptr_t>(executor->arena.get()));
     if (offset >= kArenaEnd) return;
     ++statistics.accesses;
-    const uint32_t address = static_cast<uint32_t>(offset);
-    check_bounds(block, address, bytes, write);
-    check_races(block, address, bytes, write);
+    bool broken = false;
+    try {
+        check_access(static_cast<uint32_t>(offset), bytes, write);
+    } catch (const Abandoned&) {
+        broken = true;
+    }
+    if (broken) leave_for_good();  // outside the handler, which must end before the fiber does
 }
 
 }  // namespace

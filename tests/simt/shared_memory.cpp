@@ -56,8 +56,8 @@ void check_red_zones(const Block& block) {
     for (const SharedVariable& variable : block.variables)
         for (uint32_t at = variable.end; at < variable.end + kRedZone; ++at)
             if (arena[at] != kFill)
-                throw Error(concat("shared ", variable.name, " was written ", at - variable.end + 1,
-                                   " bytes past its ", variable.end - variable.begin));
+                throw Error(concat("a write at offset ", at - variable.begin, " of shared ",
+                                   variable.name, ", which has ", variable.end - variable.begin));
 }
 
 void* static_shared(const void* declaration, const char* name, size_t bytes, size_t align) {
