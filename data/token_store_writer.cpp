@@ -46,13 +46,13 @@ int64_t allocate(hid_t file, const char* name, hid_t type, int64_t count) {
 // Bytes kept in a file without a name, which vanishes with the process whatever happens to it.
 class TokenStoreWriter::Spill {
   public:
-    Spill(const std::filesystem::path& target, const char* suffix) : path_(target) {
-        path_ += suffix + std::to_string(::getpid());
-        fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    Spill(const std::filesystem::path& target, const char* suffix) : target_(target.string()) {
+        const std::string path = target_ + suffix + std::to_string(::getpid());
+        fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         if (fd_ < 0) {
-            fail(ExitCode::storage, path_.string(), ": cannot create: ", std::strerror(errno));
+            fail(ExitCode::storage, target_, ": cannot create: ", std::strerror(errno));
         }
-        ::unlink(path_.c_str());
+        ::unlink(path.c_str());
         XXH3_64bits_reset(hash_);
     }
     ~Spill() {
@@ -73,7 +73,7 @@ class TokenStoreWriter::Spill {
             const ssize_t put = ::write(fd_, buffer_.data() + done, buffer_.size() - done);
             if (put < 0 && errno == EINTR) continue;
             if (put <= 0) {
-                fail(ExitCode::storage, path_.string(), ": cannot write: ", std::strerror(errno));
+                fail(ExitCode::storage, target_, ": cannot write: ", std::strerror(errno));
             }
             done += static_cast<size_t>(put);
         }
@@ -88,8 +88,7 @@ class TokenStoreWriter::Spill {
             const ssize_t got = ::pread(fd_, buffer_.data(), buffer_.size(), at);
             if (got < 0 && errno == EINTR) continue;
             if (got <= 0) {
-                fail(ExitCode::storage, path_.string(),
-                     ": cannot read back: ", std::strerror(errno));
+                fail(ExitCode::storage, target_, ": cannot read back: ", std::strerror(errno));
             }
             file.write(offset + at, std::span(buffer_).first(static_cast<size_t>(got)));
             at += got;
@@ -101,7 +100,7 @@ class TokenStoreWriter::Spill {
 
   private:
     static constexpr size_t kBufferBytes = 1 << 20;
-    std::filesystem::path path_;
+    std::string target_;  // for messages
     int fd_ = -1;
     int64_t size_ = 0;
     std::vector<std::byte> buffer_;
@@ -150,7 +149,9 @@ void TokenStoreWriter::commit() {
     H5Pset_file_locking(access, false, true);
     Hdf5Handle file(H5Fcreate(file_.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
                     H5Fclose);
-    if (!file) fail(ExitCode::storage, file_.path().string(), ": HDF5 cannot create it");
+    if (!file)
+        fail(ExitCode::storage, file_.path().string(),
+             ": HDF5 cannot create it; is the disk full?");
     const hid_t token_type = vocab_size_ > 65536 ? H5T_STD_U32LE : H5T_STD_U16LE;
     const int64_t tokens_at = allocate(file, kTokensName, token_type, tokens_);
     const int64_t offsets_at = allocate(file, kOffsetsName, H5T_STD_I64LE, documents_ + 1);
@@ -162,7 +163,8 @@ void TokenStoreWriter::commit() {
     const Hdf5Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
     H5Tset_size(text, tokenizer_hash_.size() + 1);
     write_scalar(file, kTokenizerName, text, text, tokenizer_hash_.c_str());
-    if (!file.reset()) fail(ExitCode::storage, file_.path().string(), ": HDF5 cannot close it");
+    if (!file.reset())
+        fail(ExitCode::storage, file_.path().string(), ": HDF5 cannot write it; is the disk full?");
     token_spill_->copy_to(file_, tokens_at);
     offset_spill_->copy_to(file_, offsets_at);
     file_.commit();

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -76,6 +77,8 @@ Process& process() {
 }
 
 void Process::start(int* argc, char*** argv) {
+    // A write beyond a limit on file sizes is an error like a full disk, not the end of us.
+    std::signal(SIGXFSZ, SIG_IGN);
     if (!under_launcher()) return;
     int provided = 0;
     if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {

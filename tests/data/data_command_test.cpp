@@ -16,8 +16,8 @@ namespace {
 class DataCommand : public testing::Test {
   protected:
     // Runs the program in the temporary directory and keeps both its outputs.
-    int run(const std::string& arguments) {
-        const std::string command = "cd " + directory_.path().string() +
+    int run(const std::string& arguments, const std::string& before = "true") {
+        const std::string command = "cd " + directory_.path().string() + " && " + before +
                                     " && " FUCINA_BINARY " data " + arguments +
                                     " >out.txt 2>err.txt";
         const int status = std::system(command.c_str());
@@ -59,6 +59,20 @@ TEST_F(DataCommand, RefusesBadInputInOneLine) {
     write("store.h5", "not HDF5");
     EXPECT_EQ(run("check store.h5"), 3);
     EXPECT_EQ(error_, "error: store.h5: not a token store: no HDF5 signature in its 8 bytes\n");
+}
+
+TEST_F(DataCommand, AFullDiskIsOneLineAndLeavesNothing) {
+    std::string ids = "[[0";
+    for (int i = 0; i < 20000; ++i) ids += ",1";
+    write("ids.json", ids + "]]");
+    // The store needs 40 kB; a limit of 12 kB (24 blocks) stands for the full disk.
+    EXPECT_EQ(run("prepare --input ids.json --vocab-size 256 --output store.h5", "ulimit -f 24"),
+              11);
+    EXPECT_CONTAINS(error_, "error: store.h5: HDF5 cannot write it; is the disk full?");
+    EXPECT_EQ(error_.find('\n'), error_.size() - 1);
+    for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
+        EXPECT_EQ(entry.path().filename().string().find("store"), std::string::npos) << entry;
+    }
 }
 
 TEST_F(DataCommand, ListsBrokenLines) {
