@@ -40,31 +40,48 @@ class Best {
     std::vector<Entry> kept_;
 };
 
-// Expert ids of the choice, ascending.
-std::vector<int32_t> choose(const RouterConfig& config, const std::vector<float>& choice) {
-    const auto size = static_cast<int32_t>(config.experts / config.groups);
-    Best groups(config.topk_groups), experts(config.top_k);
-    for (int32_t g = 0; g < config.groups && config.groups > config.topk_groups; ++g) {
-        Best two(2);
-        for (int32_t e = g * size; e < (g + 1) * size; ++e)
-            two.offer(e, choice[static_cast<size_t>(e)]);
-        float score = 0;
-        for (size_t i = 0; i < two.size(); ++i) score += two.value(i);
-        groups.offer(g, score);
+// Chooses experts; holds the scratch of one thread.
+class Chooser {
+  public:
+    explicit Chooser(const RouterConfig& config)
+        : config_(config), two_(2), groups_(config.topk_groups), experts_(config.top_k) {}
+
+    // choice [experts] -> ids, ascending; valid until the next call.
+    const std::vector<int32_t>& operator()(const float* choice) {
+        const auto size = static_cast<int32_t>(config_.experts / config_.groups);
+        open_.clear();
+        groups_.clear();
+        for (int32_t g = 0; g < config_.groups; ++g) {
+            if (config_.groups > config_.topk_groups)
+                groups_.offer(g, score(choice, g, size));
+            else
+                open_.push_back(g);
+        }
+        for (size_t i = 0; i < groups_.size(); ++i) open_.push_back(groups_.id(i));
+        std::sort(open_.begin(), open_.end());
+        experts_.clear();
+        for (const int32_t g : open_)
+            for (int32_t e = g * size; e < (g + 1) * size; ++e) experts_.offer(e, choice[e]);
+        chosen_.clear();
+        for (size_t i = 0; i < experts_.size(); ++i) chosen_.push_back(experts_.id(i));
+        std::sort(chosen_.begin(), chosen_.end());
+        return chosen_;
     }
-    std::vector<int32_t> open;
-    for (size_t i = 0; i < groups.size(); ++i) open.push_back(groups.id(i));
-    if (config.groups == config.topk_groups)
-        for (int32_t g = 0; g < config.groups; ++g) open.push_back(g);
-    std::sort(open.begin(), open.end());
-    for (const int32_t g : open)
-        for (int32_t e = g * size; e < (g + 1) * size; ++e)
-            experts.offer(e, choice[static_cast<size_t>(e)]);
-    std::vector<int32_t> chosen;
-    for (size_t i = 0; i < experts.size(); ++i) chosen.push_back(experts.id(i));
-    std::sort(chosen.begin(), chosen.end());
-    return chosen;
-}
+
+  private:
+    // Sum of a group's two largest values.
+    float score(const float* choice, int32_t group, int32_t size) {
+        two_.clear();
+        for (int32_t e = group * size; e < (group + 1) * size; ++e) two_.offer(e, choice[e]);
+        float sum = 0;
+        for (size_t i = 0; i < two_.size(); ++i) sum += two_.value(i);
+        return sum;
+    }
+
+    const RouterConfig& config_;
+    Best two_, groups_, experts_;
+    std::vector<int32_t> open_, chosen_;
+};
 
 // In eight interleaved chains, so that additions overlap.
 double row_sum(const float* x, int64_t count) {
@@ -81,22 +98,28 @@ double row_sum(const float* x, int64_t count) {
 
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights) {
+    constexpr int64_t kTokens = 32;  // that share scratch
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_for(logits.rows(), 8 * config.experts, [&](int64_t t) {
-        float* score = scores.row<float>(t);
-        kernels.sigmoid(logits.row<float>(t), score, config.experts);
-        std::vector<float> choice(score, score + config.experts);
-        if (bias.defined())
-            for (size_t e = 0; e < choice.size(); ++e) choice[e] += bias.data<float>()[e];
-        const std::vector<int32_t> chosen = choose(config, choice);
-        float sum = kTiny;
-        for (const int32_t e : chosen) sum += score[e];
-        for (size_t j = 0; j < chosen.size(); ++j) {
-            const float s = score[chosen[j]];
-            indices.row<int32_t>(t)[j] = chosen[j];
-            weights.row<float>(t)[j] = (config.normalize ? s / sum : s) * config.scale;
+    const auto one_range = [&](int64_t begin, int64_t end) {
+        Chooser choose(config);
+        std::vector<float> biased(static_cast<size_t>(config.experts));
+        for (int64_t t = begin; t < end; ++t) {
+            float* score = scores.row<float>(t);
+            kernels.sigmoid(logits.row<float>(t), score, config.experts);
+            if (bias.defined())
+                for (size_t e = 0; e < biased.size(); ++e)
+                    biased[e] = score[e] + bias.data<float>()[e];
+            const std::vector<int32_t>& chosen = choose(bias.defined() ? biased.data() : score);
+            float sum = kTiny;
+            for (const int32_t e : chosen) sum += score[e];
+            for (size_t j = 0; j < chosen.size(); ++j) {
+                const float s = score[chosen[j]];
+                indices.row<int32_t>(t)[j] = chosen[j];
+                weights.row<float>(t)[j] = (config.normalize ? s / sum : s) * config.scale;
+            }
         }
-    });
+    };
+    parallel_ranges(logits.rows(), kTokens, 8 * kTokens * config.experts, one_range);
 }
 
 void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,

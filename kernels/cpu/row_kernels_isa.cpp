@@ -104,30 +104,39 @@ void combine(const CombineRow& row) {
     }
 }
 
-// (a, b) -> (a cos - b sin, a sin + b cos), four roundings and two.
-FUCINA_INLINE void rotate(const RopeRow& row, float* a, float* b, int64_t stride) {
-    for (int64_t i = 0; i < row.half; ++i) {
-        const float s = row.inverse ? -row.sin[i] : row.sin[i];
-        const float first = a[i * stride], second = b[i * stride];
-        a[i * stride] = first * row.cos[i] - second * s;
-        b[i * stride] = first * s + second * row.cos[i];
+constexpr int64_t kMostRotated = 512;  // columns; the caller checks
+
+// y = (a cos - b sin, a sin + b cos) of each pair (a, b) of x: at (2i, 2i + 1), or (i, i + half).
+// Plain loops over local arrays, which the compiler makes vectors of; no sum is reordered.
+template <bool Interleaved>
+FUCINA_INLINE void rotate(const float* x, const float* cos, const float* sin, int64_t half,
+                          float* y) {
+    for (int64_t i = 0; i < half; ++i) {
+        const int64_t first = Interleaved ? 2 * i : i, second = Interleaved ? 2 * i + 1 : i + half;
+        const float a = x[first], b = x[second];
+        y[first] = a * cos[i] - b * sin[i];
+        y[second] = a * sin[i] + b * cos[i];
     }
 }
 
 void rope(const RopeRow& row) {
-    constexpr int64_t kMost = 512;  // rotated columns; the caller checks
-    float columns[kMost];
+    alignas(64) float cos[kMostRotated / 2], sin[kMostRotated / 2];
+    alignas(64) float x[kMostRotated], y[kMostRotated];
+    for (int64_t i = 0; i < row.half; ++i) {
+        cos[i] = row.cos[i];
+        sin[i] = row.inverse ? -row.sin[i] : row.sin[i];
+    }
     const int64_t rotated = 2 * row.half;
     for (int64_t head = 0; head < row.heads; ++head) {
-        const Cells x = at(row.x, (head + 1) * row.head_dim - rotated);
+        const Cells cells = at(row.x, (head + 1) * row.head_dim - rotated);
         for (int64_t j = 0; j < rotated; j += kLanes)
-            store_some(columns + j, get(x, j, rotated - j), rotated - j);
+            store_some(x + j, get(cells, j, rotated - j), rotated - j);
         if (row.interleaved)
-            rotate(row, columns, columns + 1, 2);
+            rotate<true>(x, cos, sin, row.half, y);
         else
-            rotate(row, columns, columns + row.half, 1);
+            rotate<false>(x, cos, sin, row.half, y);
         for (int64_t j = 0; j < rotated; j += kLanes)
-            put(x, j, load_some(columns + j, rotated - j), rotated - j);
+            put(cells, j, load_some(y + j, rotated - j), rotated - j);
     }
 }
 

@@ -216,7 +216,17 @@ KernelCase combine_case(const CombineShape& s) {
                     return Tensors{io.out};
                 },
             .reason = "the same operations in the same order",
-            .bytes = static_cast<double>(s.tokens * (s.top_k + 3) * s.width * size_of(s.type))};
+            .bytes = static_cast<double>(s.tokens * (s.top_k + 3) * s.width * size_of(s.type)),
+            .timed = [s](const Tensors& in) -> std::function<void()> {
+                const TokenMap map =
+                    ops::make_token_map(in[0], s.experts, uneven_sequences(s.tokens));
+                const ops::Combine io{.slots = in[1],
+                                      .weights = in[2].data<float>(),
+                                      .add1 = in[3],
+                                      .add2 = in[4],
+                                      .out = Tensor::empty({s.tokens, s.width}, s.type)};
+                return [=] { ops::combine(io, map); };
+            }};
 }
 
 KernelCase permute_case(int64_t tokens, int64_t width, DType type) {

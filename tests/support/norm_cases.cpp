@@ -56,7 +56,11 @@ KernelCase add_norm_case(const NormKernels& fast, int64_t rows, int64_t width, D
                 },
             .tolerance = tolerance(type),
             .reason = kReason,
-            .bytes = static_cast<double>(4 * rows * width * size_of(type))};
+            .bytes = static_cast<double>(4 * rows * width * size_of(type)),
+            .timed = [fast](const Tensors& in) -> std::function<void()> {
+                const Tensor sum = like(in[0]), y = like(in[0]);
+                return [=] { fast.add_rmsnorm(in[0], in[1], sum, in[2], 1e-6f, y, {}); };
+            }};
 }
 
 // Leaves of 0, then about a third, then the rest of the rows.
@@ -90,7 +94,18 @@ KernelCase norm_backward_case(const NormKernels& fast, int64_t rows, int64_t wid
             },
         .tolerance = tolerance(type),
         .reason = kReason,
-        .bytes = static_cast<double>(6 * rows * width * size_of(type))};
+        .bytes = static_cast<double>(6 * rows * width * size_of(type)),
+        .timed = [fast](const Tensors& in) -> std::function<void()> {
+            const ops::RmsNormBackward io{.dy = in[0],
+                                          .x = in[1],
+                                          .w = in[2],
+                                          .rstd = in[3],
+                                          .residual_grad = in[4],
+                                          .dx = like(in[0]),
+                                          .dw = like(in[2]),
+                                          .tree = three_leaves(in[0].rows())};
+            return [=] { fast.rmsnorm_backward(io); };
+        }};
 }
 
 // inputs: x, w, residual gradient (as an input of the forward: the residual path y2 = x).
