@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "trainer/evaluator.h"
@@ -16,6 +17,11 @@ constexpr int64_t kFailedSavesLimit = 3;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// A NaN's sign says nothing.
+std::string number_text(double value) {
+    return std::isnan(value) ? "nan" : fmt::format("{}", value);
 }
 
 double max_over_mean(const std::vector<int64_t>& counts) {
@@ -127,9 +133,10 @@ void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {
     non_finite_ = result.finite ? 0 : non_finite_ + 1;
     if (result.finite) return;
     const int64_t batch = run_.recipe.train().global_batch();
-    console_.line(fmt::format(
-        "WARNING: step {} skipped: loss {}, gradient norm {}; samples {} to {}", run_.step,
-        result.loss, result.grad_norm, first_sample, first_sample + batch - 1));
+    console_.line(
+        fmt::format("WARNING: step {} skipped: loss {}, gradient norm {}; samples {} to {}",
+                    run_.step, number_text(result.loss), number_text(result.grad_norm),
+                    first_sample, first_sample + batch - 1));
     for (int64_t i = first_sample; i < first_sample + batch; ++i) {
         const SequencePlace place = run_.data.train->place(i);
         const PackedStore& source = run_.data.train->source(place.source);

@@ -85,3 +85,34 @@ def test_thirty_steps_equal_torch(tmp_path, schedule, micro_batch, ranks):
         assert abs(line["loss"] - loss) <= 1e-4 * loss, (step, line["loss"], loss)
         assert abs(line["grad_norm"] - norm) <= 2e-3 * norm, (step, line["grad_norm"], norm)
         assert abs(line["lr"] - learning_rate(step, schedule)) <= 1e-12, (step, line["lr"])
+
+
+def test_steps_that_are_not_finite_are_skipped(tmp_path):
+    """One NaN in the embedding: steps that meet its token change nothing, the others train on."""
+    model = make_model(tmp_path / "hf")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[60, 3] = float("nan")
+    model.save_pretrained(tmp_path / "hf")
+    lists = runs.write_tokens(tmp_path / "ids.json", documents=48, lengths=(LENGTH,), vocab=60)
+    lists[12][5] = 60  # of step 2
+    (tmp_path / "ids.json").write_text(str(lists))
+    keys = {f"model__{key}": None for key in runs.TINY}
+    keys.update(model__from=str(tmp_path / "hf"), train__mtp_loss=0.0, data__shuffle=False,
+                data__valid=None, checkpoint__keep=9, checkpoint__every=1)
+    done = runs.train(tmp_path, **keys, train__steps=4)
+    lines = runs.metrics(tmp_path)
+    assert [line["loss"] is None for line in lines] == [False, True, False, False]
+    assert [line["grad_norm"] is None for line in lines] == [False, True, False, False]
+    assert "step 2 skipped: loss nan" in done.stdout and "sample 12: sequence 12 of" in done.stdout
+    assert runs.state(tmp_path, 1) == runs.state(tmp_path, 2) != runs.state(tmp_path, 3)
+    inspected = runs.run("checkpoint", "inspect", tmp_path / "run")
+    assert "step         4, 3 updates" in inspected.stdout
+
+    for ids in lists[16:]:  # every step from the second on
+        ids[0] = 60
+    (tmp_path / "ids.json").write_text(str(lists))
+    path = runs.write_recipe(tmp_path / "recipe.toml", runs.recipe(
+        tmp_path, **keys, train__steps=20, train__non_finite_limit=3))
+    done = runs.run("train", path, "--fresh")
+    assert done.returncode == 13 and "3 steps in a row, up to step 4" in done.stderr, done.stderr
+    assert len(runs.metrics(tmp_path)) == 4

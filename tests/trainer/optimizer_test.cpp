@@ -1,0 +1,202 @@
+// Guards against a schedule that is off by one, an AdamW that differs from torch's formula, and
+// sums of gradients that depend on how a step is cut into passes.
+#include "trainer/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "parallel/grain_plan.h"
+#include "trainer/grad_accumulator.h"
+#include "trainer/schedule.h"
+
+namespace fucina {
+namespace {
+
+Train make_train() {
+    Train train;
+    train.set_steps(100);
+    train.set_learning_rate(1e-2);
+    train.set_min_learning_rate(1e-3);
+    train.set_warmup_steps(10);
+    train.set_schedule("cosine");
+    train.set_decay_fraction(0.2);
+    train.set_weight_decay(0.1);
+    train.add_betas(0.9);
+    train.add_betas(0.95);
+    train.set_eps(1e-8);
+    train.set_clip_norm(1.0);
+    train.set_moments("fp32");
+    return train;
+}
+
+TEST(Schedule, RisesHoldsAndFalls) {
+    Train train = make_train();
+    EXPECT_DOUBLE_EQ(learning_rate(train, 1), 1e-3);
+    EXPECT_DOUBLE_EQ(learning_rate(train, 10), 1e-2);
+    EXPECT_DOUBLE_EQ(learning_rate(train, 11), 1e-2);
+    EXPECT_DOUBLE_EQ(learning_rate(train, 56), 0.5 * (1e-2 + 1e-3));
+    EXPECT_GT(learning_rate(train, 100), 1e-3);
+    EXPECT_LT(learning_rate(train, 100), 1.01e-3);
+    train.set_schedule("wsd");
+    EXPECT_DOUBLE_EQ(learning_rate(train, 81), 1e-2);
+    EXPECT_DOUBLE_EQ(learning_rate(train, 91), 0.5 * (1e-2 + 1e-3));
+    EXPECT_NEAR(learning_rate(train, 100), 1e-3 + 9e-3 / 20, 1e-12);
+    train.set_schedule("constant");
+    EXPECT_DOUBLE_EQ(learning_rate(train, 100), 1e-2);
+}
+
+TEST(Schedule, IsLegalForAnyNumberOfSteps) {
+    for (const char* schedule : {"cosine", "wsd", "constant"}) {
+        for (int64_t steps : {1, 2, 5}) {
+            Train train = make_train();  // ten warm-up steps
+            train.set_steps(steps);
+            train.set_schedule(schedule);
+            for (int64_t step = 1; step <= steps; ++step) {
+                EXPECT_TRUE(std::isfinite(learning_rate(train, step)));
+            }
+        }
+    }
+}
+
+Parameter make_parameter(const char* name, std::initializer_list<int64_t> shape, float scale) {
+    Parameter parameter;
+    parameter.name = name;
+    parameter.value = Tensor::empty(shape, DType::f32);
+    for (int64_t i = 0; i < parameter.value.size(); ++i) {
+        parameter.value.data<float>()[i] = scale * static_cast<float>(std::sin(1.0 + i));
+    }
+    return parameter;
+}
+
+void set_grad(Parameter& parameter, size_t use, double scale, int step) {
+    float* grad = parameter.grad(use).data<float>();
+    for (int64_t i = 0; i < parameter.value.size(); ++i) {
+        grad[i] = static_cast<float>(scale * std::cos(3.0 * i + step));
+    }
+}
+
+// torch.optim.AdamW and clip_grad_norm_ in double.
+struct Reference {
+    std::vector<double> w, m, v;
+    double decay;
+
+    void update(const std::vector<double>& grad, double lr, int64_t t) {
+        for (size_t i = 0; i < w.size(); ++i) {
+            w[i] *= 1 - lr * decay;
+            m[i] = 0.9 * m[i] + 0.1 * grad[i];
+            v[i] = 0.95 * v[i] + 0.05 * grad[i] * grad[i];
+            const double denominator = std::sqrt(v[i]) / std::sqrt(1 - std::pow(0.95, t)) + 1e-8;
+            w[i] -= lr / (1 - std::pow(0.9, t)) * m[i] / denominator;
+        }
+    }
+};
+
+TEST(Optimizer, FollowsTorchOverManySteps) {
+    Parameter matrix = make_parameter("matrix", {5, 7}, 0.3f);
+    Parameter vector = make_parameter("vector", {11}, 1.0f);
+    Parameter frozen = make_parameter("frozen", {3}, 1.0f);
+    frozen.trained = false;
+    matrix.grads.resize(2);  // used twice
+    std::vector<Parameter*> all{&matrix, &frozen, &vector};
+    Optimizer optimizer(make_train(), all);
+    ASSERT_EQ(optimizer.states().size(), 2u);
+
+    std::vector<Reference> references;
+    for (const Parameter* parameter : {&matrix, &vector}) {
+        const auto* data = parameter->value.data<float>();
+        const auto size = static_cast<size_t>(parameter->value.size());
+        references.push_back({{data, data + size},
+                              std::vector<double>(size),
+                              std::vector<double>(size),
+                              parameter == &matrix ? 0.1 : 0.0});
+    }
+    for (int step = 1; step <= 50; ++step) {
+        const double scale = step % 2 == 0 ? 3.0 : 0.01;  // clipped every other step
+        set_grad(matrix, 0, scale, step);
+        set_grad(matrix, 1, 0.5 * scale, step + 7);
+        set_grad(vector, 0, scale, step);
+        std::vector<std::vector<double>> grads(2);
+        double squares = 0;
+        for (size_t p = 0; p < 2; ++p) {
+            for (size_t i = 0; i < references[p].w.size(); ++i) {
+                const auto x = static_cast<double>(i);
+                grads[p].push_back(scale * std::cos(3 * x + step));
+                if (p == 0) grads[p].back() += 0.5 * scale * std::cos(3 * x + step + 7);
+                squares += grads[p].back() * grads[p].back();
+            }
+        }
+        const double norm = optimizer.join_and_norm();
+        EXPECT_NEAR(norm, std::sqrt(squares), 1e-6 * norm);
+        optimizer.update(1e-2, norm);
+        const double clip = std::min(1.0, 1.0 / (std::sqrt(squares) + 1e-6));
+        for (size_t p = 0; p < 2; ++p) {
+            for (double& g : grads[p]) g *= clip;
+            references[p].update(grads[p], 1e-2, step);
+        }
+    }
+    // fp32 moments and weights against double, over 50 steps of 1e-2.
+    for (size_t i = 0; i < references[0].w.size(); ++i) {
+        EXPECT_NEAR(matrix.value.data<float>()[i], references[0].w[i], 2e-6);
+    }
+    for (size_t i = 0; i < references[1].w.size(); ++i) {
+        EXPECT_NEAR(vector.value.data<float>()[i], references[1].w[i], 2e-6);
+    }
+    EXPECT_EQ(frozen.value.data<float>()[1], static_cast<float>(std::sin(2.0)));
+}
+
+TEST(Optimizer, GoesOnAsIfItHadNotStopped) {
+    Parameter one = make_parameter("w", {4, 4}, 1.0f), other = make_parameter("w", {4, 4}, 1.0f);
+    std::vector<Parameter*> ones{&one}, others{&other};
+    Optimizer whole(make_train(), ones), first(make_train(), others), second(make_train(), others);
+    for (int step = 1; step <= 9; ++step) {
+        Optimizer& part = step <= 5 ? first : second;
+        if (step == 6) {
+            std::memcpy(second.states()[0].m.raw(), first.states()[0].m.raw(), 64);
+            std::memcpy(second.states()[0].v.raw(), first.states()[0].v.raw(), 64);
+            second.set_updates(first.updates());
+        }
+        for (Optimizer* optimizer : {&whole, &part}) {
+            set_grad(optimizer == &whole ? one : other, 0, 0.1, step);
+            optimizer->update(1e-2, optimizer->join_and_norm());
+        }
+    }
+    EXPECT_EQ(std::memcmp(one.value.raw(), other.value.raw(), 64), 0);
+}
+
+TEST(Optimizer, SeesWhatIsNotFinite) {
+    Parameter one = make_parameter("w", {600}, 1.0f);
+    std::vector<Parameter*> all{&one};
+    Optimizer optimizer(make_train(), all);
+    for (float bad : {std::nanf(""), INFINITY}) {
+        set_grad(one, 0, 0.1, 1);
+        one.grad().data<float>()[511] = bad;
+        EXPECT_FALSE(std::isfinite(optimizer.join_and_norm()));
+    }
+}
+
+// The sum of leaves [begin, end) along the tree: what a pass leaves in the gradient.
+float node_sum(GrainRange node) {
+    if (node.count() == 1) return std::sin(17.0f * static_cast<float>(node.begin));
+    return node_sum(first_half(node)) + node_sum(second_half(node));
+}
+
+TEST(GradAccumulator, AddsPassesAlongTheTree) {
+    for (int64_t grains : {1, 2, 3, 5, 8, 13}) {
+        for (int64_t most : {1, 2, 3, 4, 16}) {
+            Parameter one = make_parameter("w", {1}, 1.0f);
+            std::vector<Parameter*> all{&one};
+            GradAccumulator accumulator(all);
+            for (const Pass& pass : plan_passes({0, grains}, most)) {
+                one.grad().data<float>()[0] = node_sum(pass.grains);
+                accumulator.add_pass(pass.merges);
+            }
+            accumulator.finish();
+            EXPECT_EQ(one.grad().data<float>()[0], node_sum({0, grains})) << grains << " " << most;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace fucina

@@ -1,0 +1,117 @@
+// Guards against runs that overwrite each other, and against memory plans that merge passes at the
+// price of more memory.
+#include "trainer/run_directory.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "kernels/error.h"
+#include "tests/support/expect_text.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/support/tiny_model.h"
+#include "trainer/evaluator.h"
+#include "trainer/memory_plan.h"
+
+namespace fucina {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string message_of(ExitCode code, const std::function<void()>& body) {
+    try {
+        body();
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), code) << error.what();
+        return error.what();
+    }
+    ADD_FAILURE() << "nothing failed";
+    return "";
+}
+
+TEST(RunDirectory, IsNeverOverwritten) {
+    const TemporaryDirectory parent;
+    const fs::path path = parent.path() / "runs" / "a";
+    std::string moved;
+    {
+        const RunDirectory run = RunDirectory::create(path, false, moved);
+        EXPECT_CONTAINS(message_of(ExitCode::usage, [&] { RunDirectory::open(path); }),
+                        concat("is in use by process ", getpid(), " on "));
+        message_of(ExitCode::usage, [&] { RunDirectory::check_free(path, true); });
+    }
+    EXPECT_NO_THROW(RunDirectory::check_free(path, false)) << "a lock alone is no run";
+    std::ofstream(path / "metrics.jsonl") << "{}\n";
+    const std::string message =
+        message_of(ExitCode::usage, [&] { RunDirectory::check_free(path, false); });
+    EXPECT_CONTAINS(message, "`fucina resume " + path.string() + "`");
+    EXPECT_CONTAINS(message, "--fresh");
+    for (const char* expected : {".old-1", ".old-2"}) {
+        const RunDirectory run = RunDirectory::create(path, true, moved);
+        EXPECT_EQ(moved, path.string() + expected);
+        EXPECT_TRUE(fs::exists(fs::path(moved) / "metrics.jsonl"));
+        EXPECT_FALSE(fs::exists(path / "metrics.jsonl"));
+        std::ofstream(path / "metrics.jsonl") << "{}\n";
+    }
+}
+
+TEST(RunDirectory, TakesRequestsOnce) {
+    const TemporaryDirectory parent;
+    std::string moved;
+    const RunDirectory run = RunDirectory::create(parent.path() / "a", false, moved);
+    EXPECT_FALSE(run.take_request("SAVE"));
+    std::ofstream(run.path() / "SAVE");
+    EXPECT_TRUE(run.take_request("SAVE"));
+    EXPECT_FALSE(run.take_request("SAVE"));
+}
+
+TEST(RunDirectory, MissingRunNamesTrain) {
+    const TemporaryDirectory parent;
+    EXPECT_CONTAINS(
+        message_of(ExitCode::no_checkpoint, [&] { RunDirectory::open(parent.path() / "none"); }),
+        "fucina train");
+}
+
+TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsNoMemory) {
+    Recipe recipe;
+    recipe.mutable_exact()->set_grain(1);
+    Model model = test::tiny_model(test::tiny_spec(), {});
+    for (int64_t length : {1, 8, 64, 1024}) {
+        recipe.mutable_data()->set_sequence_length(length);
+        for (int64_t micro_batch : {1, 2, 16}) {
+            recipe.mutable_train()->set_micro_batch(micro_batch);
+            const MemoryPlan plan = plan_memory(recipe, model, {0, 16}, 1);
+            int64_t grains = 0, longest = 0;
+            for (const Pass& pass : plan.passes) {
+                grains += pass.grains.count();
+                longest = std::max(longest, pass.grains.count());
+            }
+            EXPECT_EQ(grains, 16);
+            EXPECT_GE(longest, micro_batch);
+            if (length == 1) {
+                EXPECT_EQ(plan.passes.size(), 1u) << "gradients outweigh activations here";
+            }
+            if (length == 1024) {
+                EXPECT_EQ(longest, micro_batch) << "activations outweigh gradients here";
+            }
+        }
+    }
+}
+
+TEST(Evaluator, DoesNotDependOnHowManySequencesGoAtATime) {
+    const auto documents = test::random_documents({5, 9, 16, 3, 40, 12, 7}, 37, 5);
+    auto store = std::make_shared<TokenStore>(TokenStore::from_lists(documents, 37, "lists"));
+    LoaderOptions options;
+    options.sequence_length = 16;
+    options.shuffle = true;  // which takes no part
+    const BatchLoader loader({{store, 1.0}, {store, 3.0}}, options);
+    Model model = test::tiny_model(test::tiny_spec(), {});
+    const auto self = make_self_communicator();
+    const double one = evaluate_loss(*self, model, loader, 1);
+    EXPECT_GT(one, 1.0);
+    for (int64_t at_a_time : {2, 3, 100}) {
+        EXPECT_EQ(evaluate_loss(*self, model, loader, at_a_time), one);
+    }
+}
+
+}  // namespace
+}  // namespace fucina
