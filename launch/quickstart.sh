@@ -74,7 +74,7 @@ step "Done"
 cat <<EOF
 The run is in $run: checkpoints, metrics.jsonl, tensorboard/ and report.html, for a browser.
 Next:
-  launch/mpirun.sh -np 2 build/fucina resume $run --set train.steps=600
+  launch/mpirun.sh -np 2 build/fucina resume $run --set train.steps=900
   build/fucina generate $run --prompt "Debian is" --temperature 0.8
   launch/mpirun.sh -np 2 build/fucina train configs/quickstart.toml --set run.dir=runs/mine --set train.learning_rate=1e-3
 EOF
