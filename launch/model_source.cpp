@@ -19,6 +19,12 @@ ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
         spec_ = read_model_spec(directory);
         return;
     }
+    if (!std::filesystem::exists(directory / kManifestName) &&
+        !std::filesystem::exists(directory / "checkpoints"))
+        fail(ExitCode::data, directory.string(),
+             ": holds no model; expected config.json (a Hugging Face directory), checkpoints/ (a "
+             "run) or ",
+             kManifestName, " (a checkpoint)");
     directory_ = find_checkpoint(directory, [&](const std::string& warning) {
         if (speaks) std::printf("%s\n", warning.c_str());
     });

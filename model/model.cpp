@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "kernels/runtime.h"
+#include "model/activation_memory.h"
 #include "model/grain_sums.h"
 #include "model/layers/decoder_block.h"
 #include "model/layers/embedding.h"
@@ -278,31 +279,8 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
 }
 
 int64_t Model::activation_bytes(int64_t tokens) const {
-    const ModelSpec& spec = parts_->spec;
-    const MlaSpec& mla = spec.attention;
-    const int64_t element = size_of(parts_->options.compute), d = spec.hidden_size;
-    const int64_t q = mla.heads * mla.qk_dim(), kv = mla.heads * (mla.nope_dim + mla.v_dim);
-    const int64_t latent = mla.kv_lora_rank + mla.rope_dim;
-    const int64_t norms = 2 * d + mla.q_lora_rank + mla.kv_lora_rank;
-    const int64_t up = kv + (mla.q_lora_rank > 0 ? q : 0);
-    const int64_t attention =
-        2 * d + (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + latent + mla.heads * mla.v_dim;
-    const RouterConfig& router = spec.moe.router;
-    const int64_t moe = 2 * router.top_k * spec.moe.expert_width + 2 * spec.moe.shared_width;
-    const int64_t routing = 4 * router.experts + 24 * router.top_k;  // bytes: scores and maps
-    int64_t saved = 0;                                               // bytes a token, all layers
-    for (int64_t layer = 0; layer < spec.layers; ++layer) {
-        const bool is_moe = spec.is_moe(layer);
-        int64_t block = attention + (is_moe ? moe : 2 * spec.dense_width);
-        if (parts_->options.recompute == RecomputeKind::none) block += norms + up;
-        if (parts_->options.recompute == RecomputeKind::norm) block += up;
-        if (parts_->options.recompute == RecomputeKind::block) block = d;
-        saved += block * element + 4 * mla.heads + (is_moe ? routing : 0);
-    }
-    // The widest moment of backward: a block's gradients beside its saved values.
-    const int64_t slots = router.top_k * (3 * spec.moe.expert_width + d);
-    const int64_t widest = attention + norms + 2 * up + std::max(2 * slots, 4 * spec.dense_width);
-    return tokens * (saved + (widest + 4 * d) * element);
+    return fucina::activation_bytes(parts_->spec, parts_->options.compute,
+                                    parts_->options.recompute, tokens);
 }
 
 }  // namespace fucina

@@ -64,6 +64,8 @@ def random_weights(c, seed, with_mtp=False, scale=0.1):
     weights = {}
     for name, shape in shapes.items():
         spread = 0.2 if len(shape) == 1 else max(scale, 1 / math.sqrt(shape[-1]))
+        if "_a_proj" in name:  # small latents: the epsilon of their norms shows
+            spread *= 0.1
         weights[name] = torch.randn(shape, generator=generator) * spread + ("norm" in name)
     if with_mtp:  # copies that the hub has and that a loader must pass over
         weights[p + "embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
