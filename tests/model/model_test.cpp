@@ -9,6 +9,7 @@
 #include "kernels/arena.h"
 #include "kernels/optimizer.h"
 #include "kernels/runtime.h"
+#include "model/layers/mtp.h"
 #include "tests/support/tiny_model.h"
 
 namespace fucina {
@@ -129,7 +130,16 @@ TEST(Model, MtpWithoutLossHasZeroGradients) {
 
 TEST(Model, MtpLabelsAreTheTokensAfterNext) {
     const std::vector<std::vector<int32_t>> documents = {{5, 6, 7, 8}, {9}, {1, 2}, {3, 4, 5}};
-    EXPECT_EQ(Model::count_mtp_labels(make_batch(documents)), 2 + 0 + 0 + 1);
+    const TokenBatch batch = make_batch(documents);
+    EXPECT_EQ(Model::count_mtp_labels(batch), 2 + 0 + 0 + 1);
+    const MtpRows rows(batch);
+    EXPECT_EQ(rows.rows, (std::vector<int32_t>{0, 1, 2, 5, 7, 8}));
+    EXPECT_EQ(rows.next_ids, (std::vector<int32_t>{6, 7, 8, 2, 4, 5}));
+    EXPECT_EQ(rows.positions, (std::vector<int32_t>{0, 1, 2, 0, 0, 1}));
+    EXPECT_EQ(rows.labels,
+              (std::vector<int32_t>{7, 8, kIgnoreLabel, kIgnoreLabel, 5, kIgnoreLabel}));
+    EXPECT_EQ(rows.cu_seqlens, (std::vector<int64_t>{0, 3, 4, 6}));
+    EXPECT_EQ(rows.grain_offsets, (std::vector<int64_t>{0, 3, 3, 4, 6}));
 }
 
 TEST(Model, RouterBiasMovesTowardsTheMeanLoad) {
