@@ -12,7 +12,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__x86_64__)
+#if !defined(FUCINA_SIMT_UCONTEXT)
 extern "C" void fucina_simt_switch(void** save, void* load);
 asm(R"(
 .text
@@ -80,7 +80,7 @@ void Context::start(const Stack& stack, void (*entry)()) {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(stack.bottom(), Stack::size());
 #endif
-#if defined(__x86_64__)
+#if !defined(FUCINA_SIMT_UCONTEXT)
     void** top = reinterpret_cast<void**>(stack.bottom() + Stack::size());
     *--top = nullptr;  // where entry's caller would be: keeps the ABI's alignment
     *--top = reinterpret_cast<void*>(entry);
@@ -100,7 +100,7 @@ void Context::switch_to(Context& to, bool last) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(last ? nullptr : &fake_stack_, to.stack_bottom_, to.stack_size_);
 #endif
-#if defined(__x86_64__)
+#if !defined(FUCINA_SIMT_UCONTEXT)
     fucina_simt_switch(&stack_pointer_, to.stack_pointer_);
 #else
     swapcontext(&machine_, &to.machine_);

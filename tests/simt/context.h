@@ -1,9 +1,13 @@
 // Contexts: stacks that one operating-system thread switches between. An own switch on x86-64,
-// ucontext elsewhere; AddressSanitizer is told of every switch.
+// ucontext elsewhere (or if FUCINA_SIMT_UCONTEXT is defined); AddressSanitizer is told of every
+// switch.
 #pragma once
 #include <cstddef>
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) && !defined(FUCINA_SIMT_UCONTEXT)
+#define FUCINA_SIMT_UCONTEXT
+#endif
+#if defined(FUCINA_SIMT_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -38,7 +42,7 @@ class Context {
     const void* stack_bottom_ = nullptr;
     size_t stack_size_ = 0;
     void* fake_stack_ = nullptr;  // AddressSanitizer's
-#if !defined(__x86_64__)
+#if defined(FUCINA_SIMT_UCONTEXT)
     ucontext_t machine_{};
 #endif
 };
