@@ -11,6 +11,7 @@ class Normalizer {
     enum class Form { nfc, nfd };
 
     void append(Form form) { forms_.push_back(form); }
+    size_t size() const { return forms_.size(); }
     bool changes_nothing() const { return forms_.empty(); }
     std::string apply(std::string_view text) const;  // valid UTF-8
 

@@ -30,6 +30,7 @@ class PreTokenizer {
     };
 
     void append(SplitRule rule) { rules_.push_back(std::move(rule)); }
+    size_t size() const { return rules_.size(); }
     void set_byte_level(ByteLevel byte_level) { byte_level_ = std::move(byte_level); }
 
     // Hands every word of `text` (valid UTF-8) to `word`, in order.

@@ -196,8 +196,8 @@ Regex Regex::literal(std::string_view text) {
                                       .children = {},
                                       .set_index = static_cast<int32_t>(tree.sets.size())});
         tree.sets.push_back(std::move(set));
-        if (tree.sets.size() > 200)
-            fail(ExitCode::data, "a literal pattern of more than 200 characters");
+        if (tree.sets.size() > 100)
+            fail(ExitCode::data, "a literal pattern of more than 100 characters");
     }
     Regex regex;
     RegexCompiler(regex).run(std::move(tree));

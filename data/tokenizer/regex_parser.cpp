@@ -12,7 +12,8 @@
 namespace fucina {
 namespace {
 
-constexpr size_t kMaxSets = 200;
+constexpr size_t kMaxSets = 100;
+constexpr size_t kMaxPattern = 16'384;  // bytes
 constexpr uint32_t kMaxCount = 1000;
 
 class Parser : private RegexScanner {
@@ -248,7 +249,7 @@ RegexNode Parser::set_node(CodeSet set) {
     const auto found = std::find(tree_.sets.begin(), tree_.sets.end(), set);
     const auto index = static_cast<int32_t>(found - tree_.sets.begin());
     if (found == tree_.sets.end()) {
-        if (tree_.sets.size() >= kMaxSets) refuse("more than 200 different characters and classes");
+        if (tree_.sets.size() >= kMaxSets) refuse("more than 100 different characters and classes");
         tree_.sets.push_back(std::move(set));
     }
     return {.kind = RegexNode::set, .children = {}, .set_index = index};

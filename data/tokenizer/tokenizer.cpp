@@ -15,7 +15,7 @@
 namespace fucina {
 namespace {
 
-constexpr int64_t kMaxFile = int64_t{1} << 30;
+constexpr int64_t kMaxFile = int64_t{1} << 28;
 
 // The content of "eos_token" in tokenizer_config.json beside the tokenizer: a string or {"content":
 // string}.

@@ -11,9 +11,11 @@ namespace fucina {
 namespace {
 
 constexpr int64_t kMaxId = (1 << 22) - 1;
+constexpr size_t kMaxStages = 16;  // normalizers, and pre-tokenizers
 using Ids = std::unordered_map<std::string, int32_t>;
 
 void read_normalizer(const JsonValue& json, Normalizer& out) {
+    if (out.size() >= kMaxStages) json.refuse("more than ", kMaxStages, " normalizers");
     const std::string_view type = json.at("type").string();
     if (type == "Sequence") {
         json.at("normalizers").for_each([&](const JsonValue& item) { read_normalizer(item, out); });
@@ -54,6 +56,7 @@ void read_pre_tokenizer(const JsonValue& json, PreTokenizer& out, bool& complete
         });
         return;
     }
+    if (out.size() >= kMaxStages) json.refuse("more than ", kMaxStages, " pre-tokenizers");
     if (complete) json.refuse("a pre-tokenizer after ByteLevel is not supported");
     if (type == "Split") {
         out.append({.pattern = read_pattern(json.at("pattern")),

@@ -75,12 +75,12 @@ TEST_F(TokenizerTest, AgreesWithTheGolden) {
 
 TEST_F(TokenizerTest, KnowsItsTokens) {
     const Tokenizer tokenizer = Tokenizer::load(kGolden + "tokenizer.json");
-    EXPECT_EQ(tokenizer.vocab_size(), 299);
+    EXPECT_EQ(tokenizer.vocab_size(), 303);
     EXPECT_EQ(tokenizer.id_of("<eos>"), 0);
     EXPECT_EQ(tokenizer.id_of("no such token"), std::nullopt);
     EXPECT_EQ(tokenizer.eos_id(), 0);  // the only special token
     EXPECT_EQ(tokenizer.hash().size(), 16u);
-    EXPECT_EQ(tokenizer.decode(Ids{-1, 0, 299, 1 << 30}), "<eos>");
+    EXPECT_EQ(tokenizer.decode(Ids{-1, 0, 303, 1 << 30}), "<eos>");
 }
 
 TEST_F(TokenizerTest, TakesTheEosTokenFromTheConfiguration) {

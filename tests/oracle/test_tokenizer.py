@@ -188,3 +188,21 @@ def test_trained_by_us(tmp_path):
     compare(path, tokenizer_documents.documents(["<|end|>", "<|end"], random_count=4500), least=10_000)
     text = "\n".join(lines[:2000])
     assert len(text.encode()) > 3 * len(library.encode(text).ids)  # it has learned something
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"model": {"type": "BPE", "voc', b"\x89PNG", b"{}"], ids=str)
+def test_bad_file_is_one_line_and_exit_3(content, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_bytes(content)
+    done = subprocess.run([FUCINA, "tokenizer", "encode", "--tokenizer", str(path)], input=b"x", capture_output=True)
+    assert done.returncode == 3 and done.stdout == b""
+    assert done.stderr.count(b"\n") == 1 and str(path).encode() in done.stderr
+
+
+def test_bad_ids_name_their_line(tmp_path):
+    path = save(tmp_path / "tokenizer.json", split(QWEN), vocab_size=256)
+    for line in [b"[1, x]", b"1", b"[1", b"[1]2", b"[-1]", b"[1.5]", b"[99999999999]", b"[1,]", b""]:
+        done = subprocess.run([FUCINA, "tokenizer", "decode", "--tokenizer", str(path)], input=b"[1]\n" + line + b"\n",
+                              capture_output=True)
+        assert done.returncode == 3 and b"standard input:2:" in done.stderr, line

@@ -3,7 +3,7 @@
 
     python tests/golden/tokenizer/make_golden.py
 
-tokenizer.json: DeepSeek's three splits, NFC, 40 merges, added tokens of every kind. expected.json: a list of
+tokenizer.json: DeepSeek's three splits, NFC, a few merges, added tokens of every kind. expected.json: a list of
 {"text", "ids", "decoded"}.
 """
 import json
@@ -18,12 +18,12 @@ PATTERNS = [
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
     " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 ]
-CORPUS = ["the cat sat on the mat with the other cat", "that hat, these hats: the theme", "ha ha haha 111 中文中文"] * 5
+CORPUS = ["the cat sat on the mat with the other cat", "that hat, these hats: the theme", "ha ha haha 111 中文中文", "aaa aa aaaaa"] * 5
 TEXTS = [
     "", "the cat", " the  cat\n\n sat", "The théâtre, 12345!", "the\u0301 e\u0301\u0323", "中文 the 文",
     "<eos>", "a<eos>b <eos> c", "x <left> y", "x <right> y", "<word> a<word> <word>b <word>", "x  <left><right>  <left>",
     "\u00e9 caf\u00e9 cafe\u0301", "\u212b \uac00 \u1100\u1161", "norm\u00e9 norme\u0301", "\U0001f600\u200d\u0301",
-    "tab\t\tend\r\n", "   ", "\u3000\u00a0", "hahahahaha" * 12, "\ufffd", "'s don't (the) #the",
+    "tab\t\tend\r\n", "   ", "\u3000\u00a0", "hahahahaha" * 12, "aaaaaaa aaaa aaaaaaaaa", "a" * 101, "\ufffd", "'s don't (the) #the",
 ]
 
 
