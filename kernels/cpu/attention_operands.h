@@ -34,6 +34,12 @@ struct RowView {
           rows(row_count),
           columns(column_count) {}
 
+    // Rows of a head lie far apart, which no hardware prefetcher follows.
+    void prefetch(int64_t row, int64_t bytes) const {
+        if (row >= rows) return;
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + row * stride + i);
+    }
+
     // Pointers to at most 32 rows from `first`; null beyond the last.
     int pointers(int64_t first, const void** out) const {
         const int count = static_cast<int>(std::min(kBlock, rows - first));
@@ -50,6 +56,7 @@ inline void pack_rows_as_columns(const GemmSet& set, const RowView& x, std::byte
     for (int64_t row = 0; row < x.rows; row += kBlock, out += set.b_bytes(x.columns)) {
         const void* rows[kBlock];
         x.pointers(row, rows);
+        for (int64_t i = 0; i < kBlock; ++i) x.prefetch(row + kBlock + i, x.columns * set.element);
         set.tools.pack_b_operand_rows(rows, x.columns, out);
     }
 }
@@ -63,6 +70,8 @@ inline void pack_rows_as_k(const GemmSet& set, const RowView& x, std::byte* out)
         for (int64_t row = 0; row < x.rows; row += kBlock) {
             const void* rows[kBlock];
             const int count = x.pointers(row, rows);
+            for (int64_t i = 0; i < kBlock && column == 0; ++i)
+                x.prefetch(row + kBlock + i, x.columns * set.element);
             const int columns = static_cast<int>(std::min(kBlock, x.columns - column));
             set.tools.pack_b_tokens(
                 {rows, count, column, columns},
@@ -92,6 +101,8 @@ inline RowView head_keys(const AttentionShape& shape, const AttentionKv& kv, int
     whole.columns = shape.d_qk;
     for (int64_t i = 0; i < rows; ++i) {
         std::byte* to = buffer + i * whole.stride;
+        keys.prefetch(i + 16, own * element);
+        shared.prefetch(i + 16, shape.d_shared * element);
         std::memcpy(to, keys.data + i * keys.stride, static_cast<size_t>(own * element));
         std::memcpy(to + own * element, shared.data + i * shared.stride,
                     static_cast<size_t>(shape.d_shared * element));

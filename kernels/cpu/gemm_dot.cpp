@@ -23,10 +23,11 @@ FUCINA_INLINE __m512bh repeat(const uint32_t* pair) {
 
 // Pair (r, p) of A is a[r * RowStride + p * PairStride] within 32 consecutive k.
 template <int R, int RowStride, int PairStride>
-void dot_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, float* c) {
+void dot_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, bool fresh, float* c) {
     __m512 sum[R][2];
     for (int r = 0; r < R; ++r)
-        for (int j = 0; j < 2; ++j) sum[r][j] = _mm512_loadu_ps(c + r * kBlock + j * kLanes);
+        for (int j = 0; j < 2; ++j)
+            sum[r][j] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * kBlock + j * kLanes);
     for (; blocks > 0; --blocks, a += 16 * kGroup, b += 1024) {
 #pragma GCC unroll 16
         for (int pair = 0; pair < 16; ++pair) {
@@ -45,25 +46,28 @@ void dot_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, float* c) {
 
 // `rows` <= Most rows.
 template <int Most, int RowStride, int PairStride>
-void some_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, int rows, float* c) {
+void some_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, int rows, bool fresh,
+               float* c) {
     if constexpr (Most > 1) {
-        if (rows < Most) return some_rows<Most - 1, RowStride, PairStride>(a, b, blocks, rows, c);
+        if (rows < Most)
+            return some_rows<Most - 1, RowStride, PairStride>(a, b, blocks, rows, fresh, c);
     }
-    dot_rows<Most, RowStride, PairStride>(a, b, blocks, c);
+    dot_rows<Most, RowStride, PairStride>(a, b, blocks, fresh, c);
 }
 
 template <int RowStride, int PairStride>
 void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
-    if (!accumulate)
-        for (int i = 0; i < rows * kBlock; i += kLanes) store(c + i, zero());
     const int64_t blocks = (k + 31) / 32, chunk = kChunk / 32;
+    if (blocks == 0 && !accumulate)  // an empty leaf is a leaf of zeros
+        for (int i = 0; i < rows * kBlock; i += kLanes) store(c + i, zero());
     for (int64_t first = 0; first < blocks; first += chunk) {
         const int64_t count = blocks - first < chunk ? blocks - first : chunk;
         for (int row = 0; row < rows; row += kGroup)
             some_rows<kGroup, RowStride, PairStride>(
                 static_cast<const uint32_t*>(a) + (row / kGroup * blocks + first) * 16 * kGroup,
                 static_cast<const uint16_t*>(b) + first * 1024, count,
-                rows - row < kGroup ? rows - row : kGroup, c + row * kBlock);
+                rows - row < kGroup ? rows - row : kGroup, first == 0 && !accumulate,
+                c + row * kBlock);
     }
 }
 

@@ -22,7 +22,7 @@ constexpr int kExactRows = 1, kFp32Rows = 1, kVectors = 1;
 
 // Element (r, k) of A is a[r * RowStride + k * KStride] within 32 consecutive k.
 template <int R, int RowStride, int KStride>
-void exact_rows(const float* a, const uint16_t* b, int64_t blocks, float* c) {
+void exact_rows(const float* a, const uint16_t* b, int64_t blocks, bool fresh, float* c) {
     for (int64_t block = 0; block < blocks; ++block) {
         Vec even[R][kVectors], odd[R][kVectors];
         for (int r = 0; r < R; ++r)
@@ -43,18 +43,21 @@ void exact_rows(const float* a, const uint16_t* b, int64_t blocks, float* c) {
         for (int r = 0; r < R; ++r)
             for (int j = 0; j < kVectors; ++j) {
                 float* out = c + r * kBlock + j * kLanes;
-                store(out, add(load(out), add(even[r][j], odd[r][j])));
+                const Vec before = fresh ? zero() : load(out);
+                store(out, add(before, add(even[r][j], odd[r][j])));
             }
+        fresh = false;
         a += 32 * kGroup;
         b += 1024;
     }
 }
 
 template <int R, int RowStride, int KStride>
-void fp32_rows(const float* a, const float* b, int64_t k, float* c) {
+void fp32_rows(const float* a, const float* b, int64_t k, bool fresh, float* c) {
     Vec sum[R][kVectors];
     for (int r = 0; r < R; ++r)
-        for (int j = 0; j < kVectors; ++j) sum[r][j] = load(c + r * kBlock + j * kLanes);
+        for (int j = 0; j < kVectors; ++j)
+            sum[r][j] = fresh ? zero() : load(c + r * kBlock + j * kLanes);
     while (k > 0) {
         const int64_t count = k < 32 ? k : 32;
 #pragma GCC unroll 4
@@ -80,8 +83,8 @@ struct Bf16 {
     static constexpr int kRows = kExactRows;
     static constexpr int kColumnStep = 512;  // elements of B between column halves
     template <int R, int RowStride, int KStride>
-    static void run(const float* a, const uint16_t* b, int64_t k, float* c) {
-        exact_rows<R, RowStride, KStride>(a, b, (k + 31) / 32, c);
+    static void run(const float* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
+        exact_rows<R, RowStride, KStride>(a, b, (k + 31) / 32, fresh, c);
     }
 };
 
@@ -90,25 +93,27 @@ struct Fp32 {
     static constexpr int kRows = kFp32Rows;
     static constexpr int kColumnStep = 16;
     template <int R, int RowStride, int KStride>
-    static void run(const float* a, const float* b, int64_t k, float* c) {
-        fp32_rows<R, RowStride, KStride>(a, b, k, c);
+    static void run(const float* a, const float* b, int64_t k, bool fresh, float* c) {
+        fp32_rows<R, RowStride, KStride>(a, b, k, fresh, c);
     }
 };
 
 // `rows` <= Most rows.
 template <class Type, int Most, int RowStride, int KStride>
-void some_rows(const float* a, const typename Type::Element* b, int64_t k, int rows, float* c) {
+void some_rows(const float* a, const typename Type::Element* b, int64_t k, int rows, bool fresh,
+               float* c) {
     if constexpr (Most > 1) {
-        if (rows < Most) return some_rows<Type, Most - 1, RowStride, KStride>(a, b, k, rows, c);
+        if (rows < Most)
+            return some_rows<Type, Most - 1, RowStride, KStride>(a, b, k, rows, fresh, c);
     }
-    Type::template run<Most, RowStride, KStride>(a, b, k, c);
+    Type::template run<Most, RowStride, KStride>(a, b, k, fresh, c);
 }
 
 template <class Type, int RowStride, int KStride>
 void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
     const auto* left = static_cast<const float*>(a);
     const auto* right = static_cast<const typename Type::Element*>(b);
-    if (!accumulate)
+    if (k == 0 && !accumulate)  // an empty leaf is a leaf of zeros
         for (int i = 0; i < rows * kBlock; i += kLanes) store(c + i, zero());
     const int64_t group_size = (k + 31) / 32 * 32 * kGroup;
     for (int64_t first = 0; first < k; first += kChunk) {
@@ -120,7 +125,7 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
                 some_rows<Type, Type::kRows, RowStride, KStride>(
                     group + row % kGroup * RowStride,
                     right + first * kBlock + half * Type::kColumnStep, count, left_rows,
-                    c + row * kBlock + half * kLanes);
+                    first == 0 && !accumulate, c + row * kBlock + half * kLanes);
         }
     }
 }
@@ -245,7 +250,10 @@ void pack_b_columns_f32(Fp32Rows w, int64_t k, int columns, void* b) {
 }
 template <class T>
 FUCINA_INLINE const T* token(const TokenColumns& in, int64_t i) {
-    return static_cast<const T*>(in.rows[i]) + in.column;
+    const T* line = static_cast<const T*>(in.rows[i]) + in.column;
+    __builtin_prefetch(line + kBlock, 0,
+                       2);  // the next 32 columns, which come after the other rows
+    return line;
 }
 void pack_b_tokens_bf16(const TokenColumns& in, void* b) {
     pack_b_pairs([&](int64_t i) { return token<uint16_t>(in, i); }, in.k, in.columns, b);

@@ -1,7 +1,7 @@
 // Times the matrix products, attention and the head at the shape of the training benchmark, and
 // prints each as milliseconds, GFLOP/s and the share of a calibrated peak: a loop over the same
 // inner kernel on operands that lie in L1, timed in the same seconds.
-//   bench_step [threads] [exact|fast] [tokens]
+//   bench_step [threads] [exact|fast] [tokens] [part of the names to run]
 #include <fmt/core.h>
 
 #include <time.h>
@@ -26,6 +26,11 @@ namespace {
 
 using test::random_tensor;
 
+std::string& wanted() {
+    static std::string part;
+    return part;
+}
+
 // With one thread its CPU time, which other programs on the machine disturb least.
 double seconds() {
     timespec now{};
@@ -49,6 +54,7 @@ double calibrated_peak() {
 
 void measure(const std::string& name, double flops, int times_a_step,
              const std::function<void()>& run) {
+    if (name.find(wanted()) == std::string::npos) return;
     run();
     double best = 1e9, share = 0;
     for (int i = 0; i < 3; ++i) {
@@ -222,6 +228,7 @@ int run(int argc, char** argv) {
     const int threads = argc > 1 ? std::atoi(argv[1]) : 0;
     const bool fast = argc > 2 && std::string(argv[2]) == "fast";
     set_runtime(threads, fast ? Numerics::fast : Numerics::exact);
+    if (argc > 4) wanted() = argv[4];
     const Shape s{.tokens = argc > 3 ? std::atoll(argv[3]) : 8192};
     fmt::print("{}, {} threads, {}, {} tokens; peak {:.0f} GFLOP/s\n", describe_runtime(),
                runtime().threads, fast ? "fast" : "exact", s.tokens, calibrated_peak());
