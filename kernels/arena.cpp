@@ -8,8 +8,27 @@
 
 #include "kernels/error.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace fucina {
 namespace {
+
+// AddressSanitizer does not see into segments by itself: a block is its bytes and a red zone.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kRedZone = 64;
+void forbid(std::byte* at, int64_t bytes) {
+    __asan_poison_memory_region(at, static_cast<size_t>(bytes));
+}
+void permit(std::byte* at, int64_t bytes) {
+    __asan_unpoison_memory_region(at, static_cast<size_t>(bytes));
+}
+#else
+constexpr int64_t kRedZone = 0;
+void forbid(std::byte*, int64_t) {}
+void permit(std::byte*, int64_t) {}
+#endif
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
@@ -61,6 +80,7 @@ struct Arena::State {
         madvise(raw + lead, static_cast<size_t>(bytes), MADV_HUGEPAGE);
         blocks[raw + lead] = {bytes, true, raw + lead};
         free_blocks.emplace(bytes, raw + lead);
+        forbid(raw + lead, bytes);
         reserved += bytes;
         return true;
     }
@@ -86,6 +106,7 @@ struct Arena::State {
     void give(std::byte* at) {
         auto here = blocks.find(at);
         here->second.free = true;
+        forbid(at, here->second.bytes);
         if (auto next = std::next(here); next != blocks.end() && next->second.free &&
                                          next->second.segment == here->second.segment) {
             forget_free(next->first);
@@ -113,13 +134,14 @@ Arena& Arena::process() {
 }
 
 std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
-    const int64_t rounded = round_up(std::max<int64_t>(bytes, 1), kAlignment);
+    const int64_t rounded = round_up(std::max<int64_t>(bytes, 1) + kRedZone, kAlignment);
     const std::string purpose = current_purpose;
     std::lock_guard lock(state_->mutex);
     std::byte* at = state_->take(rounded);
     if (at == nullptr)
         fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose, ", ",
              state_->reserved, " bytes held; lower train.micro_batch or data.sequence_length");
+    permit(at, bytes);
     MemoryUse& use = state_->uses[purpose];
     use.current += rounded;
     use.peak = std::max(use.peak, use.current);
