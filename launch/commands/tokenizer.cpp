@@ -13,6 +13,7 @@
 #include "data/tokenizer/trainer.h"
 #include "kernels/error.h"
 #include "launch/commands.h"
+#include "launch/process.h"
 
 namespace fucina {
 namespace {
@@ -84,7 +85,9 @@ void add_lines_command(CLI::App& parent, const std::string& name, const std::str
     CLI::App* command = parent.add_subcommand(name, help);
     auto path = std::make_shared<std::string>();
     command->add_option("--tokenizer", *path, "A tokenizer.json")->required();
-    command->callback([path, run] { run(*path); });
+    command->callback([path, run] {
+        if (process().rank() == 0) run(*path);
+    });
 }
 
 void train(const TokenizerTraining& training, const std::string& output) {
@@ -110,7 +113,9 @@ void add_tokenizer_train_command(CLI::App& parent) {
         ->required();
     command->add_option("--output", *output, "The file to write")->required();
     command->add_option("--eos", training->eos, "The end-of-text token")->capture_default_str();
-    command->callback([training, output] { train(*training, *output); });
+    command->callback([training, output] {
+        if (process().rank() == 0) train(*training, *output);
+    });
 }
 
 }  // namespace
