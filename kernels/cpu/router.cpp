@@ -12,75 +12,58 @@ namespace {
 
 constexpr float kTiny = 1e-20f;  // keeps the normalising sum from zero, as published
 
-// The best `most` of the values offered in ascending order of id, best first. An earlier id wins a
-// tie. NaN loses against what is already there; as many ids as were offered are always kept.
-class Best {
-  public:
-    explicit Best(int64_t most) : most_(static_cast<size_t>(most)) {}
-    void clear() { kept_.clear(); }
-    void offer(int32_t id, float value) {
-        if (kept_.size() == most_) {
-            if (!(value > kept_.back().value)) return;
-            kept_.pop_back();
-        }
-        auto place = kept_.end();
-        while (place != kept_.begin() && value > (place - 1)->value) --place;
-        kept_.insert(place, {value, id});
-    }
-    size_t size() const { return kept_.size(); }
-    int32_t id(size_t i) const { return kept_[i].id; }
-    float value(size_t i) const { return kept_[i].value; }
-
-  private:
-    struct Entry {
-        float value;
-        int32_t id;
-    };
-    size_t most_;
-    std::vector<Entry> kept_;
-};
-
-// Chooses experts; holds the scratch of one thread.
+// Chooses experts; holds the scratch of one thread. NaN may be chosen wrongly, but never too often.
 class Chooser {
   public:
-    explicit Chooser(const RouterConfig& config)
-        : config_(config), two_(2), groups_(config.topk_groups), experts_(config.top_k) {}
+    Chooser(const RouterConfig& config, const RowKernels& kernels)
+        : config_(config),
+          kernels_(kernels),
+          values_(static_cast<size_t>(config.experts)),
+          ids_(values_.size()),
+          ranks_(values_.size()) {}
 
-    // choice [experts] -> ids, ascending; valid until the next call.
-    const std::vector<int32_t>& operator()(const float* choice) {
-        const auto size = static_cast<int32_t>(config_.experts / config_.groups);
-        open_.clear();
-        groups_.clear();
-        for (int32_t g = 0; g < config_.groups; ++g) {
-            if (config_.groups > config_.topk_groups)
-                groups_.offer(g, score(choice, g, size));
-            else
-                open_.push_back(g);
+    // choice [experts] -> chosen [top_k] ids, ascending.
+    void operator()(const float* choice, int32_t* chosen) {
+        const int64_t size = config_.experts / config_.groups;
+        int64_t open = 0;  // experts of the groups that are kept, in ascending order
+        const auto keep = [&](int64_t group) {
+            for (int64_t e = group * size; e < (group + 1) * size; ++e, ++open) {
+                values_[static_cast<size_t>(open)] = choice[e];
+                ids_[static_cast<size_t>(open)] = static_cast<int32_t>(e);
+            }
+        };
+        if (config_.groups == config_.topk_groups) {
+            for (int64_t g = 0; g < config_.groups; ++g) keep(g);
+        } else {
+            for (int64_t g = 0; g < config_.groups; ++g)
+                values_[static_cast<size_t>(g)] = two_largest(choice + g * size, size);
+            kernels_.ranks(values_.data(), config_.groups, ranks_.data());
+            int64_t left = config_.topk_groups;
+            for (int64_t g = 0; g < config_.groups; ++g)
+                if (ranks_[static_cast<size_t>(g)] < config_.topk_groups && left-- > 0) keep(g);
         }
-        for (size_t i = 0; i < groups_.size(); ++i) open_.push_back(groups_.id(i));
-        std::sort(open_.begin(), open_.end());
-        experts_.clear();
-        for (const int32_t g : open_)
-            for (int32_t e = g * size; e < (g + 1) * size; ++e) experts_.offer(e, choice[e]);
-        chosen_.clear();
-        for (size_t i = 0; i < experts_.size(); ++i) chosen_.push_back(experts_.id(i));
-        std::sort(chosen_.begin(), chosen_.end());
-        return chosen_;
+        kernels_.ranks(values_.data(), open, ranks_.data());
+        int64_t found = 0;
+        for (size_t i = 0; found < config_.top_k; ++i)
+            if (ranks_[i] < config_.top_k) chosen[found++] = ids_[i];
     }
 
   private:
-    // Sum of a group's two largest values.
-    float score(const float* choice, int32_t group, int32_t size) {
-        two_.clear();
-        for (int32_t e = group * size; e < (group + 1) * size; ++e) two_.offer(e, choice[e]);
-        float sum = 0;
-        for (size_t i = 0; i < two_.size(); ++i) sum += two_.value(i);
-        return sum;
+    // Sum of the two largest; of the only one, if there is one.
+    static float two_largest(const float* x, int64_t count) {
+        float first = x[0], second = -std::numeric_limits<float>::infinity();
+        for (int64_t i = 1; i < count; ++i) {
+            const float smaller = first < x[i] ? first : x[i];
+            second = second < smaller ? smaller : second;
+            first = first < x[i] ? x[i] : first;
+        }
+        return count == 1 ? first : first + second;
     }
 
     const RouterConfig& config_;
-    Best two_, groups_, experts_;
-    std::vector<int32_t> open_, chosen_;
+    const RowKernels& kernels_;
+    std::vector<float> values_;
+    std::vector<int32_t> ids_, ranks_;
 };
 
 // In eight interleaved chains, so that additions overlap.
@@ -101,7 +84,7 @@ void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias
     constexpr int64_t kTokens = 32;  // that share scratch
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     const auto one_range = [&](int64_t begin, int64_t end) {
-        Chooser choose(config);
+        Chooser choose(config, kernels);
         std::vector<float> biased(static_cast<size_t>(config.experts));
         for (int64_t t = begin; t < end; ++t) {
             float* score = scores.row<float>(t);
@@ -109,12 +92,12 @@ void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias
             if (bias.defined())
                 for (size_t e = 0; e < biased.size(); ++e)
                     biased[e] = score[e] + bias.data<float>()[e];
-            const std::vector<int32_t>& chosen = choose(bias.defined() ? biased.data() : score);
+            int32_t* chosen = indices.row<int32_t>(t);
+            choose(bias.defined() ? biased.data() : score, chosen);
             float sum = kTiny;
-            for (const int32_t e : chosen) sum += score[e];
-            for (size_t j = 0; j < chosen.size(); ++j) {
+            for (int64_t j = 0; j < config.top_k; ++j) sum += score[chosen[j]];
+            for (int64_t j = 0; j < config.top_k; ++j) {
                 const float s = score[chosen[j]];
-                indices.row<int32_t>(t)[j] = chosen[j];
                 weights.row<float>(t)[j] = (config.normalize ? s / sum : s) * config.scale;
             }
         }

@@ -74,6 +74,8 @@ struct RowKernels {
     void (*cast)(Cells from, Cells to, int64_t count);
     void (*add)(Cells from, float* to, int64_t count);  // to += from
     void (*sigmoid)(const float* x, float* y, int64_t count);
+    // rank[i]: how many of x stand before x[i] when sorted downwards, equal ones by index.
+    void (*ranks)(const float* x, int64_t count, int32_t* rank);
 };
 
 FUCINA_DECLARE_LEVELS(RowKernels, kRowKernels)
