@@ -4,15 +4,10 @@
 #include <cstring>
 
 #include "kernels/error.h"
+#include "kernels/optimizer.h"
 
 namespace fucina {
 namespace {
-
-void add(const Tensor& to, const Tensor& from) {
-    float* y = to.data<float>();
-    const float* x = from.data<float>();
-    for (int64_t i = 0; i < to.size(); ++i) y[i] += x[i];
-}
 
 struct RankNode {
     int begin, count;
@@ -26,7 +21,7 @@ Tensor sum_node(std::span<const Tensor> slices, RankNode node) {
     const Tensor a = sum_node(slices, {node.begin, first});
     const Tensor b = sum_node(slices, {node.begin + first, node.count - first});
     if (!a.defined()) return b;
-    if (b.defined()) add(a, b);
+    if (b.defined()) ops::add_in_place(a, b);
     return a;
 }
 
@@ -44,8 +39,11 @@ void GradReducer::reduce(std::span<const Tensor> tensors, std::span<const GrainR
     FUCINA_CHECK(static_cast<int>(shares.size()) == ranks, shares.size(), " shares, ", ranks,
                  " ranks");
     if (ranks == 1) return;
-    if (!bucket_.defined()) {
+    if (!bucket_.defined()) {  // never more than all gradients
         MemoryPurpose purpose("communication");
+        int64_t total = 0;
+        for (const Tensor& tensor : tensors) total += tensor.size();
+        bucket_elements_ = std::min(bucket_elements_, std::max<int64_t>(total, 1));
         const int64_t padded = (bucket_elements_ + ranks - 1) / ranks * ranks;
         bucket_ = Tensor::empty({padded}, DType::f32);
         received_ = Tensor::empty({padded}, DType::f32);

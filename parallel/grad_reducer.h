@@ -16,11 +16,13 @@ namespace fucina {
 
 class GradReducer {
   public:
-    explicit GradReducer(Communicator& communicator, int64_t bucket_bytes = int64_t{32} << 20);
+    static constexpr int64_t kBucketBytes = int64_t{32} << 20;  // there are two of them
+
+    explicit GradReducer(Communicator& communicator, int64_t bucket_bytes = kBucketBytes);
 
     // tensors: contiguous fp32, the same shapes on every rank; overwritten with the sum over ranks.
-    // shares: share_grains(...); ranks without grains contribute nothing, whatever their tensors
-    // hold.
+    // The same tensors at every call. shares: share_grains(...); ranks without grains contribute
+    // nothing, whatever their tensors hold.
     void reduce(std::span<const Tensor> tensors, std::span<const GrainRange> shares);
 
   private:

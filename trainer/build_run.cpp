@@ -173,9 +173,10 @@ TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, con
         run.model = std::make_unique<Model>(spec, model_options(recipe.train()));
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
-    if (run.data.tokenizer_hash != point.manifest.tokenizer_hash()) {
+    if (run.data.tokenizer_hash() != point.manifest.tokenizer_hash()) {
         fail(ExitCode::usage, recipe.data().tokenizer(), ": the tokenizer's hash is ",
-             run.data.tokenizer_hash, ", the run was made with ", point.manifest.tokenizer_hash());
+             run.data.tokenizer_hash(), ", the run was made with ",
+             point.manifest.tokenizer_hash());
     }
     run.optimizer = std::make_unique<Optimizer>(recipe.train(), run.model->parameters());
     for (;;) {

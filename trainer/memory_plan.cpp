@@ -5,11 +5,10 @@
 #include <algorithm>
 
 #include "kernels/arena.h"
+#include "parallel/grad_reducer.h"
 
 namespace fucina {
 namespace {
-
-constexpr int64_t kCommunication = int64_t{64} << 20;  // GradReducer's two buckets
 
 struct Sizes {
     int64_t values = 0, gradients = 0, packed = 0, moments = 0;  // bytes
@@ -56,7 +55,8 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
             {"moments", sizes.moments},
             {"gradients", sizes.gradients * (1 + held_sums(plan.passes))},
             {"activations", model.activation_bytes(longest_pass(plan.passes) * grain_tokens)},
-            {"communication", ranks > 1 ? kCommunication : 0}};
+            {"communication",
+             ranks > 1 ? 2 * std::min(GradReducer::kBucketBytes, sizes.gradients) : 0}};
         return plan;
     };
     MemoryPlan best = plan_for(std::max<int64_t>(recipe.train().micro_batch() / grain, 1));

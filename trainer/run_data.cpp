@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "data/source.h"
-#include "data/tokenizer/tokenizer.h"
 #include "kernels/error.h"
 #include "kernels/runtime.h"
 #include "parallel/agreement.h"
@@ -31,7 +30,7 @@ class Opener {
         }
     }
 
-    std::string tokenizer_hash() const { return tokenizer_ ? tokenizer_->hash() : ""; }
+    const std::optional<Tokenizer>& tokenizer() const { return tokenizer_; }
 
     // Encodes all text into the cache, where the other ranks then find it.
     void prepare_text() {
@@ -123,7 +122,7 @@ RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t 
     agree(communicator, [&] {
         data.train = opener->open(recipe.data().train());
         data.valid = opener->open(recipe.data().valid());
-        data.tokenizer_hash = opener->tokenizer_hash();
+        data.tokenizer = opener->tokenizer();
     });
     return data;
 }

@@ -1,11 +1,13 @@
 // The sources of data.train and data.valid, opened: text is turned into token stores first.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "configs/recipe.pb.h"
 #include "data/batch_loader.h"
+#include "data/tokenizer/tokenizer.h"
 #include "parallel/communicator.h"
 #include "trainer/console.h"
 
@@ -14,7 +16,8 @@ namespace fucina {
 struct RunData {
     std::unique_ptr<BatchLoader> train;
     std::unique_ptr<BatchLoader> valid;  // null without data.valid
-    std::string tokenizer_hash;          // empty without a tokenizer
+    std::optional<Tokenizer> tokenizer;  // absent without data.tokenizer
+    std::string tokenizer_hash() const { return tokenizer ? tokenizer->hash() : ""; }
 };
 
 // Collective. `vocab_size`: of the model; every id is below it. Fails on all ranks alike: exit 2 or

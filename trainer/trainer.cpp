@@ -47,6 +47,7 @@ Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
                             .loader = *run_.data.train}),
       line_(run_.recipe.train().steps()) {
     if (communicator.rank() != 0) return;
+    samples_ = std::make_unique<SampleWriter>(run_.path / "samples.jsonl", run_.step, run_.data);
     metrics_ = std::make_unique<MetricsFile>((run_.path / "metrics.jsonl").string(), run_.step);
     tensorboard_ =
         std::make_unique<TensorBoardWriter>((run_.path / "tensorboard").string(), run_.step);
@@ -124,6 +125,7 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
 }
 
 void Trainer::evaluate(StepMetrics& metrics) {
+    if (samples_) samples_->write(metrics.step, *run_.model);
     if (!run_.data.valid) return;
     metrics.valid_loss = evaluate_loss(communicator_, *run_.model, *run_.data.valid,
                                        run_.recipe.train().micro_batch());
@@ -165,7 +167,7 @@ void Trainer::save() {
     manifest.set_next_sample(run_.next_sample);
     manifest.set_model_config(run_.model->spec().to_config().dump());
     manifest.set_model_hash(content_hash(manifest.model_config()));
-    manifest.set_tokenizer_hash(run_.data.tokenizer_hash);
+    manifest.set_tokenizer_hash(run_.data.tokenizer_hash());
     *manifest.mutable_recipe() = run_.recipe;
     const SaveOutcome outcome = save_checkpoint(communicator_, request);
     if (outcome.problem.empty()) {

@@ -7,6 +7,7 @@
 #include "parallel/communicator.h"
 #include "trainer/metrics.h"
 #include "trainer/run.h"
+#include "trainer/samples.h"
 #include "trainer/step_line.h"
 #include "trainer/step_runner.h"
 #include "trainer/stop_request.h"
@@ -36,6 +37,7 @@ class Trainer {
     Console& console_;
     StepRunner runner_;
     StepLine line_;
+    std::unique_ptr<SampleWriter> samples_;           // rank 0
     std::unique_ptr<MetricsFile> metrics_;            // rank 0
     std::unique_ptr<TensorBoardWriter> tensorboard_;  // rank 0
     int64_t failed_saves_ = 0;                        // in a row

@@ -1,0 +1,74 @@
+"""Training on text and JSONL: the cache is made once for all ranks, samples are written, the tokenizer is pinned."""
+import json
+import random
+
+import pytest
+
+import runs
+
+WORDS = "the fire of a forge lights iron and iron takes what shape the hammer and hand give it".split()
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("text")
+    rng = random.Random(2)
+    prose = [" ".join(rng.choices(WORDS, k=rng.randrange(5, 40))) + ".\n" for _ in range(120)]
+    (directory / "prose.txt").write_text("".join(prose))
+    (directory / "lines.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in prose))
+    for name, size in (("one", 300), ("two", 290)):
+        done = runs.run("tokenizer", "train", "--input", directory / "prose.txt", "--vocab-size", size,
+                        "--output", directory / f"{name}.json")
+        assert done.returncode == 0, done.stderr
+    return directory
+
+
+def train(directory, material, ranks=1, expect=0, **keys):
+    values = {"model__vocab_size": 300, "train__steps": 8, "checkpoint__every": 4, "eval__every": 4,
+              "data__sequence_length": 32, "data__tokenizer": str(material / "one.json"),
+              "data__train": [{"path": str(material / "prose.txt")},
+                              {"path": str(material / "lines.jsonl"), "weight": 0.5}],
+              "data__valid": [{"path": str(material / "lines.jsonl")}]}
+    return runs.train(directory, ranks=ranks, expect=expect, **{**values, **keys})
+
+
+def samples(directory):
+    return [json.loads(line) for line in (directory / "run" / "samples.jsonl").read_text().splitlines()]
+
+
+def test_ranks_agree_and_samples_follow_a_resume(tmp_path, material, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    done = train(two, material, ranks=2)
+    assert done.stdout.count("prepared ") == 2, "each source once, though two ranks and data.valid use it"
+    done = train(one, material)
+    assert "prepared " not in done.stdout, "the cache was there"
+    assert runs.same_run(one, two, 8) is None
+    assert [sample["step"] for sample in samples(one)] == [4, 8]
+    assert samples(one) == samples(two)
+    assert all(sample["prompt"] and sample["text"] for sample in samples(one))
+    runs.resume(one, "--set", "train.steps=12", env={"FUCINA_FAULT": "save.begin,nth=1"}, expect=None)
+    assert [sample["step"] for sample in samples(one)] == [4, 8, 12]
+    runs.resume(one, "--set", "train.steps=12")
+    assert [sample["step"] for sample in samples(one)] == [4, 8, 12]
+
+
+def test_the_tokenizer_is_pinned(tmp_path, material, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path, material)
+    done = runs.resume(tmp_path, "--set", f"data.tokenizer={material / 'two.json'}", expect=2)
+    assert "the tokenizer's hash is" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_text_without_a_fitting_tokenizer(tmp_path, material, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ranks in (1, 2):
+        done = train(tmp_path, material, ranks=ranks, expect=2, data__tokenizer=None)
+        assert "tokenizer" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+        done = train(tmp_path, material, ranks=ranks, expect=2, model__vocab_size=200)
+        assert "300" in done.stderr and "200" in done.stderr, done.stderr
+        done = train(tmp_path, material, ranks=ranks, expect=3,
+                     data__train=[{"path": str(tmp_path / "none.txt")}])
+        assert "none.txt" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "run").exists(), "a failed start leaves no run directory"

@@ -1,0 +1,28 @@
+// samples.jsonl: what the model writes during evaluation, {"step", "prompt", "text"} a line.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+#include "trainer/run_data.h"
+
+namespace fucina {
+
+class SampleWriter {
+  public:
+    // The prompt is the beginning of the held-out data, or of the training data without any. Lines
+    // after `last_step` are dropped. Without a tokenizer nothing is ever written.
+    SampleWriter(const std::filesystem::path& path, int64_t last_step, const RunData& data);
+
+    // Continues the prompt with the model as it is; the same text for the same weights and step.
+    void write(int64_t step, Model& model) const;
+
+  private:
+    std::filesystem::path path_;
+    const RunData& data_;
+    std::vector<int32_t> prompt_;
+};
+
+}  // namespace fucina
