@@ -38,9 +38,8 @@ class Chooser {
             for (int64_t g = 0; g < config_.groups; ++g)
                 values_[static_cast<size_t>(g)] = two_largest(choice + g * size, size);
             kernels_.ranks(values_.data(), config_.groups, ranks_.data());
-            int64_t left = config_.topk_groups;
             for (int64_t g = 0; g < config_.groups; ++g)
-                if (ranks_[static_cast<size_t>(g)] < config_.topk_groups && left-- > 0) keep(g);
+                if (ranks_[static_cast<size_t>(g)] < config_.topk_groups) keep(g);
         }
         kernels_.ranks(values_.data(), open, ranks_.data());
         int64_t found = 0;
