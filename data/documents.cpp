@@ -117,17 +117,28 @@ class SegmentReader final : public BlockReader {
     int64_t bytes_total() const override { return stream_.size(); }
 
   private:
-    // The last confirmed cut behind `begin`, 0 if there is none among the candidates tried.
+    // The last confirmed cut behind `begin`, 0 if there is none among the candidates tried: first
+    // beginnings of lines, then spaces between words.
     size_t find_cut(size_t begin) const {
         constexpr int kTries = 16;
-        int tries = 0;
-        for (size_t cut = rest_.size() - std::min(rest_.size(), kContext); cut > begin; --cut) {
-            const char after = static_cast<char>(rest_[cut] | 0x20);
-            if (rest_[cut - 1] != '\n' || after < 'a' || after > 'z') continue;
-            if (is_boundary(cut)) return cut;
-            if (++tries == kTries) break;
+        const size_t last = rest_.size() - std::min(rest_.size(), kContext);
+        for (const bool at_lines : {true, false}) {
+            int tries = 0;
+            for (size_t cut = last; cut > begin && tries < kTries; --cut) {
+                if (!is_candidate(cut, at_lines)) continue;
+                if (is_boundary(cut)) return cut;
+                ++tries;
+            }
         }
         return 0;
+    }
+
+    bool is_candidate(size_t cut, bool at_lines) const {
+        const auto visible = [this](size_t i) {
+            return static_cast<unsigned char>(rest_[i]) > ' ';
+        };
+        if (at_lines) return rest_[cut - 1] == '\n' && visible(cut);
+        return rest_[cut] == ' ' && visible(cut - 1) && visible(cut + 1);
     }
 
     bool is_boundary(size_t cut) const {

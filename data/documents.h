@@ -46,9 +46,9 @@ class BlockReader {
 
 std::unique_ptr<BlockReader> read_lines(const std::filesystem::path& path, BlockOptions options);
 
-// Cuts between a line feed and an ASCII letter, where the pre-tokenizers in use have a boundary,
-// and only if `encode` gives the same ids for the 256 bytes on both sides together and apart. So
-// the ids of the segments, joined, are those of the whole.
+// Cuts before lines, or else before the space between two words, and only if `encode` gives the
+// same ids for the 256 bytes on both sides together and apart. So the ids of the segments, joined,
+// are those of the whole.
 std::unique_ptr<BlockReader> read_segments(const std::filesystem::path& path, BlockOptions options,
                                            EncodeText encode);
 

@@ -200,6 +200,22 @@ TEST_F(Prepare, SegmentsAndThreadsDoNotChangeTheIds) {
     }
 }
 
+TEST_F(Prepare, SegmentsStaySmallInAnyScriptAndWithoutLines) {
+    for (const std::string unit :
+         {"东京都是日本的首都。\n", "word and more words, ", "123 \n45 \n"}) {
+        std::string text, joined;
+        while (text.size() < 100'000) text += unit;
+        std::ofstream(directory_.path() / "a.txt", std::ios::binary) << text;
+        const auto reader = read_segments(directory_.path() / "a.txt", {.block_bytes = 4000},
+                                          byte_tokenizer().encode);
+        for (TextBlock block; reader->next(block);) {
+            EXPECT_LE(block.bytes.size(), 5000u) << unit;
+            joined += block.bytes;
+        }
+        EXPECT_EQ(joined, text);
+    }
+}
+
 TEST_F(Prepare, TextWithoutAnyBoundaryIsEncodedWhole) {
     std::string text, expected;
     for (int i = 0; i < 1000; ++i) {

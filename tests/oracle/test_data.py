@@ -101,10 +101,22 @@ def test_prepared_jsonl_has_the_ids_of_the_library(tmp_path):
         assert tokens[begin:end].tolist() == library.encode(text, add_special_tokens=False).ids
 
 
-def test_a_text_cut_into_segments_has_the_ids_of_the_whole(tmp_path):
+def large(text, least=3_500_000):
+    """A segment is about a megabyte."""
+    return text * (1 + least // len(text.encode()))
+
+
+TEXTS = {
+    "lines of code and prose": lambda: large("\n".join(documents())),
+    "one line": lambda: large(" ".join(" ".join(documents()).split())),
+    "lines without Latin letters": lambda: large("东京都是日本的首都。\n\u3000它有 1400 万人口！\r\n\n2024 年……\n(一)\n"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_text_cut_into_segments_has_the_ids_of_the_whole(tmp_path, kind):
     library = tokenizers.Tokenizer.from_file(str(TOKENIZER))
-    text = "\n".join(documents())
-    text *= 1 + 3_500_000 // len(text.encode())  # a segment is about a megabyte
+    text = TEXTS[kind]()
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
     prepare("--input", tmp_path / "a.txt", "--output", tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5") as store:
