@@ -7,6 +7,8 @@
 namespace fucina {
 
 constexpr int32_t kIgnoreLabel = -100;
+// The fp32 logits that exist at a time; their gradient comes on top, in the compute type.
+constexpr int64_t kLogitsBytes = 64 << 20;
 
 namespace ops {
 

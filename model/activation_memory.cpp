@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/embedding.h"
+
 namespace fucina {
 
 namespace {
@@ -66,7 +68,10 @@ int64_t activation_bytes(const ModelSpec& spec, DType compute, RecomputeKind kin
                                     mla.heads * (mla.qk_dim() + mla.nope_dim + 2 * mla.v_dim);
     const int64_t widest =
         last.dropped(kind) + std::max(feed_forward_grads, attention_grads) + 4 * d;
-    return tokens * (saved + widest * element);
+    // Or before that the head's logits and their gradient.
+    const int64_t logits = std::min(kLogitsBytes, tokens * spec.vocab_size * 4);
+    const int64_t head = logits + logits / 4 * element + tokens * 3 * d * element;
+    return tokens * saved + std::max(tokens * widest * element, head);
 }
 
 }  // namespace fucina

@@ -9,7 +9,7 @@
 
 namespace fucina {
 
-// Bytes for a pass of `tokens`; the head's chunks of logits and MTP are not counted.
+// Bytes for a pass of `tokens`, the head's logits included; MTP is not counted.
 int64_t activation_bytes(const ModelSpec& spec, DType compute, RecomputeKind kind, int64_t tokens);
 
 }  // namespace fucina

@@ -23,8 +23,10 @@ double natural_log(double x) {
         ++exponent;
     }
     const double z = (m - 1) / (m + 1), z2 = z * z;
+    constexpr double kTerms[] = {1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                                 1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
     double sum = 0;
-    for (int k = 21; k >= 1; k -= 2) sum = sum * z2 + 1.0 / k;
+    for (const double term : kTerms) sum = sum * z2 + term;
     return 2 * z * sum + static_cast<double>(exponent) * kLn2;
 }
 
@@ -36,9 +38,14 @@ struct SinCos {
 SinCos sin_cos_turns(double turns) {
     const int quarter = static_cast<int>(turns * 4 + 0.5);
     const double a = (turns - quarter * 0.25) * 2 * kPi, a2 = a * a;
-    double s = 0, c = 0;
-    for (int k = 15; k >= 1; k -= 2) s = 1 - s * a2 / ((k + 1) * (k + 2));
-    for (int k = 14; k >= 0; k -= 2) c = 1 - c * a2 / ((k + 1) * (k + 2));
+    // 1 / ((k + 1) (k + 2)): each factor between a term of the series and the one before.
+    constexpr double kSin[] = {1.0 / 272, 1.0 / 210, 1.0 / 156, 1.0 / 110,
+                               1.0 / 72,  1.0 / 42,  1.0 / 20,  1.0 / 6};
+    constexpr double kCos[] = {1.0 / 240, 1.0 / 182, 1.0 / 132, 1.0 / 90,
+                               1.0 / 56,  1.0 / 30,  1.0 / 12,  1.0 / 2};
+    double s = 1, c = 1;
+    for (const double factor : kSin) s = 1 - s * a2 * factor;
+    for (const double factor : kCos) c = 1 - c * a2 * factor;
     s *= a;
     switch (quarter % 4) {
         case 1:

@@ -15,8 +15,8 @@
 namespace fucina::cpu {
 namespace {
 
-// Each chunk reads and writes all of dW, so chunks are large: 64 MB, and no less than 128 rows.
-constexpr int64_t kChunkBytes = 64 << 20;
+// Each chunk reads and writes all of dW, so chunks are large: kLogitsBytes, and no less than 128
+// rows.
 constexpr int64_t kLeastRows = 128;
 
 class HeadLossPass {
@@ -24,7 +24,7 @@ class HeadLossPass {
     explicit HeadLossPass(const ops::HeadLoss& io) : io_(io) {
         const bool gradient = io.dx.defined() || io.dw.defined();
         const int64_t vocab = io.head.n, row_bytes = vocab * (4 + size_of(io.head.dtype));
-        const int64_t rows = std::max(kLeastRows, kChunkBytes / row_bytes / 32 * 32);
+        const int64_t rows = std::max(kLeastRows, kLogitsBytes / row_bytes / 32 * 32);
         chunk_ = std::min(rows, round_up(std::max<int64_t>(1, io.x.rows())));
         logits_ = Tensor::empty({chunk_, vocab}, DType::f32);
         if (gradient) d_logits_ = Tensor::empty({chunk_, vocab}, io.head.dtype);
