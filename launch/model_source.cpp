@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "model/weight_map.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
 #include "trainer/weights.h"
@@ -42,7 +43,11 @@ Model ModelSource::load(const ModelOptions& options) const {
         load_weights(directory_, model);
         model.repack();
     } else {
-        load_weights(model, TensorFile(directory_));
+        const TensorFile file(directory_);
+        if (options.with_mtp && !has_mtp_weights(file, spec_))
+            fail(ExitCode::data, directory_.string(), ": has no MTP module: tensor ",
+                 WeightMap::mtp_marker(spec_), " is missing");
+        load_weights(model, file);
     }
     return model;
 }

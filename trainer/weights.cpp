@@ -77,8 +77,16 @@ const std::vector<WeightPiece>& spelling_of(const WeightEntry& entry, const Tens
 ModelSpec read_model_spec(const std::filesystem::path& directory) {
     const std::filesystem::path path = directory / "config.json";
     const std::string text = read_text_file(path, kConfigLimit);
-    const nlohmann::json config = nlohmann::json::parse(text, nullptr, false);
-    if (config.is_discarded()) fail(ExitCode::usage, path.string(), ": is not valid JSON");
+    nlohmann::json config;
+    try {
+        config = nlohmann::json::parse(text);
+    } catch (const nlohmann::json::parse_error& error) {
+        const std::string_view before =
+            std::string_view(text).substr(0, error.byte == 0 ? 0 : error.byte - 1);
+        const auto line = 1 + std::count(before.begin(), before.end(), '\n');
+        fail(ExitCode::usage, path.string(), ":", line, ":", before.size() - before.rfind('\n'),
+             ": not valid JSON");
+    }
     return ModelSpec::from_config(config, path.string());
 }
 

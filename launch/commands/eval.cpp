@@ -130,6 +130,10 @@ void run_eval(const EvalOptions& options) {
     Console console(speaks);
     const ModelSource source(options.model, speaks);
     const auto loader = open_loader(*communicator, options, source, console);
+    const PackedStore& data = loader->source(0);
+    if (data.store().tokens() <= data.store().documents())
+        fail(ExitCode::data, data.store().name(),
+             ": no document has two tokens, so there is nothing to predict");
     Model model = source.load({.compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
                                .with_mtp = options.mtp_loss > 0});
@@ -140,7 +144,6 @@ void run_eval(const EvalOptions& options) {
             run_gradients(model, read_ids(options.tokens, source.spec().vocab_size), options);
         return;
     }
-    const PackedStore& data = loader->source(0);
     const int64_t average = std::max<int64_t>(1, data.store().tokens() / data.sequences());
     const double loss = evaluate_loss(*communicator, model, *loader,
                                       std::max<int64_t>(1, kTokensAtATime / average));

@@ -145,3 +145,35 @@ def test_wrong_weights_are_named(tmp_path):
     assert "model.layers.1.mlp.extra.weight" in text and "[3, 5]" in text and "unexpected" in text
     text = error(weights | {up: weights[up].to(torch.float8_e4m3fn)})
     assert up in text and "F8_E4M3" in text
+
+
+def test_wrong_input_gets_one_line(tmp_path):
+    config, weights, directory, _ = make_case("plain", tmp_path)
+
+    def error(code, *arguments):
+        run = fucina("eval", *arguments, check=False)
+        assert run.returncode == code, run.stderr
+        assert run.stdout == "" and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+        return run.stderr
+
+    def with_config(text):
+        (directory / "config.json").write_text(text)
+        return error(2, directory, "--tokens", tmp_path / "ids.json")
+
+    assert "config.json:2:8" in with_config('{\n "a": 1]')
+    assert "gpt_oss" in with_config('{"model_type": "gpt_oss"}')
+    text = with_config(json.dumps(config | {"n_group": 3}))
+    assert "n_group = 3" in text and "n_routed_experts = 8" in text
+    (directory / "config.json").write_text(json.dumps(config))
+    ids = tmp_path / "bad.json"
+    ids.write_text("[[1, 2, 256]]")
+    assert "256" in error(3, directory, "--tokens", ids)
+    ids.write_text("[[1], [2]]")
+    assert "nothing to predict" in error(3, directory, "--tokens", ids)
+    ids.write_text("[[1, 2], [3, 4, 5]]")
+    assert "list 1 has 3" in error(2, directory, "--tokens", ids, "--logits", tmp_path / "l.npy")
+    assert not (tmp_path / "l.npy").exists()
+    assert "holds no model" in error(3, tmp_path, "--tokens", ids)
+    whole = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(whole[:-100])
+    assert "model.safetensors" in error(3, directory, "--tokens", ids)
