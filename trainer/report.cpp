@@ -151,7 +151,7 @@ std::string small_charts(const std::vector<StepMetrics>& steps) {
                                     .wide = !even}),
                     even ? "" : "wide");
     if (even) {
-        html += section("Balance loss", "sequence-wise, unweighted",
+        html += section("Balance loss", "sequence-wise, unweighted, summed over the MoE layers",
                         line_chart_svg({.series = {balance}}));
     }
     return html;

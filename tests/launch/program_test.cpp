@@ -82,6 +82,14 @@ TEST(Program, RanksThatFailTogetherPrintOneLine) {
     EXPECT_EQ(ended.err.find('\n'), ended.err.size() - 1) << ended.err;
 }
 
+TEST(Program, OneRanksErrorEndsTheJobWithItsRankNamed) {
+    const Ended ended = run(kMpirun + " -np 1 " + kFucina +
+                            " doctor : -np 1 -x FUCINA_THREADS=many " + kFucina + " doctor");
+    EXPECT_EQ(ended.code, 2);
+    EXPECT_EQ(ended.err,
+              "error: rank 1: FUCINA_THREADS=\"many\": expected a number from 1 to 4096\n");
+}
+
 TEST(Program, DoctorSpeaksOnceUnderMpirun) {
     const Ended ended = run(kMpirun + " -np 2 " + kFucina + " doctor");
     EXPECT_EQ(ended.code, 0) << ended.err;
