@@ -113,9 +113,14 @@ def test_balance_loss_and_mtp_equal_fp64_equations(name, tmp_path):
 
 def test_spellings_and_dtypes_of_weights_agree(tmp_path):
     config, weights, directory, _ = make_case("plain", tmp_path)
-    rounded = {n: t.bfloat16() for n, t in weights.items()}
+    # Exact in bf16 and in f16, whose exponents reach less far down.
+    rounded = {n: (t * 64).bfloat16().round() / 64 for n, t in weights.items()}
+    with_mtp = v3.random_weights(config, 5, with_mtp=True)
+    unused = {n: t for n, t in with_mtp.items() if n.startswith("model.layers.3.")}
     checkpoints = {"bf16": rounded, "fused_bf16": v3.fuse_experts(rounded),
                    "fp32": {n: t.float() for n, t in rounded.items()},
+                   "f16": {n: t.half() for n, t in rounded.items()},
+                   "an MTP module that does not run": rounded | unused,
                    "fused_fp32": {n: t.float() for n, t in v3.fuse_experts(rounded).items()}}
     results = {}
     for name, tensors in checkpoints.items():
