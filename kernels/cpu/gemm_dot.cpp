@@ -23,49 +23,53 @@ FUCINA_INLINE __m512bh repeat(const uint32_t* pair) {
 
 // Pair (r, p) of A is a[r * RowStride + p * PairStride] within 32 consecutive k.
 template <int R, int RowStride, int PairStride>
-void dot_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, bool fresh, float* c) {
+FUCINA_INLINE void add_pair(const uint32_t* a, const uint16_t* b, int64_t pair,
+                            __m512 (&sum)[R][2]) {
+    const __m512bh low = pairs(b + pair * 32), high = pairs(b + 512 + pair * 32);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        const __m512bh left = repeat(a + r * RowStride + pair * PairStride);
+        sum[r][0] = _mm512_dpbf16_ps(sum[r][0], left, low);
+        sum[r][1] = _mm512_dpbf16_ps(sum[r][1], left, high);
+    }
+}
+
+template <int R, int RowStride, int PairStride>
+void dot_rows(const uint32_t* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
     __m512 sum[R][2];
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < 2; ++j)
             sum[r][j] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * kBlock + j * kLanes);
-    for (; blocks > 0; --blocks, a += 16 * kGroup, b += 1024) {
+    for (; k > 30; k -= 32, a += 16 * kGroup, b += 1024) {
 #pragma GCC unroll 16
-        for (int pair = 0; pair < 16; ++pair) {
-            const __m512bh low = pairs(b + pair * 32), high = pairs(b + 512 + pair * 32);
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-                const __m512bh left = repeat(a + r * RowStride + pair * PairStride);
-                sum[r][0] = _mm512_dpbf16_ps(sum[r][0], left, low);
-                sum[r][1] = _mm512_dpbf16_ps(sum[r][1], left, high);
-            }
-        }
+        for (int pair = 0; pair < 16; ++pair) add_pair<R, RowStride, PairStride>(a, b, pair, sum);
     }
+    for (int64_t pair = 0; 2 * pair < k; ++pair)
+        add_pair<R, RowStride, PairStride>(a, b, pair, sum);
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < 2; ++j) _mm512_storeu_ps(c + r * kBlock + j * kLanes, sum[r][j]);
 }
 
 // `rows` <= Most rows.
 template <int Most, int RowStride, int PairStride>
-void some_rows(const uint32_t* a, const uint16_t* b, int64_t blocks, int rows, bool fresh,
-               float* c) {
+void some_rows(const uint32_t* a, const uint16_t* b, int64_t k, int rows, bool fresh, float* c) {
     if constexpr (Most > 1) {
-        if (rows < Most)
-            return some_rows<Most - 1, RowStride, PairStride>(a, b, blocks, rows, fresh, c);
+        if (rows < Most) return some_rows<Most - 1, RowStride, PairStride>(a, b, k, rows, fresh, c);
     }
-    dot_rows<Most, RowStride, PairStride>(a, b, blocks, fresh, c);
+    dot_rows<Most, RowStride, PairStride>(a, b, k, fresh, c);
 }
 
 template <int RowStride, int PairStride>
 void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
-    const int64_t blocks = (k + 31) / 32, chunk = kChunk / 32;
-    if (blocks == 0 && !accumulate)  // an empty leaf is a leaf of zeros
+    const int64_t group_size = (k + 31) / 32 * 16 * kGroup;
+    if (k == 0 && !accumulate)  // an empty leaf is a leaf of zeros
         for (int i = 0; i < rows * kBlock; i += kLanes) store(c + i, zero());
-    for (int64_t first = 0; first < blocks; first += chunk) {
-        const int64_t count = blocks - first < chunk ? blocks - first : chunk;
+    for (int64_t first = 0; first < k; first += kChunk) {
+        const int64_t count = k - first < kChunk ? k - first : kChunk;
         for (int row = 0; row < rows; row += kGroup)
             some_rows<kGroup, RowStride, PairStride>(
-                static_cast<const uint32_t*>(a) + (row / kGroup * blocks + first) * 16 * kGroup,
-                static_cast<const uint16_t*>(b) + first * 1024, count,
+                static_cast<const uint32_t*>(a) + row / kGroup * group_size + first / 2 * kGroup,
+                static_cast<const uint16_t*>(b) + first * kBlock, count,
                 rows - row < kGroup ? rows - row : kGroup, first == 0 && !accumulate,
                 c + row * kBlock);
     }

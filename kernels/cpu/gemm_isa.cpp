@@ -20,31 +20,51 @@ constexpr int kExactRows = 2, kFp32Rows = 4, kVectors = 1;  // of two registers 
 constexpr int kExactRows = 1, kFp32Rows = 1, kVectors = 1;
 #endif
 
+template <int R>
+struct Chains {
+    Vec even[R][kVectors], odd[R][kVectors];
+};
+
 // Element (r, k) of A is a[r * RowStride + k * KStride] within 32 consecutive k.
 template <int R, int RowStride, int KStride>
-void exact_rows(const float* a, const uint16_t* b, int64_t blocks, bool fresh, float* c) {
-    for (int64_t block = 0; block < blocks; ++block) {
-        Vec even[R][kVectors], odd[R][kVectors];
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < kVectors; ++j) even[r][j] = odd[r][j] = zero();
-#pragma GCC unroll 16
-        for (int pair = 0; pair < 16; ++pair) {
-            Vec be[kVectors], bo[kVectors];
-            for (int j = 0; j < kVectors; ++j) be[j] = load_even(b + j * 512 + pair * 32);
-            for (int j = 0; j < kVectors; ++j) bo[j] = load_odd(b + j * 512 + pair * 32);
+FUCINA_INLINE void add_pair(const float* a, const uint16_t* b, int64_t pair, Chains<R>& chains) {
+    Vec be[kVectors], bo[kVectors];
+    for (int j = 0; j < kVectors; ++j) be[j] = load_even(b + j * 512 + pair * 32);
+    for (int j = 0; j < kVectors; ++j) bo[j] = load_odd(b + j * 512 + pair * 32);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-                const Vec ae = set1(a[r * RowStride + 2 * pair * KStride]);
-                for (int j = 0; j < kVectors; ++j) even[r][j] = fma(ae, be[j], even[r][j]);
-                const Vec ao = set1(a[r * RowStride + (2 * pair + 1) * KStride]);
-                for (int j = 0; j < kVectors; ++j) odd[r][j] = fma(ao, bo[j], odd[r][j]);
-            }
+    for (int r = 0; r < R; ++r) {
+        const Vec ae = set1(a[r * RowStride + 2 * pair * KStride]);
+        for (int j = 0; j < kVectors; ++j) chains.even[r][j] = fma(ae, be[j], chains.even[r][j]);
+        const Vec ao = set1(a[r * RowStride + (2 * pair + 1) * KStride]);
+        for (int j = 0; j < kVectors; ++j) chains.odd[r][j] = fma(ao, bo[j], chains.odd[r][j]);
+    }
+}
+
+template <int R, int RowStride, int KStride>
+void exact_rows(const float* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
+    for (; k > 0; k -= 32) {
+        Chains<R> chains;
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < kVectors; ++j) chains.even[r][j] = chains.odd[r][j] = zero();
+        if (k > 30) {
+#pragma GCC unroll 16
+            for (int pair = 0; pair < 16; ++pair)
+                add_pair<R, RowStride, KStride>(a, b, pair, chains);
+        } else {
+            for (int64_t pair = 0; pair < (k + 1) / 2; ++pair)
+                add_pair<R, RowStride, KStride>(a, b, pair, chains);
+            // What the products of the padding add: nothing, but -0 becomes +0.
+            for (int r = 0; r < R; ++r)
+                for (int j = 0; j < kVectors; ++j) {
+                    chains.even[r][j] = add(chains.even[r][j], zero());
+                    chains.odd[r][j] = add(chains.odd[r][j], zero());
+                }
         }
         for (int r = 0; r < R; ++r)
             for (int j = 0; j < kVectors; ++j) {
                 float* out = c + r * kBlock + j * kLanes;
                 const Vec before = fresh ? zero() : load(out);
-                store(out, add(before, add(even[r][j], odd[r][j])));
+                store(out, add(before, add(chains.even[r][j], chains.odd[r][j])));
             }
         fresh = false;
         a += 32 * kGroup;
@@ -84,7 +104,7 @@ struct Bf16 {
     static constexpr int kColumnStep = 512;  // elements of B between column halves
     template <int R, int RowStride, int KStride>
     static void run(const float* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
-        exact_rows<R, RowStride, KStride>(a, b, (k + 31) / 32, fresh, c);
+        exact_rows<R, RowStride, KStride>(a, b, k, fresh, c);
     }
 };
 
