@@ -22,12 +22,13 @@ std::string thousands(double value) {
     return digits;
 }
 
-std::string StepLine::text(const StepMetrics& metrics, double seconds) {
+std::string StepLine::text(const StepMetrics& metrics, double seconds, double peak_share) {
     // The first step pays for warming up and counts little.
     mean_seconds_ = mean_seconds_ == 0 ? seconds : 0.9 * mean_seconds_ + 0.1 * seconds;
     std::string text = fmt::format("step {}/{}  loss {:.4f}  grad {:.3g}  lr {:.3g}  {} tok/s",
                                    metrics.step, last_step_, metrics.loss, metrics.grad_norm,
                                    metrics.lr, thousands(metrics.tokens_per_s));
+    text += fmt::format("  peak {:.1f}%", 100 * peak_share);
     if (!metrics.expert_load.empty()) {
         text += fmt::format("  load {:.2f}", *std::max_element(metrics.expert_load.begin(),
                                                                metrics.expert_load.end()));

@@ -12,8 +12,8 @@ class StepLine {
     // last_step: of the whole run, for the time that is left.
     explicit StepLine(int64_t last_step) : last_step_(last_step) {}
 
-    // seconds: what the step took, saves and evaluation aside.
-    std::string text(const StepMetrics& metrics, double seconds);
+    // seconds: what the step took, saves and evaluation aside. peak_share: of what the machine can.
+    std::string text(const StepMetrics& metrics, double seconds, double peak_share);
 
   private:
     const int64_t last_step_;

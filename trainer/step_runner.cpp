@@ -51,6 +51,15 @@ double tree_sum(const std::vector<double>& values) {
     return fucina::tree_sum(values.data(), static_cast<int64_t>(values.size()));
 }
 
+int64_t attention_pairs(const PackedSequences& packed) {
+    int64_t pairs = 0;
+    for (size_t i = 1; i < packed.cu_seqlens.size(); ++i) {
+        const int64_t length = packed.cu_seqlens[i] - packed.cu_seqlens[i - 1];
+        pairs += length * (length + 1) / 2;
+    }
+    return pairs;
+}
+
 double ratio(double sum, int64_t count) {
     return count == 0 ? 0 : sum / static_cast<double>(count);
 }
@@ -113,7 +122,8 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
     // Losses are means over the whole batch, so the counts come first.
     const TokenBatch whole =
         with_mtp ? make_pass_batch(own, 0, own.sequences(), own.sequences() + 1) : TokenBatch();
-    std::vector<int64_t> totals{own.label_count(), Model::count_mtp_labels(whole), own.tokens()};
+    std::vector<int64_t> totals{own.label_count(), Model::count_mtp_labels(whole), own.tokens(),
+                                attention_pairs(own)};
     parts_.communicator.all_reduce_sum(totals);
 
     Sums sums(grains_, with_mtp);
@@ -133,6 +143,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
     result.mtp_loss = ratio(tree_sum(sums.mtp), totals[1]);
     result.balance_loss = ratio(tree_sum(sums.balance), train.global_batch());
     result.tokens = totals[2];
+    result.pairs = totals[3];
     result.expert_counts = std::move(sums.counts);
     update(step, result);
     return result;

@@ -21,7 +21,8 @@ struct StepResult {
     double balance_loss = 0;  // mean over sequences of the sum over layers, unweighted
     double grad_norm = 0;     // before clipping
     double learning_rate = 0;
-    int64_t tokens = 0;                               // of the global batch
+    int64_t tokens = 0;  // of the global batch
+    int64_t pairs = 0;   // (query, key) pairs of attention, of the global batch
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], of the global batch
     bool finite = true;  // false: loss or norm is NaN or infinite and nothing was updated
 };

@@ -45,7 +45,8 @@ Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
                             .model = *run_.model,
                             .optimizer = *run_.optimizer,
                             .loader = *run_.data.train}),
-      line_(run_.recipe.train().steps()) {
+      line_(run_.recipe.train().steps()),
+      peak_(run_.recipe.train(), communicator.size()) {
     if (communicator.rank() != 0) return;
     samples_ = std::make_unique<SampleWriter>(run_.path / "samples.jsonl", run_.step, run_.data);
     metrics_ = std::make_unique<MetricsFile>((run_.path / "metrics.jsonl").string(), run_.step);
@@ -109,12 +110,14 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
         evaluate(metrics);
     }
     if (!metrics_) return;
-    console_.progress(line_.text(metrics, seconds));
+    const double share = peak_.of(step_flops(*run_.model, result.tokens, result.pairs), seconds);
+    console_.progress(line_.text(metrics, seconds, share));
     if (!metrics_->append(metrics)) console_.line("WARNING: metrics.jsonl could not be written");
     std::vector<std::pair<std::string, double>> scalars{{"loss", metrics.loss},
                                                         {"grad_norm", metrics.grad_norm},
                                                         {"lr", metrics.lr},
-                                                        {"tokens_per_s", metrics.tokens_per_s}};
+                                                        {"tokens_per_s", metrics.tokens_per_s},
+                                                        {"peak_share", share}};
     if (metrics.mtp_loss) scalars.emplace_back("mtp_loss", *metrics.mtp_loss);
     if (metrics.balance_loss) scalars.emplace_back("balance_loss", *metrics.balance_loss);
     if (metrics.valid_loss) scalars.emplace_back("valid_loss", *metrics.valid_loss);

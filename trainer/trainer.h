@@ -6,6 +6,7 @@
 #include "kernels/error.h"
 #include "parallel/communicator.h"
 #include "trainer/metrics.h"
+#include "trainer/peak_share.h"
 #include "trainer/run.h"
 #include "trainer/samples.h"
 #include "trainer/step_line.h"
@@ -37,6 +38,7 @@ class Trainer {
     Console& console_;
     StepRunner runner_;
     StepLine line_;
+    PeakShare peak_;
     std::unique_ptr<SampleWriter> samples_;           // rank 0
     std::unique_ptr<MetricsFile> metrics_;            // rank 0
     std::unique_ptr<TensorBoardWriter> tensorboard_;  // rank 0

@@ -5,6 +5,7 @@
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def fucina(work, program, settings):
     return [line for line in lines if "loss" in line], peak
 
 
+def peak_shares(log):
+    """Of every step, from its line on the screen: it depends on the moment, so metrics.jsonl has none."""
+    return [float(share) / 100 for share in re.findall(r"^step .* peak ([0-9.]+)%", log.read_text(), re.M)]
+
+
 def peer(work, experts, steps=3):
     out, _ = run([sys.executable, str(PEER), "train", str(work / "model"), str(work / "tokens.json"),
                   "--experts", experts, "--steps", str(steps)])
@@ -79,7 +85,7 @@ def main():
         for name, settings in variants.items():
             steps, peaks[name] = fucina(work, program, settings)
             speeds[name] += [s["tokens_per_s"] for s in steps[1:]]  # the first step warms up
-            shares[name] += [s["peak_share"] for s in steps[1:] if "peak_share" in s]
+            shares[name] += peak_shares(work / "run" / "log.txt")[1:]
             losses[name] = [s["loss"] for s in steps]
         for experts in ("eager", "grouped_mm"):
             steps, peaks[experts] = peer(work, experts)

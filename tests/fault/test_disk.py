@@ -29,6 +29,7 @@ def warnings(text):
     return [line for line in text.splitlines() if "NOT saved" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_full_disk(tmp_path, small_disk, ranks):
     runs.write_tokens(tmp_path / "ids.json")
@@ -55,6 +56,7 @@ def test_goes_on_and_keeps_the_old_checkpoint(tmp_path):
     assert runs.checkpoints(tmp_path) == ["step-00000008", "step-00000012"]
 
 
+@pytest.mark.slow
 def test_write_failures_below_the_preflight(tmp_path, failing_calls):
     """The n-th write, fsync or rename fails: no crash, and what is there afterwards is whole."""
     for call in ("pwrite", "fsync", "rename", "posix_fallocate"):

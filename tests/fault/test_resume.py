@@ -9,6 +9,7 @@ import pytest
 import runs
 
 STEPS = 26
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,9 @@ def interrupted(directory, fault, ranks=1):
 @pytest.mark.parametrize("fault", [
     "step.backward,nth=90",  # the sixth pass of a later step
     "step.update,nth=6",
-    "save.begin,nth=2",
-    "save.shard,nth=2",
-    "save.gathered,nth=2",
-    "save.manifest,nth=2",
-    "save.written,nth=2",
-    "save.renamed,nth=2",
-    "save.retire,nth=1",
+    *[pytest.param(f"save.{point}", marks=slow) for point in (
+        "begin,nth=2", "shard,nth=2", "gathered,nth=2", "manifest,nth=2", "written,nth=2",
+        "renamed,nth=2", "retire,nth=1")],
 ])
 def test_resume_after_kill(tmp_path, whole, fault):
     interrupted(tmp_path, fault)
@@ -51,6 +48,7 @@ def test_resume_after_kill(tmp_path, whole, fault):
     assert [line["step"] for line in runs.metrics(tmp_path)] == list(range(1, STEPS + 1))
 
 
+@slow
 @pytest.mark.parametrize("fault", ["save.shard,rank=1,nth=2", "step.update,rank=1,nth=7",
                                    "save.manifest,rank=0,nth=2"])
 def test_resume_of_two_ranks(tmp_path, whole, fault):
@@ -59,6 +57,7 @@ def test_resume_of_two_ranks(tmp_path, whole, fault):
     assert runs.same_run(whole, tmp_path, STEPS) is None
 
 
+@slow
 @pytest.mark.parametrize("before, after", [(1, 4), (4, 1), (2, 4)])
 def test_resume_on_other_ranks(tmp_path, whole, before, after):
     interrupted(tmp_path, "step.update,nth=11", ranks=before)
@@ -97,6 +96,7 @@ def start_long(directory, ranks=1):
     return process
 
 
+@slow
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("ask", [signal.SIGUSR2, signal.SIGINT, "STOP"])
 def test_stop_on_request(tmp_path, ask, ranks):
@@ -114,6 +114,7 @@ def test_stop_on_request(tmp_path, ask, ranks):
     assert runs.metrics(tmp_path)[-1]["step"] == last + 2
 
 
+@slow
 def test_save_on_request_and_go_on(tmp_path):
     process = start_long(tmp_path)
     done = runs.run("train", tmp_path / "recipe.toml")

@@ -65,7 +65,8 @@ def torch_run(model, lists, schedule):
 
 
 @pytest.mark.parametrize("schedule, micro_batch, ranks",
-                         [("cosine", 2, 1), ("constant", 8, 1), ("cosine", 1, 2)])
+                         [("cosine", 2, 1), pytest.param("constant", 8, 1, marks=pytest.mark.slow),
+                          pytest.param("cosine", 1, 2, marks=pytest.mark.slow)])
 def test_thirty_steps_equal_torch(tmp_path, schedule, micro_batch, ranks):
     model = make_model(tmp_path / "hf")
     lists = runs.write_tokens(tmp_path / "ids.json", documents=100, lengths=(LENGTH,))

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "kernels/error.h"
+#include "parallel/agreement.h"
 #include "parallel/grad_reducer.h"
 #include "parallel/grain_plan.h"
 
@@ -29,6 +30,24 @@ void check_exchange(Communicator& communicator) {
     in.resize(expected.size());
     communicator.all_to_all_v(bytes(out), send_counts, bytes(in), receive_counts);
     FUCINA_CHECK(in == expected, "all_to_all_v on rank ", rank);
+}
+
+// All ranks throw what the lowest failing one found.
+void check_agreement(Communicator& communicator) {
+    agree(communicator, [] {});
+    const int failing = communicator.size() / 2;
+    std::string message;
+    try {
+        agree(communicator, [&] {
+            if (communicator.rank() >= failing) {
+                fail(ExitCode::data, "rank ", communicator.rank(), " found it");
+            }
+        });
+    } catch (const Error& error) {
+        FUCINA_CHECK(error.code() == ExitCode::data, "another code");
+        message = error.what();
+    }
+    FUCINA_CHECK(message == concat("rank ", failing, " found it"), message);
 }
 
 // Element i of grain g's leaf: floats whose sum depends on the order of addition.
@@ -87,6 +106,7 @@ void check_collectives(Communicator& communicator) {
         if (rank % 2 == 1) communicator.send(bytes(message), next, 3);
         FUCINA_CHECK(got[0] == previous && got[1] == 7, "ring");
     }
+    check_agreement(communicator);
     communicator.barrier();
 }
 

@@ -58,7 +58,9 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name, change", VARIANTS, ids=[name for name, _ in VARIANTS])
+@pytest.mark.parametrize("name, change", [
+    pytest.param(*variant, id=variant[0], marks=[] if i == 0 else pytest.mark.slow)
+    for i, variant in enumerate(VARIANTS)])
 def test_same_bits(tmp_path, one_rank, precision, name, change):
     expected = one_rank(precision)
     assert runs.metrics(expected)[-1]["loss"] < runs.metrics(expected)[0]["loss"]
@@ -66,6 +68,7 @@ def test_same_bits(tmp_path, one_rank, precision, name, change):
     assert difference is None, f"{name}: {difference}"
 
 
+@pytest.mark.slow
 def test_same_bits_with_an_uneven_batch_and_larger_grains(tmp_path, one_rank):
     """7 sequences in grains of 2 on 4 ranks: a last grain of one sequence, ranks of one grain."""
     keys = {"train__global_batch": 7, "exact__grain": 2}
@@ -76,6 +79,7 @@ def test_same_bits_with_an_uneven_batch_and_larger_grains(tmp_path, one_rank):
         assert runs.same_run(expected, start(directory, "bf16", ranks=ranks, **keys), STEPS) is None
 
 
+@pytest.mark.slow
 def test_ranks_without_grains_take_part(tmp_path, one_rank):
     keys = {"train__global_batch": 3}
     expected = one_rank("fp32", **keys)
