@@ -5,8 +5,10 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "kernels/error.h"
@@ -102,6 +104,14 @@ RunDirectory RunDirectory::open(const fs::path& path) {
     if (!fs::is_directory(path)) {
         fail(ExitCode::no_checkpoint, path.string(),
              ": no such run directory; `fucina train RECIPE` makes one");
+    }
+    // A folder that no run made is left as it is, without a lock in it.
+    const char* made[] = {kLockName, "recipe.resolved.toml", "checkpoints"};
+    if (std::none_of(std::begin(made), std::end(made),
+                     [&](const char* name) { return fs::exists(path / name); })) {
+        fail(ExitCode::no_checkpoint, path.string(),
+             " is no run directory: recipe.resolved.toml and checkpoints are missing; "
+             "`fucina train RECIPE` makes one");
     }
     return RunDirectory(path, claim(path));
 }

@@ -71,6 +71,15 @@ TEST(RunDirectory, MissingRunNamesTrain) {
         "fucina train");
 }
 
+TEST(RunDirectory, ForeignFolderIsLeftAsItIs) {
+    const TemporaryDirectory parent;
+    std::ofstream(parent.path() / "notes.txt") << "mine\n";
+    EXPECT_CONTAINS(
+        message_of(ExitCode::no_checkpoint, [&] { RunDirectory::open(parent.path()); }),
+        "is no run directory");
+    EXPECT_FALSE(fs::exists(parent.path() / "lock"));
+}
+
 TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsNoMemory) {
     Recipe recipe;
     recipe.mutable_exact()->set_grain(1);
