@@ -170,6 +170,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
         std::vector<int64_t>(static_cast<size_t>(parts.spec.moe.router.experts), 0));
     PassContext context = parts.context(batch);
     context.balance_scale = pass.balance_scale;
+    parts.weight_grads.done = pass.grad_done;
     context.report = &report;
     const bool again = context.recompute == RecomputeKind::block;
 

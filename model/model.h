@@ -22,6 +22,8 @@ struct PassOptions {
     double loss_scale = 1;  // 1 / labels in the global batch
     double mtp_scale = 0;   // train.mtp_loss / MTP labels in the global batch; 0: MTP does not run
     double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
+    // Called for the weights of matrix products, early; the other gradients are whole afterwards.
+    GradDone grad_done = {};
 };
 
 struct PassResult {

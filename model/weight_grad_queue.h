@@ -26,13 +26,17 @@ struct ExpertWeightGrad {
 class WeightGradQueue {
   public:
     void add(const WeightGrad& item) {
-        if (item.parameter->trained)
-            ops::linear_wgrad(item.dy, item.x, *item.tree, item.parameter->grad(item.use));
+        if (!item.parameter->trained) return;
+        ops::linear_wgrad(item.dy, item.x, *item.tree, item.parameter->grad(item.use));
+        if (done) done(*item.parameter, item.use);
     }
     void add(const ExpertWeightGrad& item) {
-        if (item.parameter->trained)
-            ops::grouped_linear_wgrad(item.product, item.parameter->grad());
+        if (!item.parameter->trained) return;
+        ops::grouped_linear_wgrad(item.product, item.parameter->grad());
+        if (done) done(*item.parameter, 0);
     }
+
+    GradDone done;  // may take the gradient's tensor away
 };
 
 }  // namespace fucina

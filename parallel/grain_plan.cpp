@@ -51,7 +51,7 @@ std::vector<Pass> plan_passes(GrainRange node, int64_t max_grains) {
 int held_sums(const std::vector<Pass>& passes) {
     int held = 0, most = 0;
     for (const Pass& pass : passes) {
-        most = std::max(most, held);
+        most = std::max(most, held + (pass.merges == 0 ? 1 : 0));
         held += 1 - pass.merges;
     }
     return most;

@@ -27,7 +27,8 @@ struct Pass {
 // Cuts a node into nodes of at most max_grains (at least one).
 std::vector<Pass> plan_passes(GrainRange node, int64_t max_grains);
 
-// The most partial sums that are held at once besides the newest.
+// The most partial sums that are held at once. A pass that ends in a merge adds to an earlier sum
+// as it goes and needs none of its own.
 int held_sums(const std::vector<Pass>& passes);
 
 // Sum along the tree over [0, values.size()).

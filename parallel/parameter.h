@@ -1,6 +1,7 @@
 // Parameter: one trained (or carried) tensor of the model, with its gradient and its copies in
 // compute order.
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -43,5 +44,8 @@ struct Parameter {
         if (with_dgrad) dgrad = ops::pack(value, PackKind::dgrad, compute, std::move(dgrad));
     }
 };
+
+// Hears of a use's gradient as soon as a pass has it whole, and may take the tensor away.
+using GradDone = std::function<void(Parameter& parameter, size_t use)>;
 
 }  // namespace fucina

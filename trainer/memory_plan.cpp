@@ -53,7 +53,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
             {"weights", sizes.values},
             {"packed weights", sizes.packed},
             {"moments", sizes.moments},
-            {"gradients", sizes.gradients * (1 + held_sums(plan.passes))},
+            {"gradients", sizes.gradients * held_sums(plan.passes)},
             {"activations", model.activation_bytes(longest_pass(plan.passes) * grain_tokens)},
             {"communication",
              ranks > 1 ? 2 * std::min(GradReducer::kBucketBytes, sizes.gradients) : 0}};

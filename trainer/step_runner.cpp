@@ -96,11 +96,14 @@ PackedSequences StepRunner::load(int64_t first_sample) {
 void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
     const int64_t grain = recipe_.exact().grain();
     GradAccumulator accumulator(parts_.model.parameters());
+    PassOptions options = scales;
+    options.grad_done = [&](Parameter& parameter, size_t use) { accumulator.take(parameter, use); };
     for (const Pass& pass : memory_.passes) {
         const int64_t begin = (pass.grains.begin - own_.begin) * grain;
         const int64_t end = std::min((pass.grains.end - own_.begin) * grain, own.sequences());
+        accumulator.begin_pass(pass.merges);
         const PassResult result =
-            parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), scales);
+            parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options);
         fault_point("step.backward", parts_.communicator.rank());
         const auto at = static_cast<size_t>(pass.grains.begin);
         std::copy(result.grain_loss.begin(), result.grain_loss.end(), sums.loss.begin() + at);
@@ -109,7 +112,7 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
         std::copy(result.grain_balance.begin(), result.grain_balance.end(),
                   sums.balance.begin() + at);
         add_counts(sums.counts, result.expert_counts);
-        accumulator.add_pass(pass.merges);
+        accumulator.end_pass();
     }
     accumulator.finish();
 }
