@@ -61,7 +61,8 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path,
 void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
                   std::span<const NamedTensor> tensors);
 
-// All weights of a model; the caller repacks.
+// All weights of a model; the caller repacks. MTP stays as it is where the checkpoint has none, so
+// that training with train.mtp_loss can start from a model without it.
 void load_weights(const std::filesystem::path& dir, Model& model);
 
 // Re-reads everything and compares checksums, then opens the shards with libhdf5 and compares

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "model/model.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
@@ -5,11 +7,16 @@
 namespace fucina {
 
 void load_weights(const std::filesystem::path& dir, Model& model) {
+    const Manifest manifest = read_manifest(dir);
+    const bool with_mtp =
+        std::any_of(manifest.tensors().begin(), manifest.tensors().end(),
+                    [](const SavedTensor& tensor) { return tensor.name() == "mtp.join"; });
     std::vector<NamedTensor> tensors;
     for (Parameter* parameter : model.parameters()) {
+        if (!with_mtp && parameter->name.starts_with("mtp.")) continue;
         tensors.push_back({"weight", parameter->name, parameter->value});
     }
-    load_tensors(dir, read_manifest(dir), tensors);
+    load_tensors(dir, manifest, tensors);
 }
 
 }  // namespace fucina

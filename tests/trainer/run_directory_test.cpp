@@ -74,9 +74,8 @@ TEST(RunDirectory, MissingRunNamesTrain) {
 TEST(RunDirectory, ForeignFolderIsLeftAsItIs) {
     const TemporaryDirectory parent;
     std::ofstream(parent.path() / "notes.txt") << "mine\n";
-    EXPECT_CONTAINS(
-        message_of(ExitCode::no_checkpoint, [&] { RunDirectory::open(parent.path()); }),
-        "is no run directory");
+    EXPECT_CONTAINS(message_of(ExitCode::no_checkpoint, [&] { RunDirectory::open(parent.path()); }),
+                    "is no run directory");
     EXPECT_FALSE(fs::exists(parent.path() / "lock"));
 }
 
