@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "data/ids_file.h"
-#include "data/parallel_for.h"
+#include "data/run_on_threads.h"
 #include "data/token_store.h"
 #include "data/tokenizer/tokenizer.h"
 #include "kernels/error.h"
@@ -92,7 +92,7 @@ PrepareReport prepare_blocks(const PrepareOptions& options, const TextTokenizer&
             blocks.push_back(std::move(block));
         }
         encoded.assign(blocks.size(), {});
-        parallel_for(static_cast<int64_t>(blocks.size()), threads, [&](int64_t i) {
+        run_on_threads(static_cast<int64_t>(blocks.size()), threads, [&](int64_t i) {
             const auto at = static_cast<size_t>(i);
             encoded[at] =
                 lines ? encode_lines(blocks[at], options.blocks.longest_line, tokenizer.encode)

@@ -2,16 +2,18 @@
 
 #include "kernels/cpu/row_ops.h"
 
-namespace fucina::ops {
-namespace {
+namespace fucina {
 
-void check_config(const RouterConfig& c) {
+void check_router(const RouterConfig& c) {
     FUCINA_CHECK(c.groups > 0 && c.experts % c.groups == 0 && c.topk_groups >= 1 &&
                      c.topk_groups <= c.groups && c.top_k >= 1 &&
                      c.top_k <= c.experts / c.groups * c.topk_groups,
                  "router of ", c.experts, " experts in ", c.groups, " groups, top ", c.top_k,
                  " in ", c.topk_groups, " groups");
 }
+
+namespace ops {
+namespace {
 
 void check_matrix(const Tensor& x, int64_t rows, int64_t columns, DType type) {
     FUCINA_CHECK(x.rank() == 2 && x.rows() == rows && x.row_size() == columns && x.dtype() == type,
@@ -22,7 +24,7 @@ void check_matrix(const Tensor& x, int64_t rows, int64_t columns, DType type) {
 
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights) {
-    check_config(config);
+    check_router(config);
     const int64_t tokens = logits.rows();
     check_matrix(logits, tokens, config.experts, DType::f32);
     check_matrix(scores, tokens, config.experts, DType::f32);
@@ -36,7 +38,7 @@ void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias
 void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                      const Tensor& weights, const Tensor& d_weights, const Tensor& d_scores,
                      const Tensor& d_logits) {
-    check_config(config);
+    check_router(config);
     const int64_t tokens = scores.rows();
     check_matrix(scores, tokens, config.experts, DType::f32);
     check_matrix(indices, tokens, config.top_k, DType::i32);
@@ -50,7 +52,7 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
 double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                     std::span<const int64_t> sequence_offsets, float scale,
                     const Tensor& d_scores) {
-    check_config(config);
+    check_router(config);
     check_matrix(scores, scores.rows(), config.experts, DType::f32);
     check_matrix(indices, scores.rows(), config.top_k, DType::i32);
     if (d_scores.defined()) check_matrix(d_scores, scores.rows(), config.experts, DType::f32);
@@ -84,4 +86,5 @@ void permute(const Tensor& x, const TokenMap& map, const Tensor& out) {
     cpu::permute(x, map, out);
 }
 
-}  // namespace fucina::ops
+}  // namespace ops
+}  // namespace fucina

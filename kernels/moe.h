@@ -19,6 +19,9 @@ struct RouterConfig {
     float scale = 1;
 };
 
+// A configuration that no layer should have made is our own defect.
+void check_router(const RouterConfig& config);
+
 // Where each (token, choice) pair goes. Slots are ordered by expert, then by token.
 struct TokenMap {
     std::vector<int64_t> expert_offsets;  // [E + 1] slots

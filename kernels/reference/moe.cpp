@@ -52,21 +52,13 @@ std::vector<int32_t> choose(const RouterConfig& config, const std::vector<float>
     return chosen;
 }
 
-void check_config(const RouterConfig& c) {
-    FUCINA_CHECK(c.groups > 0 && c.experts % c.groups == 0 && c.topk_groups >= 1 &&
-                     c.topk_groups <= c.groups && c.top_k >= 1 &&
-                     c.top_k <= c.experts / c.groups * c.topk_groups,
-                 "router of ", c.experts, " experts in ", c.groups, " groups, top ", c.top_k,
-                 " in ", c.topk_groups, " groups");
-}
-
 constexpr float kTiny = 1e-20f;  // keeps the normalising sum from zero, as published
 
 }  // namespace
 
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights) {
-    check_config(config);
+    check_router(config);
     parallel_for(logits.rows(), 16 * config.experts, [&](int64_t t) {
         std::vector<float> score = load_row(logits, t);
         for (float& value : score) value = 1.0f / (1.0f + std::exp(-value));

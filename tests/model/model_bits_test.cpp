@@ -10,11 +10,10 @@
 namespace fucina {
 namespace {
 
+using test::kAllLosses;
 using test::random_documents;
 using test::tiny_model;
 using test::tiny_spec;
-
-const PassOptions kAllLosses = {.loss_scale = 0.02, .mtp_scale = 0.01, .balance_scale = 0.05};
 
 std::vector<Tensor> gradients(Model& model) {
     std::vector<Tensor> all;

@@ -49,6 +49,10 @@ inline void randomize(Model& model, uint64_t seed) {
     model.repack();
 }
 
+// Every loss runs.
+inline const PassOptions kAllLosses = {
+    .loss_scale = 0.02, .mtp_scale = 0.01, .balance_scale = 0.05};
+
 inline Model tiny_model(const ModelSpec& spec, const ModelOptions& options, uint64_t seed = 7) {
     Model model(spec, options);
     randomize(model, seed);

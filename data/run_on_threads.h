@@ -10,7 +10,7 @@
 namespace fucina {
 
 template <class Body>
-void parallel_for(int64_t count, int64_t threads, const Body& body) {
+void run_on_threads(int64_t count, int64_t threads, const Body& body) {
     std::vector<std::exception_ptr> errors(static_cast<size_t>(count));
     std::atomic<int64_t> next{0};
     const auto work = [&] {
@@ -23,8 +23,8 @@ void parallel_for(int64_t count, int64_t threads, const Body& body) {
         }
     };
     {
-        std::vector<std::jthread> helpers;
-        for (int64_t t = 1; t < std::min(threads, count); ++t) helpers.emplace_back(work);
+        std::vector<std::jthread> others;
+        for (int64_t t = 1; t < std::min(threads, count); ++t) others.emplace_back(work);
         work();
     }
     for (const std::exception_ptr& error : errors) {
