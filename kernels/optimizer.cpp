@@ -17,15 +17,15 @@ void check_rows(const Tensor& a, const Tensor& b, const char* what) {
 
 }  // namespace
 
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
-           const Tensor& v) {
+void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
+           const PackedCopies& copies) {
     FUCINA_CHECK(w.contiguous() && grad.contiguous() && m.contiguous() && v.contiguous() &&
                      w.size() == grad.size() && w.size() == m.size() && w.size() == v.size() &&
                      w.dtype() == DType::f32 && grad.dtype() == DType::f32 && float_cells(m) &&
                      float_cells(v),
                  "adamw of ", w.describe(), ", ", grad.describe(), ", ", m.describe(), ", ",
                  v.describe());
-    cpu::adamw(step, w, grad, m, v);
+    cpu::adamw(step, w, grad, m, v, copies);
 }
 
 double sum_of_squares(const Tensor& x) {

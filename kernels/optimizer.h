@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/gemm.h"
 #include "kernels/tensor.h"
 
 namespace fucina {
@@ -20,11 +21,12 @@ namespace ops {
 // size:
 //   g = grad·grad_scale; w *= 1 - lr·wd; m = b1·m + (1-b1)·g; v = b2·v + (1-b2)·g²;
 //   w -= lr/bias_correction1 · m / (sqrt(v)/sqrt(bias_correction2) + eps)
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
-           const Tensor& v);
+// Copies, if given, are remade from the new weights while these lie in cache.
+void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
+           const PackedCopies& copies = {});
 
-// Sum of squares in fp64: blocks of 512 elements, each in order, block sums in order. NaN and
-// infinity propagate.
+// Sum of squares in fp64: ranges of 16,384 elements, in each 32 chains (element i in chain i % 32),
+// chains and ranges added in order. NaN and infinity propagate.
 double sum_of_squares(const Tensor& x);
 
 // y += x, fp32 elementwise (the merge of two tree nodes; y is the earlier one).

@@ -10,6 +10,10 @@
 namespace fucina {
 namespace {
 
+// How much more memory than the recipe's micro-batches need may be spent on merging them. A pass
+// less is a writing, and an adding, of all gradients less.
+constexpr double kMostGrowth = 1.1;
+
 struct Sizes {
     int64_t values = 0, gradients = 0, packed = 0, moments = 0;  // bytes
 };
@@ -60,7 +64,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
         return plan;
     };
     MemoryPlan best = plan_for(std::max<int64_t>(recipe.train().micro_batch() / grain, 1));
-    const int64_t bound = best.total();
+    const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
     while (best.passes.size() > 1) {
         MemoryPlan merged = plan_for(2 * longest_pass(best.passes));
         if (merged.total() > bound) break;

@@ -56,7 +56,11 @@ void Optimizer::update(double learning_rate, double grad_norm) {
     for (const State& state : states_) {
         step.weight_decay =
             state.parameter->decayed() ? static_cast<float>(train_.weight_decay()) : 0.0f;
-        ops::adamw(step, state.parameter->value, state.parameter->grad(0), state.m, state.v);
+        Parameter& parameter = *state.parameter;
+        const PackedCopies copies = parameter.dgrad.defined()
+                                        ? PackedCopies{&parameter.forward, &parameter.dgrad}
+                                        : PackedCopies{};
+        ops::adamw(step, parameter.value, parameter.grad(0), state.m, state.v, copies);
     }
 }
 

@@ -29,7 +29,7 @@ class Optimizer {
     double join_and_norm();
 
     // torch.nn.utils.clip_grad_norm_'s factor for clip_norm (0: no clipping), then AdamW on all.
-    // Leaves the packed copies to be remade.
+    // Packed copies are remade.
     void update(double learning_rate, double grad_norm);
 
   private:

@@ -165,7 +165,6 @@ void StepRunner::update(int64_t step, StepResult& result) {
         parts_.model.update_router_bias(result.expert_counts,
                                         static_cast<float>(train.router_bias_update()));
     }
-    parts_.model.repack();
 }
 
 }  // namespace fucina

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/attention_operands.h"
+#include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/parallel_for.h"
 
@@ -37,8 +38,6 @@ class KvHeadBackward {
         pack_rows_as_columns(set_, k, keys_as_columns_);
         pack_rows_as_k(set_, k, keys_as_k_);
         pack_rows_as_columns(set_, v, values_as_columns_);
-        std::fill_n(dk_, blocks_of(rows_) * qk_blocks() * kBlockFloats, 0.0f);
-        std::fill_n(dv_, blocks_of(rows_) * v_blocks() * kBlockFloats, 0.0f);
     }
 
     void run() {
@@ -92,29 +91,30 @@ class KvHeadBackward {
         }
         const int64_t key_blocks = first / kBlock + blocks;
         for (int64_t key = 0; key < key_blocks; ++key) {
-            for (int64_t i = 0; i < blocks; ++i) probabilities(first, i, key, key_blocks, head);
+            // Query blocks before `seen` see nothing of these keys.
+            const int64_t seen = std::max<int64_t>(0, key - first / kBlock);
+            for (int64_t i = seen; i < blocks; ++i) probabilities(first, i, key, key_blocks, head);
             // dV += Pᵀ dO and dK += dSᵀ Q over the strip's queries.
-            accumulate({p_, kBlock, 0}, first, rows, v_blocks(), d_out_as_k_,
-                       dv_ + key * v_blocks() * kBlockFloats);
-            accumulate({d_s_, key_blocks * kBlock, key * kBlock}, first, rows, qk_blocks(), q_as_k_,
-                       dk_ + key * qk_blocks() * kBlockFloats);
+            const bool more = key * kBlock < first || head % (shape_.heads / shape_.kv_heads) > 0;
+            const Strip strip{first, seen * kBlock, rows - seen * kBlock};
+            accumulate({p_, kBlock, 0}, strip, {v_blocks(), d_out_as_k_},
+                       dv_ + key * v_blocks() * kBlockFloats, more);
+            accumulate({d_s_, key_blocks * kBlock, key * kBlock}, strip, {qk_blocks(), q_as_k_},
+                       dk_ + key * qk_blocks() * kBlockFloats, more);
         }
         for (int64_t i = 0; i < blocks; ++i) store_dq(first, i, key_blocks, head);
     }
 
-    // P and dS of the strip's query block i and one block of keys. Blocks in which nothing is to be
-    // seen become zeros.
+    // P and dS of the strip's query block i and one block of keys.
     void probabilities(int64_t first, int64_t i, int64_t key, int64_t key_blocks, int64_t head) {
         const int64_t row = first + i * kBlock, visible = row + 1 - key * kBlock;
         const int rows = static_cast<int>(std::min(kBlock, rows_ - row));
-        if (visible + rows > 1) {
-            set_.kernel.multiply(left_q_ + i * set_.a_bytes(shape_.d_qk),
-                                 keys_as_columns_ + key * set_.b_bytes(shape_.d_qk), shape_.d_qk,
-                                 rows, false, scores_);
-            set_.kernel.multiply(left_d_out_ + i * set_.a_bytes(shape_.d_v),
-                                 values_as_columns_ + key * set_.b_bytes(shape_.d_v), shape_.d_v,
-                                 rows, false, d_p_);
-        }
+        set_.kernel.multiply(left_q_ + i * set_.a_bytes(shape_.d_qk),
+                             keys_as_columns_ + key * set_.b_bytes(shape_.d_qk), shape_.d_qk, rows,
+                             false, scores_);
+        set_.kernel.multiply(left_d_out_ + i * set_.a_bytes(shape_.d_v),
+                             values_as_columns_ + key * set_.b_bytes(shape_.d_v), shape_.d_v, rows,
+                             false, d_p_);
         const int64_t keys = key_blocks * kBlock;
         kernels_.softmax_gradient(
             {scores_, d_p_, io_.lse.row<float>(head) + begin_ + row, delta_ + row, visible, rows,
@@ -127,16 +127,28 @@ class KvHeadBackward {
         int64_t stride, column;
     };
 
-    // C += Xᵀ · (rows of the strip of B) for each 32 columns of B.
-    void accumulate(const StripColumns& x, int64_t first, int64_t rows, int64_t columns,
-                    const std::byte* b, float* c) {
+    struct Strip {
+        int64_t first;        // query of the document
+        int64_t begin, rows;  // of the strip
+    };
+    struct Right {
+        int64_t panels;
+        const std::byte* b;
+    };
+
+    // C (+)= Xᵀ · (rows of the strip of B) for each 32 columns of B.
+    void accumulate(const StripColumns& x, Strip strip, Right right, float* c, bool more) {
         const void* x_rows[kStripRows];
-        for (int64_t i = 0; i < rows; ++i) x_rows[i] = x.data + i * x.stride * set_.element;
-        set_.kernel.pack_a_transposed({x_rows, rows, x.column, static_cast<int>(kBlock)}, left_);
-        for (int64_t j = 0; j < columns; ++j)
-            set_.kernel.multiply_transposed(
-                left_, b + j * set_.b_bytes(rows_) + first * kBlock * set_.element, rows,
-                static_cast<int>(kBlock), true, c + j * kBlockFloats);
+        for (int64_t i = 0; i < strip.rows; ++i)
+            x_rows[i] = x.data + (strip.begin + i) * x.stride * set_.element;
+        set_.kernel.pack_a_transposed(
+            {x_rows, strip.rows, 0, strip.rows, x.column, static_cast<int>(kBlock)}, left_);
+        for (int64_t j = 0; j < right.panels; ++j)
+            set_.kernel.multiply_transposed(left_,
+                                            right.b + j * set_.b_bytes(rows_) +
+                                                (strip.first + strip.begin) * kBlock * set_.element,
+                                            strip.rows, static_cast<int>(kBlock), more,
+                                            c + j * kBlockFloats);
     }
 
     // dQ = dS K of the strip's query block i.
@@ -213,16 +225,13 @@ class KvHeadBackward {
 
 // The gradient of the shared part: the heads' parts added in order.
 void sum_shared(const AttentionShape& shape, const Tensor& parts, const Tensor& out) {
+    const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     parallel_for(out.rows(), shape.kv_heads * shape.d_shared, [&](int64_t t) {
-        for (int64_t j = 0; j < shape.d_shared; ++j) {
-            float sum = 0;
-            for (int64_t head = 0; head < shape.kv_heads; ++head)
-                sum += parts.data<float>()[(head * out.rows() + t) * shape.d_shared + j];
-            if (out.dtype() == DType::bf16)
-                out.row<bfloat16>(t)[j] = to_bfloat16(sum);
-            else
-                out.row<float>(t)[j] = sum;
-        }
+        auto* sum = reinterpret_cast<float*>(scratch(ScratchSlot::rows, shape.d_shared * 4));
+        std::fill_n(sum, shape.d_shared, 0.0f);
+        for (int64_t head = 0; head < shape.kv_heads; ++head)
+            kernels.add({parts.row<float>(head * out.rows() + t), false}, sum, shape.d_shared);
+        kernels.cast({sum, false}, cells(out, t), shape.d_shared);
     });
 }
 
@@ -236,7 +245,7 @@ void attention_backward(const AttentionShape& shape, const ops::AttentionBackwar
     const int64_t rows = io.q.rows();
     Tensor parts;
     if (shape.d_shared > 0)
-        parts = Tensor::empty({shape.kv_heads, rows, shape.d_shared}, DType::f32);
+        parts = Tensor::empty({shape.kv_heads * rows, shape.d_shared}, DType::f32);
     parallel_tasks(documents * shape.kv_heads, [&](int64_t task) {
         const int64_t document = task / shape.kv_heads, head = task % shape.kv_heads;
         const auto i = static_cast<size_t>(document);

@@ -19,35 +19,50 @@ FUCINA_INLINE Vec keep_first(Vec x, int64_t visible, Vec other) {
     return select_less(lane_numbers(), set1(static_cast<float>(visible)), x, other);
 }
 
-// Scores of 16 keys from key `j` of a row of the strip, scaled.
-FUCINA_INLINE Vec scaled_scores(const SoftmaxStrip& strip, int row, int64_t j) {
-    const float* at = strip.scores + (j / kBlock * kBlock + row) * kBlock + j % kBlock;
-    return mul(load(at), set1(strip.scale));
+// Scores of the 32 keys of block `block` of a row of the strip.
+FUCINA_INLINE const float* scores_of(const SoftmaxStrip& strip, int row, int64_t block) {
+    return strip.scores + (block * kBlock + row) * kBlock;
+}
+
+// The rows' new maxima, and how much the sums so far shrink by them.
+FUCINA_INLINE void raise_maxima(const SoftmaxStrip& strip) {
+    alignas(64) float before[kBlock];
+    for (int row = 0; row < strip.rows; ++row) {
+        const int64_t visible = strip.visible + row;
+        before[row] = strip.largest[row];
+        Vec most = set1(before[row]);
+        for (int64_t j = 0; j < strip.keys && j < visible; j += kLanes) {
+            const Vec s =
+                mul(load(scores_of(strip, row, j / kBlock) + j % kBlock), set1(strip.scale));
+            most = max(keep_first(s, visible - j, set1(kNothing)), most);
+        }
+        strip.largest[row] = largest(most);
+    }
+    for (int row = 0; row < strip.rows; row += kLanes)
+        store_some(strip.shrink + row,
+                   exp_nonpositive(sub(load_some(before + row, strip.rows - row),
+                                       load_some(strip.largest + row, strip.rows - row))),
+                   strip.rows - row);
 }
 
 template <class T>
 void softmax(const SoftmaxStrip& strip) {
+    raise_maxima(strip);
     for (int row = 0; row < strip.rows; ++row) {
         const int64_t visible = strip.visible + row;
-        Vec most = set1(strip.largest[row]);
-        for (int64_t j = 0; j < strip.keys && j < visible; j += kLanes)
-            most = max(keep_first(scaled_scores(strip, row, j), visible - j, set1(kNothing)), most);
-        const float largest_score = largest(most);
-        const Vec shift = set1(largest_score);
-        float shrink[kLanes];
-        store(shrink, exp(sub(set1(strip.largest[row]), shift)));
-        Vec total = mul(load(strip.lanes + row * kLanes), set1(shrink[0]));
+        const Vec shift = set1(strip.largest[row]), scale = set1(strip.scale);
+        Vec total = mul(load(strip.lanes + row * kLanes), set1(strip.shrink[row]));
         T* p = static_cast<T*>(strip.p) + row * strip.keys;
         for (int64_t j = 0; j < strip.keys; j += kLanes) {
             Vec e = zero();
-            if (j < visible)
-                e = keep_first(exp(sub(scaled_scores(strip, row, j), shift)), visible - j, zero());
+            if (j < visible) {
+                const Vec s = mul(load(scores_of(strip, row, j / kBlock) + j % kBlock), scale);
+                e = keep_first(exp_nonpositive(sub(s, shift)), visible - j, zero());
+            }
             total = add(total, e);
             store(p + j, e);
         }
         store(strip.lanes + row * kLanes, total);
-        strip.largest[row] = largest_score;
-        strip.shrink[row] = shrink[0];
     }
 }
 
@@ -78,7 +93,7 @@ void softmax_gradient(const SoftmaxGradient& in) {
             Vec p = zero(), d_s = zero();
             if (j < visible) {
                 const Vec scores = load(in.scores + row * kBlock + j);
-                p = exp(sub(mul(scores, set1(in.scale)), set1(in.lse[row])));
+                p = exp_nonpositive(sub(mul(scores, set1(in.scale)), set1(in.lse[row])));
                 p = keep_first(p, visible - j, zero());
                 const Vec d_p = load(in.d_p + row * kBlock + j);
                 d_s = mul(mul(p, sub(d_p, set1(in.delta[row]))), set1(in.scale));
@@ -96,8 +111,12 @@ void row_dots(const RowDots& in) {
         const T* a = static_cast<const T*>(in.a) + row * in.a_stride;
         const T* b = static_cast<const T*>(in.b) + row * in.b_stride;
         Vec total = zero();
-        for (int64_t i = 0; i < in.columns; i += kLanes)
+        const int64_t ahead = row + 8 < in.rows ? 8 : 0;  // rows of a head lie far apart
+        for (int64_t i = 0; i < in.columns; i += kLanes) {
+            __builtin_prefetch(a + ahead * in.a_stride + i);
+            __builtin_prefetch(b + ahead * in.b_stride + i);
             total = fma(load_some(a + i, in.columns - i), load_some(b + i, in.columns - i), total);
+        }
         in.out[row] = sum(total);
     }
 }

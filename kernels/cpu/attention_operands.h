@@ -74,7 +74,7 @@ inline void pack_rows_as_k(const GemmSet& set, const RowView& x, std::byte* out)
                 x.prefetch(row + kBlock + i, x.columns * set.element);
             const int columns = static_cast<int>(std::min(kBlock, x.columns - column));
             set.tools.pack_b_tokens(
-                {rows, count, column, columns},
+                {rows, count, 0, count, column, columns},
                 out + column / kBlock * set.b_bytes(x.rows) + row * kBlock * set.element);
         }
 }
@@ -84,6 +84,13 @@ inline void pack_left(const GemmSet& set, const RowView& x, int64_t first, void*
     const void* rows[kBlock];
     const int count = x.pointers(first, rows);
     set.kernel.pack_a(rows, count, x.columns, out);
+}
+
+// A few lines: a call of memcpy would take longer.
+inline void copy_bytes(const std::byte* from, int64_t bytes, std::byte* to) {
+    int64_t i = 0;
+    for (; i + 64 <= bytes; i += 64) std::memcpy(to + i, from + i, 64);
+    if (i < bytes) std::memcpy(to + i, from + i, static_cast<size_t>(bytes - i));
 }
 
 // Keys of one head, own and shared part side by side, copied to `buffer` if there is a shared part.
@@ -103,9 +110,8 @@ inline RowView head_keys(const AttentionShape& shape, const AttentionKv& kv, int
         std::byte* to = buffer + i * whole.stride;
         keys.prefetch(i + 16, own * element);
         shared.prefetch(i + 16, shape.d_shared * element);
-        std::memcpy(to, keys.data + i * keys.stride, static_cast<size_t>(own * element));
-        std::memcpy(to + own * element, shared.data + i * shared.stride,
-                    static_cast<size_t>(shape.d_shared * element));
+        copy_bytes(keys.data + i * keys.stride, own * element, to);
+        copy_bytes(shared.data + i * shared.stride, shape.d_shared * element, to + own * element);
     }
     return whole;
 }

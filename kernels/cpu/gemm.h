@@ -1,8 +1,16 @@
 // The ops of kernels/gemm.h on CPU; contracts are there.
 #pragma once
+#include <functional>
+
 #include "kernels/gemm.h"
+#include "kernels/runtime.h"
 
 namespace fucina::cpu {
+
+// The tree, or under fast numerics, which may choose, one leaf of all rows.
+inline LeafTree summation_tree(const LeafTree& tree) {
+    return runtime().numerics == Numerics::fast ? make_leaf_tree({0, tree.rows()}) : tree;
+}
 
 // Panels of 32 columns in one group of a packed weight. A gate_up panel has 16 columns of each
 // half.
@@ -11,6 +19,11 @@ inline int64_t packed_panels(const PackedWeight& w) {
 }
 
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous);
+
+// Remakes the copies while update(begin, end), called for every element once, changes w.
+void repack(const Tensor& w, const PackedCopies& copies,
+            const std::function<void(int64_t begin, int64_t end)>& update);
+
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);
 void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& gate_up, const Tensor& h);

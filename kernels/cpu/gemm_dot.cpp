@@ -75,18 +75,33 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
     }
 }
 
+// Rows may lie anywhere, which no hardware prefetcher foresees.
+constexpr int kRowsAhead = 4;
+
 void pack_a(const void* const* rows, int count, int64_t k, void* a) {
     const int64_t blocks = (k + 31) / 32;
     for (int row = 0; row < count; ++row) {
         const auto* in = static_cast<const uint16_t*>(rows[row]);
+        const auto* ahead =
+            static_cast<const uint16_t*>(rows[row + kRowsAhead < count ? row + kRowsAhead : row]);
         auto* out =
             static_cast<uint16_t*>(a) + row / kGroup * blocks * 32 * kGroup + row % kGroup * 32;
         for (int64_t i = 0; i < k; i += 32, out += 32 * kGroup) {
             const int64_t left = k - i;
             const __mmask32 inside = left >= 32 ? ~0u : (1u << left) - 1;
+            __builtin_prefetch(ahead + i);
             _mm512_storeu_si512(out, _mm512_maskz_loadu_epi16(inside, in + i));
         }
     }
+}
+
+// Columns 8 l + (0..3) of two token rows as pairs stand in 128-bit lane l of `low`, the four after
+// them in that of `high`.
+struct PairedRows {
+    __m512i low, high;
+};
+FUCINA_INLINE PairedRows pair_rows(__m512i even, __m512i odd) {
+    return {_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd)};
 }
 
 void pack_a_transposed(const TokenColumns& in, void* a) {
@@ -94,24 +109,26 @@ void pack_a_transposed(const TokenColumns& in, void* a) {
     const __mmask32 inside = in.columns >= 32 ? ~0u : (1u << in.columns) - 1;
     const auto line = [&](int64_t t) {
         if (t >= in.k) return _mm512_setzero_si512();
-        return _mm512_maskz_loadu_epi16(inside,
-                                        static_cast<const uint16_t*>(in.rows[t]) + in.column);
+        const auto* at = static_cast<const uint16_t*>(in.rows[t]) + in.column;
+        if (t + kBlock < in.k)
+            __builtin_prefetch(static_cast<const uint16_t*>(in.rows[t + kBlock]) + in.column);
+        return _mm512_maskz_loadu_epi16(inside, at);
     };
-    for (int64_t pair = 0; pair < pair_count; ++pair) {
-        const __m512i even = line(2 * pair), odd = line(2 * pair + 1);
-        for (int half = 0; half < 2; ++half) {
-            const __m256i e =
-                half == 0 ? _mm512_castsi512_si256(even) : _mm512_extracti64x4_epi64(even, 1);
-            const __m256i o =
-                half == 0 ? _mm512_castsi512_si256(odd) : _mm512_extracti64x4_epi64(odd, 1);
-            const __m512i both = _mm512_or_si512(_mm512_cvtepu16_epi32(e),
-                                                 _mm512_slli_epi32(_mm512_cvtepu16_epi32(o), 16));
-            uint32_t* out = static_cast<uint32_t*>(a) + (2 * half * pair_count + pair) * kGroup;
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_castsi512_si256(both));
-            out += pair_count * kGroup;
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                                _mm512_extracti64x4_epi64(both, 1));
-        }
+    auto* out = static_cast<uint32_t*>(a) + in.begin / 2 * kGroup;
+    for (int64_t pair = in.begin / 2; pair < (in.end + 31) / 32 * 16;
+         pair += 2, out += 2 * kGroup) {
+        const PairedRows first = pair_rows(line(2 * pair), line(2 * pair + 1));
+        const PairedRows second = pair_rows(line(2 * pair + 2), line(2 * pair + 3));
+        // Lanes 0 2 0 2 and 1 3 1 3 of each row's halves, then one lane of all four.
+        const __m512i first_even = _mm512_shuffle_i32x4(first.low, first.high, 0x88);
+        const __m512i first_odd = _mm512_shuffle_i32x4(first.low, first.high, 0xdd);
+        const __m512i second_even = _mm512_shuffle_i32x4(second.low, second.high, 0x88);
+        const __m512i second_odd = _mm512_shuffle_i32x4(second.low, second.high, 0xdd);
+        const int64_t stride = pair_count * kGroup;
+        _mm512_storeu_si512(out, _mm512_shuffle_i32x4(first_even, second_even, 0x88));
+        _mm512_storeu_si512(out + stride, _mm512_shuffle_i32x4(first_odd, second_odd, 0x88));
+        _mm512_storeu_si512(out + 2 * stride, _mm512_shuffle_i32x4(first_even, second_even, 0xdd));
+        _mm512_storeu_si512(out + 3 * stride, _mm512_shuffle_i32x4(first_odd, second_odd, 0xdd));
     }
 }
 

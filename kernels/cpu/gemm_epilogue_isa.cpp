@@ -36,6 +36,26 @@ void store_block(const float* c, const StoreBlock& block) {
     }
 }
 
+void load_block(const StoreBlock& block, float* c) {
+    for (int row = 0; row < block.rows; ++row, c += kBlock) {
+        const float* in = static_cast<const float*>(block.out) + row * block.stride;
+        store(c, load_some(in, block.columns));
+        store(c + kLanes, load_some(in + kLanes, block.columns - kLanes));
+    }
+}
+
+void stream_block(const float* c, const StoreBlock& block) {
+    const auto address = reinterpret_cast<uintptr_t>(block.out);
+    const bool whole_lines =
+        block.columns == kBlock && address % 64 == 0 && block.stride % kLanes == 0;
+    if (!whole_lines) return store_block<float>(c, block);
+    for (int row = 0; row < block.rows; ++row, c += kBlock) {
+        float* out = static_cast<float*>(block.out) + row * block.stride;
+        stream(out, load(c));
+        stream(out + kLanes, load(c + kLanes));
+    }
+}
+
 template <class T>
 void swiglu(const float* c, const SwigluBlock& block) {
     for (int row = 0; row < block.rows; ++row, c += kBlock) {
@@ -102,8 +122,8 @@ void add_lanes(const float* x, float* y, int64_t n) {
 
 template <class T>
 constexpr GemmEpilogues epilogues() {
-    return {store_block<T>,     store_block<float>, swiglu<T>,
-            swiglu_backward<T>, sum_lanes,          add_lanes};
+    return {store_block<T>, store_block<float>, load_block, stream_block,
+            swiglu<T>,      swiglu_backward<T>, sum_lanes,  add_lanes};
 }
 
 }  // namespace

@@ -29,7 +29,9 @@ inline std::vector<GemmTask> forward_tasks(std::span<const int64_t> offsets, int
     for (size_t g = 0; g + 1 < offsets.size(); ++g) {
         const int64_t rows = offsets[g + 1] - offsets[g];
         if (rows == 0) continue;
-        const int64_t chunks = (rows + most - 1) / most;
+        int64_t chunks = (rows + most - 1) / most;
+        if (offsets.size() == 2 && chunks > 1)  // as many for every thread
+            chunks = round_up(chunks, runtime().threads);
         const int64_t chunk = round_up((rows + chunks - 1) / chunks, kBlock);
         for (int64_t row = 0; row < rows; row += chunk)
             tasks.push_back({static_cast<int64_t>(g), offsets[g] + row,
@@ -57,25 +59,33 @@ struct ForwardProduct {
     bool whole_rows = false;
 };
 
-// Packs the task's rows, 32 at a time, one packed block after the other.
-inline const std::byte* pack_rows(const ForwardProduct& in, const GemmSet& set,
-                                  const GemmTask& task) {
-    const int64_t block_bytes = set.a_bytes(in.w.k);
-    const int64_t blocks = (task.row_end - task.row_begin + kBlock - 1) / kBlock;
-    std::byte* packed = scratch(ScratchSlot::left, blocks * block_bytes);
-    const int64_t row_bytes = in.x.row_stride() * set.element;
-    for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t first = task.row_begin + block * kBlock;
-        const int count = static_cast<int>(std::min(kBlock, task.row_end - first));
+// The rows of a task as left operands, blocks of 32.
+class TaskRows {
+  public:
+    TaskRows(const ForwardProduct& in, const GemmSet& set, const GemmTask& task)
+        : in_(in), set_(set), end_(task.row_end), row_bytes_(in.x.row_stride() * set.element) {}
+
+    // Packs rows [first, first + 32), and asks for the 32 after them: they may lie anywhere, which
+    // no hardware prefetcher foresees.
+    void pack(int64_t first, std::byte* out) const {
         const void* rows[kBlock] = {};
-        for (int i = 0; i < count; ++i) {
-            const int64_t row = in.rows.index == nullptr ? first + i : in.rows.index[first + i];
-            rows[i] = in.x.raw() + row * row_bytes;
-        }
-        set.kernel.pack_a(rows, count, in.w.k, packed + block * block_bytes);
+        const int count = static_cast<int>(std::min(kBlock, end_ - first));
+        for (int i = 0; i < count; ++i) rows[i] = address(first + i);
+        set_.kernel.pack_a(rows, count, in_.w.k, out);
+        for (int64_t row = first + kBlock; row < std::min(first + 2 * kBlock, end_); ++row)
+            for (int64_t byte = 0; byte < in_.w.k * set_.element; byte += 64)
+                __builtin_prefetch(address(row) + byte, 0, 2);
     }
-    return packed;
-}
+
+  private:
+    const std::byte* address(int64_t row) const {
+        return in_.x.raw() + (in_.rows.index == nullptr ? row : in_.rows.index[row]) * row_bytes_;
+    }
+
+    const ForwardProduct& in_;
+    const GemmSet& set_;
+    const int64_t end_, row_bytes_;
+};
 
 // Epilogue: begin(task), block(c, task, row, rows, panel), end(task), from one thread per task.
 // Panels of a row block come in ascending order.
@@ -88,15 +98,19 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
         forward_tasks(in.rows.offsets, panel_count, block_bytes, in.whole_rows);
     parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
         const GemmTask& task = tasks[static_cast<size_t>(i)];
-        const std::byte* left = pack_rows(in, set, task);
+        const TaskRows rows_of_x(in, set, task);
+        std::byte* const left =
+            scratch(ScratchSlot::left,
+                    round_up(task.row_end - task.row_begin, kBlock) / kBlock * block_bytes);
         const std::byte* right = in.w.storage.raw() + task.group * panel_count * panel_bytes;
         alignas(64) float c[kBlock * kBlock];
         epilogue.begin(task);
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
             for (int64_t row = task.row_begin; row < task.row_end; row += kBlock) {
                 const int rows = static_cast<int>(std::min(kBlock, task.row_end - row));
-                set.kernel.multiply(left + (row - task.row_begin) / kBlock * block_bytes,
-                                    right + panel * panel_bytes, in.w.k, rows, false, c);
+                std::byte* const block = left + (row - task.row_begin) / kBlock * block_bytes;
+                if (panel == task.panel_begin) rows_of_x.pack(row, block);
+                set.kernel.multiply(block, right + panel * panel_bytes, in.w.k, rows, false, c);
                 epilogue.block(c, task, row, rows, panel);
             }
         epilogue.end(task);

@@ -5,6 +5,7 @@
 // load with a constant offset; transposed, [32/8][k][8].
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/transpose_pairs.h"
 
 namespace fucina::cpu::FUCINA_ISA {
 namespace {
@@ -165,13 +166,21 @@ void pack_a(const void* const* rows, int count, int64_t k, void* a) {
     }
 }
 
+// Rows may lie anywhere, which no hardware prefetcher foresees: those of the next 32 tokens.
+template <class T>
+FUCINA_INLINE const T* token(const TokenColumns& in, int64_t i) {
+    if (i + kBlock < in.k)
+        __builtin_prefetch(static_cast<const T*>(in.rows[i + kBlock]) + in.column);
+    return static_cast<const T*>(in.rows[i]) + in.column;
+}
+
 template <class T>
 void pack_a_transposed(const TokenColumns& in, void* a) {
     const int64_t padded = (in.k + 31) / 32 * 32;
-    for (int64_t t = 0; t < padded; ++t) {
+    for (int64_t t = in.begin; t < (in.end + 31) / 32 * 32; ++t) {
         Vec low = zero(), high = zero();
-        if (t < in.k) {
-            const T* row = static_cast<const T*>(in.rows[t]) + in.column;
+        if (t < in.end) {
+            const T* row = token<T>(in, t);
             low = load_some(row, in.columns);
             if (in.columns > kLanes) high = load_some(row + kLanes, in.columns - kLanes);
         }
@@ -199,15 +208,17 @@ FUCINA_INLINE const uint16_t* bf16_line(const uint16_t* row, int64_t n, uint16_t
 template <class T>
 void pack_b_rows_bf16(const T* const* rows, int64_t k, void* b) {
     auto* out = static_cast<uint16_t*>(b);
-    for (int64_t first = 0; first < k; first += 32, out += 1024)
-        for (int column = 0; column < kBlock; ++column) {
-            const T* in = rows[column];
-            uint16_t buffer[32] = {};
-            const uint16_t* line =
-                in == nullptr ? buffer : bf16_line(in + first, k - first, buffer);
-            uint16_t* to = out + column / 16 * 512 + column % 16 * 2;
-            for (int pair = 0; pair < 16; ++pair)
-                __builtin_memcpy(to + pair * 32, line + 2 * pair, 4);
+    for (int64_t first = 0; first < k; first += 32)
+        for (int half = 0; half < 2; ++half, out += 512) {
+            alignas(64) uint32_t lines[16 * 16];  // [column][pair of k]
+            for (int column = 0; column < 16; ++column) {
+                const T* in = rows[half * 16 + column];
+                uint16_t buffer[32] = {};
+                const uint16_t* line =
+                    in == nullptr ? buffer : bf16_line(in + first, k - first, buffer);
+                __builtin_memcpy(lines + column * 16, line, 64);
+            }
+            transpose_pairs(lines, out);
         }
 }
 void pack_b_operand_rows_bf16(const void* const* rows, int64_t k, void* b) {
@@ -268,18 +279,13 @@ void pack_b_columns_bf16(Fp32Rows w, int64_t k, int columns, void* b) {
 void pack_b_columns_f32(Fp32Rows w, int64_t k, int columns, void* b) {
     pack_b_lines([&](int64_t i) { return w.data + i * w.stride; }, k, columns, b);
 }
-template <class T>
-FUCINA_INLINE const T* token(const TokenColumns& in, int64_t i) {
-    const T* line = static_cast<const T*>(in.rows[i]) + in.column;
-    __builtin_prefetch(line + kBlock, 0,
-                       2);  // the next 32 columns, which come after the other rows
-    return line;
-}
 void pack_b_tokens_bf16(const TokenColumns& in, void* b) {
-    pack_b_pairs([&](int64_t i) { return token<uint16_t>(in, i); }, in.k, in.columns, b);
+    pack_b_pairs([&](int64_t i) { return token<uint16_t>(in, in.begin + i); }, in.end - in.begin,
+                 in.columns, static_cast<uint16_t*>(b) + in.begin * kBlock);
 }
 void pack_b_tokens_f32(const TokenColumns& in, void* b) {
-    pack_b_lines([&](int64_t i) { return token<float>(in, i); }, in.k, in.columns, b);
+    pack_b_lines([&](int64_t i) { return token<float>(in, in.begin + i); }, in.end - in.begin,
+                 in.columns, static_cast<float*>(b) + in.begin * kBlock);
 }
 
 template <class Type>

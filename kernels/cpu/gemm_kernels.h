@@ -19,10 +19,12 @@ constexpr int64_t round_up(int64_t x, int64_t multiple) {
     return (x + multiple - 1) / multiple * multiple;
 }
 
-// Some columns, at most 32, of k token rows of the operand type.
+// Some columns, at most 32, of k token rows of the operand type; of them, tokens [begin, end) are
+// to be packed. begin is a multiple of 32, and so is end unless it is k.
 struct TokenColumns {
     const void* const* rows;
-    int64_t k, column;
+    int64_t k, begin, end;
+    int64_t column;
     int columns;
 };
 
@@ -31,7 +33,8 @@ struct GemmKernel {
     int64_t a_bytes_per_k;
     // A[i][0..k) = rows[i][0..k), i < count <= 32.
     void (*pack_a)(const void* const* rows, int count, int64_t k, void* a);
-    // A[i][t] = rows[t][column + i], i < columns <= 32, t < k: for dW, where k counts tokens.
+    // A[i][t] = rows[t][column + i], i < columns, for the tokens t: for dW, where k counts tokens.
+    // `a` is where the whole of A begins.
     void (*pack_a_transposed)(const TokenColumns& in, void* a);
     // C (+)= A · B for the first `rows` rows; with accumulate false C is overwritten.
     void (*multiply)(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c);
@@ -55,7 +58,7 @@ struct GemmTools {
     void (*pack_b_operand_rows)(const void* const* rows, int64_t k, void* b);
     // B[k][j] = w[k][j], j < columns <= 32.
     void (*pack_b_columns)(Fp32Rows w, int64_t k, int columns, void* b);
-    // B[t][j] = rows[t][column + j]: for dW.
+    // B[t][j] = rows[t][column + j] for the tokens t: for dW. `b` is where the whole panel begins.
     void (*pack_b_tokens)(const TokenColumns& in, void* b);
 };
 
@@ -88,6 +91,9 @@ struct SwigluBackwardBlock {  // C = dh
 struct GemmEpilogues {
     void (*store)(const float* c, const StoreBlock& block);  // rounded to the operand type
     void (*store_f32)(const float* c, const StoreBlock& block);
+    void (*load_f32)(const StoreBlock& block, float* c);  // the way back
+    // Past the caches, for what nobody reads soon; _mm_sfence() before other threads may read it.
+    void (*stream_f32)(const float* c, const StoreBlock& block);
     void (*swiglu)(const float* c, const SwigluBlock& block);
     void (*swiglu_backward)(const float* c, const SwigluBackwardBlock& block);
     float (*sum_lanes)(const float* lanes);            // of 16

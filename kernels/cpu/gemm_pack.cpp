@@ -1,4 +1,4 @@
-// pack(): fp32 master weights into panels of the compute type.
+// pack() and repack(): fp32 master weights into panels of the compute type.
 #include <algorithm>
 
 #include "kernels/cpu/gemm.h"
@@ -31,7 +31,81 @@ void pack_rows_panel(const GemmTools& tools, const WeightMatrix& w, bool gate_up
     tools.pack_b_rows(rows, w.k, out);
 }
 
+// Both copies of 32 rows of a weight; of a gate_up weight, of 32 gate rows and their up rows.
+class StripePacker {
+  public:
+    StripePacker(const Tensor& w, const PackedCopies& copies)
+        : set_(gemm_set(copies.forward->dtype)),
+          forward_(*copies.forward),
+          dgrad_(*copies.dgrad),
+          data_(w.data<float>()),
+          n_(dgrad_.k),
+          k_(dgrad_.n),
+          halves_(forward_.gate_up ? 2 : 1) {
+        FUCINA_CHECK(forward_.defined() && dgrad_.defined() && forward_.dtype == dgrad_.dtype &&
+                         forward_.n == n_ && forward_.k == k_ &&
+                         forward_.groups * n_ * k_ == w.size(),
+                     "copies of other weights than ", w.describe());
+    }
+
+    // Whether a stripe of each half begins and ends together with whole panels.
+    bool possible() const { return halves_ == 1 || half_rows() % kBlock == 0; }
+    int64_t count() const { return forward_.groups * stripes(); }
+    int64_t elements() const { return halves_ * kBlock * k_; }
+
+    template <class Update>
+    void run(int64_t index, const Update& update) const {
+        const int64_t group = index / stripes(), first = index % stripes() * kBlock;
+        const int64_t rows = std::min(kBlock, half_rows() - first);
+        for (int64_t half = 0; half < halves_; ++half) {
+            const int64_t begin = (group * n_ + half * half_rows() + first) * k_;
+            update(begin, begin + rows * k_);
+        }
+        const WeightMatrix matrix{data_ + group * n_ * k_, n_, k_};
+        for (int64_t half = 0; half < halves_; ++half) {
+            const int64_t panel = first / kBlock * halves_ + half;
+            pack_rows_panel(set_.tools, matrix, forward_.gate_up, panel,
+                            address(forward_, group, panel));
+            pack_dgrad_rows(matrix, group, half * half_rows() + first, rows);
+        }
+    }
+
+  private:
+    int64_t half_rows() const { return n_ / halves_; }
+    int64_t stripes() const { return (half_rows() + kBlock - 1) / kBlock; }
+    std::byte* address(const PackedWeight& copy, int64_t group, int64_t panel) const {
+        return copy.storage.raw() + (group * packed_panels(copy) + panel) * set_.b_bytes(copy.k);
+    }
+    void pack_dgrad_rows(const WeightMatrix& w, int64_t group, int64_t row, int64_t rows) const {
+        for (int64_t panel = 0; panel < packed_panels(dgrad_); ++panel) {
+            const int64_t column = panel * kBlock;
+            set_.tools.pack_b_columns({w.data + row * k_ + column, k_}, rows,
+                                      static_cast<int>(std::min(kBlock, k_ - column)),
+                                      address(dgrad_, group, panel) + row * kBlock * set_.element);
+        }
+    }
+
+    const GemmSet set_;
+    const PackedWeight &forward_, &dgrad_;
+    const float* data_;
+    const int64_t n_, k_, halves_;
+};
+
 }  // namespace
+
+void repack(const Tensor& w, const PackedCopies& copies,
+            const std::function<void(int64_t begin, int64_t end)>& update) {
+    const StripePacker packer(w, copies);
+    if (packer.possible()) {
+        parallel_for(packer.count(), packer.elements(),
+                     [&](int64_t stripe) { packer.run(stripe, update); });
+        return;
+    }
+    parallel_ranges(w.size(), kWorthAThread, kWorthAThread, update);
+    const PackKind kind = copies.forward->gate_up ? PackKind::gate_up : PackKind::forward;
+    *copies.forward = pack(w, kind, copies.forward->dtype, std::move(*copies.forward));
+    *copies.dgrad = pack(w, PackKind::dgrad, copies.dgrad->dtype, std::move(*copies.dgrad));
+}
 
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous) {
     FUCINA_CHECK(w.dtype() == DType::f32 && (w.rank() == 2 || w.rank() == 3) && w.contiguous(),

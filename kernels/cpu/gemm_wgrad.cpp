@@ -1,6 +1,8 @@
 // dW = dyᵀ x along a LeafTree. A task owns a rectangle of dW: x's columns of it are packed once,
-// dy's 32 at a time; each 32 x 32 block then walks all leaves with its partial sums on an L1 stack
+// dy's 128 at a time; each 32 x 32 block then walks all leaves with its partial sums on an L1 stack
 // and is written once.
+#include <xmmintrin.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -12,7 +14,9 @@
 namespace fucina::cpu {
 namespace {
 
+constexpr int64_t kSpan = 1024;           // rows of a leaf packed at once
 constexpr int64_t kRightBytes = 8 << 20;  // of packed x in a task
+constexpr int64_t kLeftBlocks = 4;        // of 32 columns of dy, packed at once
 constexpr int64_t kBlockFloats = kBlock * kBlock;
 
 struct WgradTask {
@@ -64,58 +68,65 @@ std::vector<WgradTask> wgrad_tasks(const ops::GroupedWgrad& in, const GemmSet& s
     }
     const int64_t width = std::max<int64_t>(1, kRightBytes / set.b_bytes(most_rows));
     cut(tasks, &WgradTask::panel_begin, &WgradTask::panel_end, width);
-    // Packing is repeated in each piece, hence no smaller than 4 blocks.
+    // Packing is repeated in each piece, hence few of them, and no smaller than 4 blocks.
     const auto pieces = [&] {
         const auto wanted =
-            static_cast<int64_t>(runtime().threads == 1 ? 1 : 4 * runtime().threads);
+            static_cast<int64_t>(runtime().threads == 1 ? 1 : 2 * runtime().threads);
         const auto count = std::max<int64_t>(1, static_cast<int64_t>(tasks.size()));
         return (wanted + count - 1) / count;
     };
     cut(tasks, &WgradTask::block_begin, &WgradTask::block_end,
-        std::max<int64_t>(4, (blocks + pieces() - 1) / pieces()));
+        std::max<int64_t>(8, (blocks + pieces() - 1) / pieces()));
     cut(tasks, &WgradTask::panel_begin, &WgradTask::panel_end,
         std::max<int64_t>(4, (std::min(panels, width) + pieces() - 1) / pieces()));
+    cut(tasks, &WgradTask::block_begin, &WgradTask::block_end,
+        std::max<int64_t>(4, (blocks + pieces() - 1) / pieces()));
+    // The longest first, so that threads end together.
+    std::stable_sort(tasks.begin(), tasks.end(), [&](const WgradTask& a, const WgradTask& b) {
+        return in.trees[static_cast<size_t>(a.group)].rows() >
+               in.trees[static_cast<size_t>(b.group)].rows();
+    });
     return tasks;
 }
 
+// What dW holds already, and whether more is to come.
+struct Target {
+    bool more = false;      // the first leaf's sum starts from dW
+    bool finished = false;  // nobody reads dW soon
+};
+
+// Some consecutive rows of a group, summed along a tree into a rectangle of dW.
 class GroupWgrad {
   public:
-    GroupWgrad(const ops::GroupedWgrad& in, const GemmSet& set, int64_t group, bool more)
+    GroupWgrad(const ops::GroupedWgrad& in, const GemmSet& set, int64_t first_row,
+               const LeafTree& tree, Target target)
         : in_(in),
           set_(set),
-          more_(more),
-          tree_(in.trees[static_cast<size_t>(group)]),
-          padded_(padded_offsets(tree_)),
-          dy_rows_(rows_of(in.dy, in.dy_index, group)),
-          x_rows_(rows_of(in.x, in.x_index, group)) {}
+          target_(target),
+          tree_(tree),
+          padded_(padded_offsets(tree)),
+          dy_rows_(rows_of(in.dy, in.dy_index, first_row)),
+          x_rows_(rows_of(in.x, in.x_index, first_row)) {}
 
     void run(const WgradTask& task, float* dw) const {
-        const int64_t n = in_.dy.row_size(), k = in_.x.row_size();
-        const int64_t panel_bytes = kBlock * set_.element * padded_.back();
-        const std::byte* right = pack_right(task, panel_bytes);
-        std::byte* left = scratch(ScratchSlot::left, set_.kernel.a_bytes_per_k * padded_.back());
-        auto* stack = reinterpret_cast<float*>(
-            scratch(ScratchSlot::rows, stack_depth(tree_) * kBlockFloats * 4));
-        for (int64_t block = task.block_begin; block < task.block_end; ++block) {
-            const int64_t row = block * kBlock;
-            const int rows = static_cast<int>(std::min(kBlock, n - row));
-            for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf)
-                set_.kernel.pack_a_transposed(leaf_columns(dy_rows_, leaf, row, rows),
-                                              left + left_offset(leaf));
-            for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
-                const int64_t column = panel * kBlock;
-                const auto columns = static_cast<int>(std::min(kBlock, k - column));
-                const StoreBlock out{dw + row * k + column, k, rows, columns};
-                if (more_) load_block(out, stack);
-                walk_tree(left, right + (panel - task.panel_begin) * panel_bytes, rows, stack);
-                set_.epilogues.store_f32(stack, out);
-            }
+        const std::byte* right = pack_right(task);
+        for (int64_t first = task.block_begin; first < task.block_end; first += kLeftBlocks) {
+            const int64_t end = std::min(first + kLeftBlocks, task.block_end);
+            const std::byte* left = pack_left(first, end);
+            for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
+                for (int64_t block = first; block < end; ++block) {
+                    const bool last = block + 1 == end;
+                    if (target_.more)
+                        prefetch(target_block(last ? first : block + 1, panel + last, dw));
+                    multiply(target_block(block, panel, dw), left + (block - first) * left_bytes(),
+                             right + (panel - task.panel_begin) * right_bytes());
+                }
         }
+        _mm_sfence();
     }
 
   private:
-    std::vector<const void*> rows_of(const Tensor& x, const int32_t* index, int64_t group) const {
-        const int64_t begin = in_.group_offsets[static_cast<size_t>(group)];
+    std::vector<const void*> rows_of(const Tensor& x, const int32_t* index, int64_t begin) const {
         std::vector<const void*> rows;
         for (int64_t i = 0; i < tree_.rows(); ++i) {
             const int64_t row = index == nullptr ? begin + i : index[begin + i];
@@ -124,6 +135,8 @@ class GroupWgrad {
         return rows;
     }
 
+    int64_t left_bytes() const { return padded_.back() * set_.kernel.a_bytes_per_k; }
+    int64_t right_bytes() const { return padded_.back() * kBlock * set_.element; }
     int64_t left_offset(int64_t leaf) const {
         return padded_[static_cast<size_t>(leaf)] * set_.kernel.a_bytes_per_k;
     }
@@ -134,30 +147,67 @@ class GroupWgrad {
         const auto i = static_cast<size_t>(leaf);
         return tree_.offsets[i + 1] - tree_.offsets[i];
     }
-    TokenColumns leaf_columns(const std::vector<const void*>& rows, int64_t leaf, int64_t column,
-                              int columns) const {
-        return {rows.data() + tree_.offsets[static_cast<size_t>(leaf)], leaf_rows(leaf), column,
-                columns};
-    }
 
-    const std::byte* pack_right(const WgradTask& task, int64_t panel_bytes) const {
+    struct Source {
+        const std::vector<const void*>& rows;
+        int64_t width;
+    };
+    // pack(columns, leaf, block) for blocks of 32 columns in [begin, end), all columns of 32 tokens
+    // before the next 32: rows are read along.
+    template <class Pack>
+    void pack_blocks(const Source& from, int64_t begin, int64_t end, const Pack& pack) const {
+        for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf) {
+            const int64_t rows = leaf_rows(leaf);
+            const void* const* first = from.rows.data() + tree_.offsets[static_cast<size_t>(leaf)];
+            for (int64_t token = 0; token < rows; token += kBlock)
+                for (int64_t block = begin; block < end; ++block) {
+                    const int64_t column = block * kBlock;
+                    pack(TokenColumns{first, rows, token, std::min(token + kBlock, rows), column,
+                                      static_cast<int>(std::min(kBlock, from.width - column))},
+                         leaf, block - begin);
+                }
+        }
+    }
+    const std::byte* pack_left(int64_t begin, int64_t end) const {
+        std::byte* left = scratch(ScratchSlot::left, (end - begin) * left_bytes());
+        pack_blocks({dy_rows_, in_.dy.row_size()}, begin, end,
+                    [&](const TokenColumns& columns, int64_t leaf, int64_t block) {
+                        set_.kernel.pack_a_transposed(
+                            columns, left + block * left_bytes() + left_offset(leaf));
+                    });
+        return left;
+    }
+    const std::byte* pack_right(const WgradTask& task) const {
         std::byte* right =
-            scratch(ScratchSlot::right, (task.panel_end - task.panel_begin) * panel_bytes);
-        for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf)
-            for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel) {
-                const int64_t column = panel * kBlock;
-                const auto columns = static_cast<int>(std::min(kBlock, in_.x.row_size() - column));
-                set_.tools.pack_b_tokens(
-                    leaf_columns(x_rows_, leaf, column, columns),
-                    right + (panel - task.panel_begin) * panel_bytes + right_offset(leaf));
-            }
+            scratch(ScratchSlot::right, (task.panel_end - task.panel_begin) * right_bytes());
+        pack_blocks({x_rows_, in_.x.row_size()}, task.panel_begin, task.panel_end,
+                    [&](const TokenColumns& columns, int64_t leaf, int64_t panel) {
+                        set_.tools.pack_b_tokens(
+                            columns, right + panel * right_bytes() + right_offset(leaf));
+                    });
         return right;
     }
 
-    static void load_block(const StoreBlock& from, float* c) {
-        const auto* in = static_cast<const float*>(from.out);
-        for (int row = 0; row < from.rows; ++row)
-            std::copy_n(in + row * from.stride, from.columns, c + row * kBlock);
+    StoreBlock target_block(int64_t block, int64_t panel, float* dw) const {
+        const int64_t n = in_.dy.row_size(), k = in_.x.row_size();
+        const int64_t row = block * kBlock, column = panel * kBlock;
+        return {dw + row * k + column, k, static_cast<int>(std::min(kBlock, n - row)),
+                static_cast<int>(std::min(kBlock, k - column))};
+    }
+    static void prefetch(const StoreBlock& block) {
+        if (block.columns <= 0) return;  // beyond the last panel
+        const auto* row = static_cast<const float*>(block.out);
+        for (int i = 0; i < block.rows; ++i, row += block.stride) {
+            __builtin_prefetch(row, 1);
+            __builtin_prefetch(row + block.columns - 1, 1);
+        }
+    }
+    void multiply(const StoreBlock& out, const std::byte* left, const std::byte* right) const {
+        auto* stack = reinterpret_cast<float*>(
+            scratch(ScratchSlot::rows, stack_depth(tree_) * kBlockFloats * 4));
+        if (target_.more) set_.epilogues.load_f32(out, stack);
+        walk_tree(left, right, out.rows, stack);
+        (target_.finished ? set_.epilogues.stream_f32 : set_.epilogues.store_f32)(stack, out);
     }
 
     // The block's sum over the tree ends up at stack[0].
@@ -166,7 +216,7 @@ class GroupWgrad {
         int64_t depth = 0;
         for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf) {
             set_.kernel.multiply_transposed(left + left_offset(leaf), right + right_offset(leaf),
-                                            leaf_rows(leaf), rows, more_ && leaf == 0,
+                                            leaf_rows(leaf), rows, target_.more && leaf == 0,
                                             stack + depth * kBlockFloats);
             ++depth;
             for (int merge = tree_.merges[static_cast<size_t>(leaf)]; merge > 0; --merge) {
@@ -179,13 +229,32 @@ class GroupWgrad {
 
     const ops::GroupedWgrad& in_;
     const GemmSet& set_;
-    const bool more_;  // the first leaf's sum starts from dw
+    const Target target_;
     const LeafTree& tree_;
     std::vector<int64_t> padded_;
     std::vector<const void*> dy_rows_, x_rows_;
 };
 
-void run_wgrad(const ops::GroupedWgrad& in, bool more, const Tensor& dw) {
+// One leaf goes by spans of rows that leave room in L2; more leaves all at once.
+void run_task(const ops::GroupedWgrad& in, const GemmSet& set, const WgradTask& task, Target target,
+              float* dw) {
+    const auto group = static_cast<size_t>(task.group);
+    const int64_t first_row = in.group_offsets[group];
+    const LeafTree tree = summation_tree(in.trees[group]);
+    if (tree.leaves() != 1) return GroupWgrad(in, set, first_row, tree, target).run(task, dw);
+    const int64_t spans = std::max<int64_t>(1, (tree.rows() + kSpan / 2) / kSpan);
+    const int64_t span = round_up((tree.rows() + spans - 1) / spans, kBlock);
+    int64_t row = 0;
+    do {
+        const int64_t rows = std::min(span, tree.rows() - row);
+        const Target part{.more = target.more || row > 0,
+                          .finished = target.finished && row + rows == tree.rows()};
+        GroupWgrad(in, set, first_row + row, make_leaf_tree({0, rows}), part).run(task, dw);
+        row += rows;
+    } while (row < tree.rows());
+}
+
+void run_wgrad(const ops::GroupedWgrad& in, Target target, const Tensor& dw) {
     const int64_t n = in.dy.row_size(), k = in.x.row_size();
     const auto groups = static_cast<int64_t>(in.trees.size());
     FUCINA_CHECK(in.dy.dtype() == in.x.dtype() && dw.dtype() == DType::f32 && dw.contiguous() &&
@@ -202,20 +271,21 @@ void run_wgrad(const ops::GroupedWgrad& in, bool more, const Tensor& dw) {
         wgrad_tasks(in, set, (n + kBlock - 1) / kBlock, (k + kBlock - 1) / kBlock);
     parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
         const WgradTask& task = tasks[static_cast<size_t>(i)];
-        GroupWgrad(in, set, task.group, more).run(task, dw.data<float>() + task.group * n * k);
+        run_task(in, set, task, target, dw.data<float>() + task.group * n * k);
     });
 }
 
 }  // namespace
 
 void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
-    run_wgrad(in, false, dw);
+    run_wgrad(in, {.finished = true}, dw);
 }
 
 void leaf_wgrad(const Tensor& dy, const Tensor& x, bool more, const Tensor& dw) {
     const LeafTree leaf = make_leaf_tree({0, x.rows()});
     const int64_t offsets[] = {0, x.rows()};
-    run_wgrad({.dy = dy, .x = x, .trees = {&leaf, 1}, .group_offsets = offsets}, more, dw);
+    run_wgrad({.dy = dy, .x = x, .trees = {&leaf, 1}, .group_offsets = offsets}, {.more = more},
+              dw);
 }
 
 }  // namespace fucina::cpu

@@ -27,7 +27,9 @@ class HeadLossPass {
         const int64_t rows = std::max(kLeastRows, kLogitsBytes / row_bytes / 32 * 32);
         chunk_ = std::min(rows, round_up(std::max<int64_t>(1, io.x.rows())));
         logits_ = Tensor::empty({chunk_, vocab}, DType::f32);
-        if (gradient) d_logits_ = Tensor::empty({chunk_, vocab}, io.head.dtype);
+        // Rows a line longer, lest a column of them fall into a few sets of the caches.
+        if (gradient)
+            d_logits_ = Tensor::empty({chunk_, vocab + 32}, io.head.dtype).columns(0, vocab);
     }
 
     // Rows [begin, end) of x, which are one leaf; dw receives their gradient.
@@ -61,7 +63,8 @@ class HeadLossPass {
                          " of a vocabulary of ", vocab);
             void* gradient = nullptr;
             if (d_logits_.defined())
-                gradient = d_logits_.raw() + i * vocab * size_of(d_logits_.dtype());
+                gradient =
+                    d_logits_.raw() + i * d_logits_.row_stride() * size_of(d_logits_.dtype());
             io_.loss.data<float>()[first + i] =
                 row_kernel({logits_.row<float>(i), vocab, label, io_.scale}, gradient);
         });
@@ -81,15 +84,16 @@ void head_loss(const ops::HeadLoss& io) {
     if (!io.dw.defined()) return pass.leaf(0, io.x.rows(), {});
     FUCINA_CHECK(io.tree.rows() == io.x.rows(), "a tree of ", io.tree.rows(), " rows for ",
                  io.x.describe());
+    const LeafTree tree = summation_tree(io.tree);
     std::vector<Tensor> partial{io.dw};
     size_t depth = 0;
-    if (io.tree.leaves() == 0) io.dw.zero();
-    for (size_t leaf = 0; leaf < io.tree.merges.size(); ++leaf) {
+    if (tree.leaves() == 0) io.dw.zero();
+    for (size_t leaf = 0; leaf < tree.merges.size(); ++leaf) {
         if (depth == partial.size())
             partial.push_back(Tensor::empty({io.dw.dim(0), io.dw.dim(1)}, DType::f32));
-        pass.leaf(io.tree.offsets[leaf], io.tree.offsets[leaf + 1], partial[depth]);
+        pass.leaf(tree.offsets[leaf], tree.offsets[leaf + 1], partial[depth]);
         ++depth;
-        for (int merge = io.tree.merges[leaf]; merge > 0; --merge) {
+        for (int merge = tree.merges[leaf]; merge > 0; --merge) {
             --depth;
             ops::add_in_place(partial[depth - 1], partial[depth]);
         }

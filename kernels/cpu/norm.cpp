@@ -21,7 +21,7 @@ void rmsnorm(const NormArgs& in) {
 }
 
 void rmsnorm_backward(const ops::RmsNormBackward& io) {
-    constexpr int64_t kColumns = 256;  // a block of sums stays in L1
+    constexpr int64_t kColumns = 64;  // their sums stay in registers
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     const int64_t width = io.x.row_size();
     parallel_ranges(width, kColumns, kColumns * io.x.rows(), [&](int64_t begin, int64_t end) {

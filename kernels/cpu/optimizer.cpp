@@ -4,38 +4,18 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/parallel_for.h"
 
 namespace fucina::cpu {
 namespace {
 
-constexpr int64_t kRange = 16384;    // elements of one unit of work
-constexpr int64_t kNormBlock = 512;  // elements of one chain of the norm
+constexpr int64_t kRange = 16384;  // elements of one unit of work
 
 // Element `begin` of a contiguous tensor.
 Cells from(const Tensor& x, int64_t begin) {
     return {x.raw() + begin * size_of(x.dtype()), x.dtype() == DType::bf16};
-}
-
-// Sums of `blocks` <= 8 consecutive blocks of squares, each one chain; together, so that the
-// additions of different chains overlap.
-void block_sums(const float* x, int64_t blocks, double* sums) {
-    double chain[8] = {};
-    if (blocks == 8) {
-        for (int64_t i = 0; i < kNormBlock; ++i)
-            for (int64_t b = 0; b < 8; ++b) {
-                const double value = x[b * kNormBlock + i];
-                chain[b] += value * value;
-            }
-    } else {
-        for (int64_t b = 0; b < blocks; ++b)
-            for (int64_t i = 0; i < kNormBlock; ++i) {
-                const double value = x[b * kNormBlock + i];
-                chain[b] += value * value;
-            }
-    }
-    for (int64_t b = 0; b < blocks; ++b) sums[b] = chain[b];
 }
 
 // body(from, to, count) over contiguous runs: ranges of the whole, or rows where one is a view.
@@ -53,10 +33,10 @@ void for_each_run(const Tensor& x, const Tensor& y, const Body& body) {
 
 }  // namespace
 
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
-           const Tensor& v) {
+void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
+           const PackedCopies& copies) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_ranges(w.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
+    const auto update = [&](int64_t begin, int64_t end) {
         kernels.adamw({.w = w.data<float>() + begin,
                        .grad = grad.data<float>() + begin,
                        .m = from(m, begin),
@@ -65,24 +45,27 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
                        .grad_scale = step.grad_scale,
                        .decay = 1.0f - step.learning_rate * step.weight_decay,
                        .rate = step.learning_rate / step.bias_correction1,
-                       .root = std::sqrt(step.bias_correction2),
+                       .inverse_root = 1.0f / std::sqrt(step.bias_correction2),
                        .eps = step.eps,
                        .beta1 = step.beta1,
                        .beta2 = step.beta2});
-    });
+    };
+    if (copies.forward != nullptr)
+        repack(w, copies, update);
+    else
+        parallel_ranges(w.size(), kRange, kRange, update);
 }
 
 double sum_of_squares(const Tensor& x) {
-    const float* values = x.data<float>();
-    const int64_t whole = x.size() / kNormBlock;
-    std::vector<double> sums(static_cast<size_t>(whole));
-    parallel_ranges(whole, 8, 8 * kNormBlock, [&](int64_t begin, int64_t end) {
-        block_sums(values + begin * kNormBlock, end - begin, sums.data() + begin);
+    const RowKernels& kernels = FUCINA_PICK(kRowKernels);
+    std::vector<double> sums(static_cast<size_t>((x.size() + kRange - 1) / kRange));
+    parallel_ranges(x.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
+        sums[static_cast<size_t>(begin / kRange)] =
+            kernels.sum_of_squares(x.data<float>() + begin, end - begin);
     });
-    double total = 0, last = 0;
-    for (const double block : sums) total += block;
-    for (int64_t i = whole * kNormBlock; i < x.size(); ++i) last += double{values[i]} * values[i];
-    return total + last;
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    return total;
 }
 
 void add_in_place(const Tensor& y, const Tensor& x) {

@@ -61,7 +61,7 @@ struct AdamWRange {
     const float* grad;
     Cells m, v;
     int64_t count;
-    float grad_scale, decay, rate, root, eps, beta1, beta2;
+    float grad_scale, decay, rate, inverse_root, eps, beta1, beta2;
 };
 
 struct RowKernels {
@@ -73,6 +73,7 @@ struct RowKernels {
     void (*adamw)(const AdamWRange& range);
     void (*cast)(Cells from, Cells to, int64_t count);
     void (*add)(Cells from, float* to, int64_t count);  // to += from
+    double (*sum_of_squares)(const float* x, int64_t count);
     void (*sigmoid)(const float* x, float* y, int64_t count);
     // rank[i]: how many of x stand before x[i] when sorted downwards, equal ones by index.
     void (*ranks)(const float* x, int64_t count, int32_t* rank);

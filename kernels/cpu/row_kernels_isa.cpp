@@ -77,11 +77,28 @@ FUCINA_INLINE Cells at(Cells x, int64_t offset) {
     return {static_cast<char*>(x.data) + offset * (x.bf16 ? 2 : 4), x.bf16};
 }
 
+// For 64 columns, whose sums stay in registers.
+void norm_weight_columns(const NormWeightColumns& in, int64_t first) {
+    Vec part[4];
+    for (int i = 0; i < 4; ++i) part[i] = load(in.sum + first + i * kLanes);
+    for (int64_t t = in.begin; t < in.end; ++t) {
+        const Cells dy = at(in.dy, t * in.dy_stride + first), x = at(in.x, t * in.x_stride + first);
+        const Vec rstd = set1(in.rstd[t]);
+        for (int i = 0; i < 4; ++i) {
+            const Vec normed = round_like(x, mul(get(x, i * kLanes, kLanes), rstd));
+            part[i] = fma(get(dy, i * kLanes, kLanes), normed, part[i]);
+        }
+    }
+    for (int i = 0; i < 4; ++i) store(in.sum + first + i * kLanes, part[i]);
+}
+
 void norm_weight(const NormWeightColumns& in) {
+    int64_t whole = 0;
+    for (; whole + 4 * kLanes <= in.width; whole += 4 * kLanes) norm_weight_columns(in, whole);
     for (int64_t t = in.begin; t < in.end; ++t) {
         const Cells dy = at(in.dy, t * in.dy_stride), x = at(in.x, t * in.x_stride);
         const Vec rstd = set1(in.rstd[t]);
-        for (int64_t j = 0; j < in.width; j += kLanes) {
+        for (int64_t j = whole; j < in.width; j += kLanes) {
             const int64_t left = in.width - j;
             const Vec normed = round_like(x, mul(get(x, j, left), rstd));
             store_some(in.sum + j, fma(get(dy, j, left), normed, load_some(in.sum + j, left)),
@@ -119,7 +136,26 @@ FUCINA_INLINE void rotate(const float* x, const float* cos, const float* sin, in
     }
 }
 
+// Pairs side by side and a whole number of vectors: y = x cos + swapped(x) (-sin, sin).
+void rope_pairs(const RopeRow& row) {
+    alignas(64) float cos[kMostRotated], sin[kMostRotated];
+    for (int64_t i = 0; i < row.half; ++i) {
+        const float s = row.inverse ? -row.sin[i] : row.sin[i];
+        cos[2 * i] = cos[2 * i + 1] = row.cos[i];
+        sin[2 * i] = -s;
+        sin[2 * i + 1] = s;
+    }
+    for (int64_t head = 0; head < row.heads; ++head) {
+        const Cells cells = at(row.x, (head + 1) * row.head_dim - 2 * row.half);
+        for (int64_t j = 0; j < 2 * row.half; j += kLanes) {
+            const Vec x = get(cells, j, kLanes);
+            put(cells, j, add(mul(x, load(cos + j)), mul(swap_pairs(x), load(sin + j))), kLanes);
+        }
+    }
+}
+
 void rope(const RopeRow& row) {
+    if (row.interleaved && row.half % (kLanes / 2) == 0) return rope_pairs(row);
     alignas(64) float cos[kMostRotated / 2], sin[kMostRotated / 2];
     alignas(64) float x[kMostRotated], y[kMostRotated];
     for (int64_t i = 0; i < row.half; ++i) {
@@ -142,7 +178,8 @@ void rope(const RopeRow& row) {
 
 void adamw(const AdamWRange& range) {
     const Vec scale = set1(range.grad_scale), decay = set1(range.decay);
-    const Vec rate = set1(-range.rate), root = set1(range.root), eps = set1(range.eps);
+    const Vec rate = set1(-range.rate), inverse_root = set1(range.inverse_root),
+              eps = set1(range.eps);
     const Vec beta1 = set1(range.beta1), beta2 = set1(range.beta2);
     const Vec rest1 = set1(1.0f - range.beta1), rest2 = set1(1.0f - range.beta2);
     for (int64_t j = 0; j < range.count; j += kLanes) {
@@ -150,7 +187,7 @@ void adamw(const AdamWRange& range) {
         const Vec g = mul(load_some(range.grad + j, left), scale);
         const Vec m = fma(beta1, get(range.m, j, left), mul(rest1, g));
         const Vec v = fma(beta2, get(range.v, j, left), mul(mul(rest2, g), g));
-        const Vec update = div(m, add(div(sqrt(v), root), eps));
+        const Vec update = div(m, fma(sqrt(v), inverse_root, eps));
         const Vec w = fma(rate, update, mul(load_some(range.w + j, left), decay));
         put(range.m, j, m, left);
         put(range.v, j, v, left);
@@ -167,6 +204,19 @@ void add_row(Cells from, float* to, int64_t count) {
         const int64_t left = count - j;
         store_some(to + j, add(load_some(to + j, left), get(from, j, left)), left);
     }
+}
+
+// Element i is added to lane i % 32; then the lanes in order.
+double sum_of_squares(const float* x, int64_t count) {
+    constexpr int64_t kChains = 32;
+    double lanes[kChains] = {};
+    int64_t i = 0;
+    for (; i + kChains <= count; i += kChains)
+        for (int64_t j = 0; j < kChains; ++j) lanes[j] += double{x[i + j]} * double{x[i + j]};
+    for (int64_t j = 0; i < count; ++i, ++j) lanes[j] += double{x[i]} * double{x[i]};
+    double total = 0;
+    for (const double lane : lanes) total += lane;
+    return total;
 }
 
 void sigmoid_row(const float* x, float* y, int64_t count) {
@@ -186,7 +236,8 @@ void ranks(const float* x, int64_t count, int32_t* rank) {
 
 }  // namespace
 
-extern const RowKernels kRowKernels = {norm,  norm_backward, norm_weight, combine,     rope,
-                                       adamw, cast,          add_row,     sigmoid_row, ranks};
+extern const RowKernels kRowKernels = {norm,           norm_backward, norm_weight, combine,
+                                       rope,           adamw,         cast,        add_row,
+                                       sum_of_squares, sigmoid_row,   ranks};
 
 }  // namespace fucina::cpu::FUCINA_ISA

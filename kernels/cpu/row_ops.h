@@ -43,8 +43,8 @@ void embedding(const int32_t* ids, const Tensor& table, const Tensor& out);
 void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
                         const Tensor& d_table);
 
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
-           const Tensor& v);
+void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
+           const PackedCopies& copies);
 double sum_of_squares(const Tensor& x);
 void add_in_place(const Tensor& y, const Tensor& x);
 void cast(const Tensor& x, const Tensor& out);

@@ -75,16 +75,18 @@ FUCINA_INLINE void store_some(uint16_t* p, Vec x, int64_t n) {
     store(lanes, x);
     for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
+#if !defined(__AVX512F__)
 // Rounded to bf16 and back.
 FUCINA_INLINE Vec round_bf16(Vec x) {
     uint16_t lanes[kLanes];
     store(lanes, x);
     return load(lanes);
 }
+#endif
 
-// e^x within 2 ulp; 0 below -87.3, infinity above 88.7; NaN stays NaN. Cody-Waite reduction by
-// ln 2, then the degree 6 polynomial of Cephes' expf.
-FUCINA_INLINE Vec exp(Vec x) {
+// e^x within 2 ulp for x <= 0, or little above; 0 below -87.3; NaN stays NaN. Cody-Waite reduction
+// by ln 2, then the degree 6 polynomial of Cephes' expf.
+FUCINA_INLINE Vec exp_nonpositive(Vec x) {
     const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     const Vec shifted = fma(x, set1(1.44269504088896341f), magic);
     const Vec n = sub(shifted, magic);
@@ -97,8 +99,12 @@ FUCINA_INLINE Vec exp(Vec x) {
     p = fma(p, r, set1(5.0000001201e-1f));
     p = add(fma(mul(p, r), r, r), set1(1.0f));
     p = scale_by_power(p, shifted);
-    p = select_less(x, set1(-87.3f), zero(), p);
-    return select_less(set1(88.7f), x, set1(__builtin_inff()), p);
+    return select_less(x, set1(-87.3f), zero(), p);
+}
+
+// The same for all x; infinity above 88.7.
+FUCINA_INLINE Vec exp(Vec x) {
+    return select_less(set1(88.7f), x, set1(__builtin_inff()), exp_nonpositive(x));
 }
 
 // The natural logarithm of x >= 1 in plain double arithmetic, since libm's bits depend on the CPU:

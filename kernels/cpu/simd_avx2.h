@@ -20,6 +20,11 @@ FUCINA_INLINE void store(float* p, Vec x) {
     _mm256_storeu_ps(p, x.lo);
     _mm256_storeu_ps(p + 8, x.hi);
 }
+// Past the caches; p is a multiple of 64 bytes.
+FUCINA_INLINE void stream(float* p, Vec x) {
+    _mm256_stream_ps(p, x.lo);
+    _mm256_stream_ps(p + 8, x.hi);
+}
 FUCINA_INLINE __m256i load_bits(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
@@ -72,6 +77,10 @@ FUCINA_INLINE Vec fma(Vec a, Vec b, Vec c) {
 }
 FUCINA_INLINE Vec max(Vec a, Vec b) {
     return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+// Lanes 2i and 2i + 1 exchanged.
+FUCINA_INLINE Vec swap_pairs(Vec x) {
+    return {_mm256_permute_ps(x.lo, 0xb1), _mm256_permute_ps(x.hi, 0xb1)};
 }
 FUCINA_INLINE Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
     return {_mm256_blendv_ps(no.lo, yes.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),

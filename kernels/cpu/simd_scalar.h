@@ -25,6 +25,10 @@ FUCINA_INLINE Vec load(const float* p) {
 FUCINA_INLINE void store(float* p, Vec x) {
     FUCINA_LANES p[i] = x.v[i];
 }
+// Past the caches; p is a multiple of 64 bytes.
+FUCINA_INLINE void stream(float* p, Vec x) {
+    store(p, x);
+}
 FUCINA_INLINE Vec load(const uint16_t* p) {
     Vec r;
     FUCINA_LANES r.v[i] = bf16_float(p[i]);
@@ -70,6 +74,12 @@ FUCINA_INLINE Vec fma(Vec a, Vec b, Vec c) {
 FUCINA_INLINE Vec max(Vec a, Vec b) {
     FUCINA_LANES b.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return b;
+}
+// Lanes 2i and 2i + 1 exchanged.
+FUCINA_INLINE Vec swap_pairs(Vec x) {
+    Vec y;
+    FUCINA_LANES y.v[i] = x.v[i ^ 1];
+    return y;
 }
 FUCINA_INLINE Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
     FUCINA_LANES no.v[i] = a.v[i] < b.v[i] ? yes.v[i] : no.v[i];

@@ -14,7 +14,7 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
                  v.describe());
     const float decay = 1.0f - step.learning_rate * step.weight_decay;
     const float rate = step.learning_rate / step.bias_correction1;
-    const float root = std::sqrt(step.bias_correction2);
+    const float inverse_root = 1.0f / std::sqrt(step.bias_correction2);
     const Tensor m_flat = m.view({1, m.size()}), v_flat = v.view({1, v.size()});
     parallel_ranges(w.size(), 4096, 4096, [&](int64_t begin, int64_t end) {
         std::vector<float> first(static_cast<size_t>(end - begin)), second(first.size());
@@ -25,7 +25,7 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
             const float g = grad.data<float>()[begin + static_cast<int64_t>(j)] * step.grad_scale;
             first[j] = std::fma(step.beta1, first[j], (1.0f - step.beta1) * g);
             second[j] = std::fma(step.beta2, second[j], (1.0f - step.beta2) * g * g);
-            const float update = first[j] / (std::sqrt(second[j]) / root + step.eps);
+            const float update = first[j] / std::fma(std::sqrt(second[j]), inverse_root, step.eps);
             weight = std::fma(-rate, update, weight * decay);
         }
         store_row(m_flat, 0, begin, end - begin, first.data());
@@ -34,17 +34,17 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
 }
 
 double sum_of_squares(const Tensor& x) {
-    constexpr int64_t kBlock = 512;
+    constexpr int64_t kRange = 16384, kChains = 32;
     FUCINA_CHECK(x.contiguous(), "sum of squares of a strided ", x.describe());
     const float* values = x.data<float>();
-    std::vector<double> blocks(static_cast<size_t>((x.size() + kBlock - 1) / kBlock), 0.0);
-    parallel_ranges(x.size(), kBlock, kBlock, [&](int64_t begin, int64_t end) {
-        double sum = 0;
-        for (int64_t i = begin; i < end; ++i) sum += double{values[i]} * values[i];
-        blocks[static_cast<size_t>(begin / kBlock)] = sum;
-    });
     double total = 0;
-    for (const double block : blocks) total += block;
+    for (int64_t begin = 0; begin < x.size(); begin += kRange) {
+        double chains[kChains] = {}, range = 0;
+        for (int64_t i = 0; i < std::min(kRange, x.size() - begin); ++i)
+            chains[i % kChains] += double{values[begin + i]} * values[begin + i];
+        for (const double chain : chains) range += chain;
+        total += range;
+    }
     return total;
 }
 

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/optimizer.h"
 #include "kernels/reference/reference.h"
 #include "kernels/runtime.h"
 #include "tests/kernels/levels.h"
@@ -311,4 +313,45 @@ TEST(Gemm, WrongShapesAreRefused) {
 }
 
 }  // namespace
+struct CopiesCase {
+    int64_t groups, n, k;
+    PackKind kind;
+};
+
+// AdamW remakes a weight's copies as it goes: they must be those of pack().
+void expect_copies_of_pack(const CopiesCase& c, DType type) {
+    const Tensor w = random_tensor({c.groups, c.n, c.k}, DType::f32, 60);
+    const Tensor grad = random_tensor({c.groups, c.n, c.k}, DType::f32, 61);
+    const Tensor m = random_tensor({c.groups, c.n, c.k}, DType::f32, 62);
+    const Tensor v = Tensor::zeros({c.groups, c.n, c.k}, DType::f32);
+    const AdamW step{.learning_rate = 0.01f};
+    const Tensor alone = w.clone();
+    ops::adamw(step, alone, grad, m.clone(), v.clone());
+    PackedWeight forward = ops::pack(w, c.kind, type);
+    PackedWeight dgrad = ops::pack(w, PackKind::dgrad, type);
+    ops::adamw(step, w, grad, m, v, {&forward, &dgrad});
+    const auto same = [](const Tensor& a, const Tensor& b) {
+        return a.bytes() == b.bytes() &&
+               std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
+    };
+    const std::string what = concat(c.groups, " x ", c.n, " x ", c.k, " ", name_of(type));
+    EXPECT_TRUE(same(w, alone)) << what;
+    if (type == DType::bf16 || c.k % 32 == 0) {  // fp32 panels leave the rows after k as they were
+        EXPECT_TRUE(same(forward.storage, ops::pack(w, c.kind, type).storage)) << what;
+    }
+    EXPECT_TRUE(same(dgrad.storage, ops::pack(w, PackKind::dgrad, type).storage)) << what;
+}
+
+TEST(AdamWWithCopies, AreThoseOfPack) {
+    const CopiesCase cases[] = {{1, 40, 72, PackKind::forward},  // partial stripes and panels
+                                {3, 64, 96, PackKind::forward},
+                                {2, 128, 40, PackKind::gate_up},
+                                {2, 80, 33, PackKind::gate_up}};  // halves of 40: no whole stripes
+    for_each_level([&](std::string_view level) {
+        SCOPED_TRACE(level);
+        for (const CopiesCase& c : cases)
+            for (const DType type : kTypes) expect_copies_of_pack(c, type);
+    });
+}
+
 }  // namespace fucina
