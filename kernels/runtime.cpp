@@ -89,6 +89,10 @@ void set_level(Runtime& state, std::string_view name) {
     state.has_avx512_bf16 = cpu.avx512_bf16 && state.level >= IsaLevel::avx512;
 }
 
+void set_native_bf16(Runtime& state) {
+    state.native_bf16 = state.has_avx512_bf16 && state.numerics == Numerics::fast;
+}
+
 std::string_view level_of_environment() {
     const char* name = std::getenv("FUCINA_ISA");
     return name == nullptr ? "" : name;
@@ -124,10 +128,12 @@ void set_runtime(int threads, Numerics numerics) {
     flush_denormals();
     state().threads = threads > 0 ? threads : allowed_cpus();
     state().numerics = numerics;
+    set_native_bf16(state());
 }
 
 void force_isa(std::string_view level) {
     set_level(state(), level.empty() ? level_of_environment() : level);
+    set_native_bf16(state());
 }
 
 void flush_denormals() {

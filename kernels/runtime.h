@@ -17,6 +17,8 @@ struct Runtime {
     IsaLevel level = IsaLevel::scalar;
     bool emulate_amx = false;
     bool has_avx512_bf16 = false;
+    // fp32 is rounded to bf16 by VCVTNEPS2BF16, which makes zeros of denormals: fast numerics only.
+    bool native_bf16 = false;
     // The level of kernels that use no tiles: `level`, or under `amx` the best vector level.
     IsaLevel vector_level = IsaLevel::scalar;
     Numerics numerics = Numerics::exact;

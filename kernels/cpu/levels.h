@@ -13,10 +13,15 @@
     }                                     \
     namespace avx512 {                    \
     extern const Type name;               \
+    }                                     \
+    namespace avx512_bf16 {               \
+    extern const Type name;               \
     }
 
-// Of the table `name`, the copy for this CPU and what FUCINA_ISA allows.
-#define FUCINA_PICK(name)                                                                         \
-    (::fucina::runtime().vector_level >= ::fucina::IsaLevel::avx512 ? ::fucina::cpu::avx512::name \
-     : ::fucina::runtime().vector_level == ::fucina::IsaLevel::avx2 ? ::fucina::cpu::avx2::name   \
+// Of the table `name`, the copy for this CPU, what FUCINA_ISA allows and the numerics.
+#define FUCINA_PICK(name)                                                                       \
+    (::fucina::runtime().native_bf16 ? ::fucina::cpu::avx512_bf16::name                         \
+     : ::fucina::runtime().vector_level >= ::fucina::IsaLevel::avx512                           \
+         ? ::fucina::cpu::avx512::name                                                          \
+     : ::fucina::runtime().vector_level == ::fucina::IsaLevel::avx2 ? ::fucina::cpu::avx2::name \
                                                                     : ::fucina::cpu::scalar::name)

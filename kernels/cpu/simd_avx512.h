@@ -1,4 +1,4 @@
-// Vec with AVX-512 (F, BW, DQ, VL). Included by simd.h.
+// Vec with AVX-512 (F, BW, DQ, VL; BF16 where FUCINA_ISA is avx512_bf16). Included by simd.h.
 #pragma once
 
 namespace fucina::cpu::FUCINA_ISA {
@@ -27,6 +27,17 @@ FUCINA_INLINE Vec load(const uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
+#if defined(__AVX512BF16__)
+// Denormals become zeros; fast numerics alone use this level.
+FUCINA_INLINE void store(uint16_t* p, Vec x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
+}
+FUCINA_INLINE Vec round_bf16(Vec x) {
+    const auto bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+#else
 // To the upper 16 bits of each lane, in integers, since VCVTNEPS2BF16 flushes denormals.
 FUCINA_INLINE __m512i rounded_bits(Vec x) {
     const __m512i bits = _mm512_castps_si512(x.v);
@@ -48,6 +59,7 @@ FUCINA_INLINE Vec round_bf16(Vec x) {
     const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     return {_mm512_castsi512_ps(_mm512_and_si512(rounded_bits(x), upper))};
 }
+#endif
 // 16 pairs of bf16: the first, or the second, of each.
 FUCINA_INLINE Vec load_even(const uint16_t* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};

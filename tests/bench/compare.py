@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -60,12 +61,14 @@ def fucina(work, program, settings):
         command += ["--set", setting]
     _, peak = run(command)
     lines = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line], peak
+    log = (work / "run" / "log.txt").read_text()
+    shutil.rmtree(work / "run")  # a checkpoint is 1.8 GB
+    return [line for line in lines if "loss" in line], peak, log
 
 
 def peak_shares(log):
     """Of every step, from its line on the screen: it depends on the moment, so metrics.jsonl has none."""
-    return [float(share) / 100 for share in re.findall(r"^step .* peak ([0-9.]+)%", log.read_text(), re.M)]
+    return [float(share) / 100 for share in re.findall(r"^step .* peak ([0-9.]+)%", log, re.M)]
 
 
 def peer(work, experts, steps=3):
@@ -83,9 +86,9 @@ def main():
     peaks, losses, shares = {}, {}, {name: [] for name in variants}
     for round_ in range(rounds):
         for name, settings in variants.items():
-            steps, peaks[name] = fucina(work, program, settings)
+            steps, peaks[name], log = fucina(work, program, settings)
             speeds[name] += [s["tokens_per_s"] for s in steps[1:]]  # the first step warms up
-            shares[name] += peak_shares(work / "run" / "log.txt")[1:]
+            shares[name] += peak_shares(log)[1:]
             losses[name] = [s["loss"] for s in steps]
         for experts in ("eager", "grouped_mm"):
             steps, peaks[experts] = peer(work, experts)
