@@ -1,5 +1,6 @@
 #include "data/token_store.h"
 
+#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -174,6 +175,15 @@ TokenStore TokenStore::from_lists(const std::vector<std::vector<int32_t>>& docum
     store.tokens_ = store.memory_offsets_.back();
     if (store.tokens_ == 0) fail(ExitCode::data, store.name_, ": holds no tokens");
     return store;
+}
+
+std::string TokenStore::content_hash() const {
+    const auto checksum = [](const auto& values) {
+        return XXH3_64bits(values.data(), values.size() * sizeof(values[0]));
+    };
+    const uint64_t tokens = file_ ? tokens_checksum_ : checksum(memory_tokens_);
+    const uint64_t offsets = file_ ? offsets_checksum_ : checksum(memory_offsets_);
+    return fmt::format("{:016x}{:016x}", tokens, offsets);
 }
 
 void TokenStore::check_offsets() const {

@@ -28,6 +28,9 @@ class TokenStore {
     int64_t vocab_size() const { return vocab_size_; }
     const std::string& tokenizer_hash() const { return tokenizer_hash_; }  // empty: not known
 
+    // Hexadecimal XXH3 of the tokens and of where documents begin: other content, other text.
+    std::string content_hash() const;
+
     // Offsets first .. first + n - 1 of the documents() + 1: document d is tokens
     // [offset d, offset d + 1).
     void read_offsets(int64_t first, std::span<int64_t> into) const;

@@ -142,8 +142,9 @@ Parameter* Model::find(const std::string& name) {
     return nullptr;
 }
 
-void Model::initialize(uint64_t seed) {
+void Model::initialize(uint64_t seed, std::string_view prefix) {
     for (Parameter* parameter : parameters()) {
+        if (!parameter->name.starts_with(prefix)) continue;
         const Tensor& value = parameter->value;
         const std::span<float> data(value.data<float>(), static_cast<size_t>(value.size()));
         if (value.rank() >= 2)

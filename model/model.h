@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -53,8 +54,8 @@ class Model {
     Parameter* find(const std::string& name);
 
     // N(0, initializer_range) for matrices, 1 for norms, 0 for biases; counter-based by seed and
-    // parameter name.
-    void initialize(uint64_t seed);
+    // parameter name. Only of parameters whose names begin with `prefix`: loading fills the others.
+    void initialize(uint64_t seed, std::string_view prefix = {});
     // To be called after any change of weights: remakes packed copies.
     void repack();
 

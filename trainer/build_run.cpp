@@ -64,7 +64,8 @@ class Origin {
     const ModelSpec& spec() const { return spec_; }
 
     void fill(Model& model) const {
-        model.initialize(static_cast<uint64_t>(request_.recipe.train().seed()));
+        model.initialize(static_cast<uint64_t>(request_.recipe.train().seed()),
+                         from_.empty() ? "" : "mtp.");  // which the source need not have
         if (from_.empty()) return;
         if (checkpoint_.empty()) {
             load_weights(model, TensorFile(from_));
@@ -162,6 +163,24 @@ ResumePoint find_resume_point(Communicator& communicator, const fs::path& path, 
     return point;
 }
 
+// A position in other data would be a silent jump. Checkpoints without hashes are older than these.
+void check_same_data(const RunData& data, const Data& recipe, const Manifest& manifest) {
+    if (data.tokenizer_hash() != manifest.tokenizer_hash()) {
+        fail(ExitCode::usage, recipe.tokenizer(), ": the tokenizer's hash is ",
+             data.tokenizer_hash(), ", the run was made with ", manifest.tokenizer_hash());
+    }
+    const std::vector<std::string> hashes = data.train_hashes();
+    for (int i = 0; i < manifest.data_hashes_size(); ++i) {
+        const auto at = static_cast<size_t>(i);
+        if (at >= hashes.size() || hashes[at] != manifest.data_hashes(i)) {
+            fail(ExitCode::data, i < recipe.train_size() ? recipe.train(i).path() : "data.train",
+                 ": its tokens hash to ", at < hashes.size() ? hashes[at] : "nothing",
+                 ", those of the run so far to ", manifest.data_hashes(i),
+                 "; bring the old data back, or start a new run with model.from");
+        }
+    }
+}
+
 TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, const Recipe& recipe,
                               const std::string& toml, Console& console) {
     check_ranks(communicator.size(), recipe.train());
@@ -173,11 +192,7 @@ TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, con
         run.model = std::make_unique<Model>(spec, model_options(recipe.train()));
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
-    if (run.data.tokenizer_hash() != point.manifest.tokenizer_hash()) {
-        fail(ExitCode::usage, recipe.data().tokenizer(), ": the tokenizer's hash is ",
-             run.data.tokenizer_hash(), ", the run was made with ",
-             point.manifest.tokenizer_hash());
-    }
+    check_same_data(run.data, recipe.data(), point.manifest);
     run.optimizer = std::make_unique<Optimizer>(recipe.train(), run.model->parameters());
     for (;;) {
         try {

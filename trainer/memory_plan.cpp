@@ -65,7 +65,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
     };
     MemoryPlan best = plan_for(std::max<int64_t>(recipe.train().micro_batch() / grain, 1));
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
-    while (best.passes.size() > 1) {
+    while (recipe.train().merge_passes() && best.passes.size() > 1) {
         MemoryPlan merged = plan_for(2 * longest_pass(best.passes));
         if (merged.total() > bound) break;
         best = std::move(merged);

@@ -111,6 +111,14 @@ void describe(const Sources& sources, const BatchLoader& loader, std::vector<std
 
 }  // namespace
 
+std::vector<std::string> RunData::train_hashes() const {
+    std::vector<std::string> hashes;
+    for (int64_t i = 0; i < train->sources(); ++i) {
+        hashes.push_back(train->source(i).store().content_hash());
+    }
+    return hashes;
+}
+
 RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t vocab_size,
                       Console& console) {
     RunData data;

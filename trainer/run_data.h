@@ -17,6 +17,8 @@ struct RunData {
     std::unique_ptr<BatchLoader> train;
     std::unique_ptr<BatchLoader> valid;  // null without data.valid
     std::optional<Tokenizer> tokenizer;  // absent without data.tokenizer
+    // Of each source of data.train, in order: what the position in the data rests on.
+    std::vector<std::string> train_hashes() const;
     std::string tokenizer_hash() const { return tokenizer ? tokenizer->hash() : ""; }
 };
 

@@ -79,9 +79,10 @@ TEST(RunDirectory, ForeignFolderIsLeftAsItIs) {
     EXPECT_FALSE(fs::exists(parent.path() / "lock"));
 }
 
-TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsNoMemory) {
+TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsLittleMemory) {
     Recipe recipe;
     recipe.mutable_exact()->set_grain(1);
+    recipe.mutable_train()->set_merge_passes(true);
     Model model = test::tiny_model(test::tiny_spec(), {});
     for (int64_t length : {1, 8, 64, 1024}) {
         recipe.mutable_data()->set_sequence_length(length);
@@ -101,6 +102,10 @@ TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsNoMemory) {
             if (length == 1024) {
                 EXPECT_EQ(longest, micro_batch) << "activations outweigh gradients here";
             }
+            recipe.mutable_train()->set_merge_passes(false);
+            for (const Pass& pass : plan_memory(recipe, model, {0, 16}, 1).passes)
+                EXPECT_EQ(pass.grains.count(), micro_batch);
+            recipe.mutable_train()->set_merge_passes(true);
         }
     }
 }

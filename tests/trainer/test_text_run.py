@@ -1,6 +1,7 @@
-"""Training on text and JSONL: the cache is made once for all ranks, samples are written, the tokenizer is pinned."""
+"""Training on text and JSONL: the cache is made once for all ranks, samples are written, tokenizer and data are pinned."""
 import json
 import random
+import shutil
 
 import pytest
 
@@ -59,6 +60,16 @@ def test_the_tokenizer_is_pinned(tmp_path, material, monkeypatch):
     train(tmp_path, material)
     done = runs.resume(tmp_path, "--set", f"data.tokenizer={material / 'two.json'}", expect=2)
     assert "the tokenizer's hash is" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_the_data_is_pinned(tmp_path, material, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(material / "prose.txt", tmp_path / "prose.txt")
+    train(tmp_path, material, data__train=[{"path": str(tmp_path / "prose.txt"), "weight": 1.0}])
+    with open(tmp_path / "prose.txt", "a") as prose:
+        prose.write("One more line.\n")
+    done = runs.resume(tmp_path, "--set", "train.steps=9", expect=3)
+    assert "prose.txt: its tokens hash to" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_text_without_a_fitting_tokenizer(tmp_path, material, monkeypatch):
