@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/cpu/row_ops.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/parallel_for.h"
 
 namespace fucina::cpu {
@@ -50,10 +51,11 @@ void combine(const ops::Combine& io, const TokenMap& map) {
     const int64_t tokens = io.out.rows(), width = io.out.row_size();
     const int64_t top_k = tokens == 0 ? 0 : map.slots() / tokens;
     parallel_for(tokens, (top_k + 1) * width, [&](int64_t t) {
-        std::vector<const void*> rows;
-        for (int64_t choice = t * top_k; choice < (t + 1) * top_k; ++choice)
-            rows.push_back(cells(io.slots, map.choice_slot[static_cast<size_t>(choice)]).data);
-        kernels.combine({.rows = rows.data(),
+        auto* rows = reinterpret_cast<const void**>(
+            scratch(ScratchSlot::rows, top_k * static_cast<int64_t>(sizeof(void*))));
+        for (int64_t j = 0; j < top_k; ++j)
+            rows[j] = cells(io.slots, map.choice_slot[static_cast<size_t>(t * top_k + j)]).data;
+        kernels.combine({.rows = rows,
                          .weights = io.weights == nullptr ? nullptr : io.weights + t * top_k,
                          .count = top_k,
                          .rows_bf16 = io.slots.dtype() == DType::bf16,

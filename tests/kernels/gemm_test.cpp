@@ -110,7 +110,8 @@ TEST(Gemm, WgradHasTheReferencesBits) {
     const std::vector<std::vector<int64_t>> leaves = {
         {0},           {0, 0},          {0, 1},
         {0, 31},       {0, 32, 65},     {0, 33, 33, 90},
-        {0, 600, 640}, {0, 5, 37, 100}, {0, 8, 16, 24, 32, 40, 48, 56, 64}};
+        {0, 600, 640}, {0, 5, 37, 100}, {0, 8, 16, 24, 32, 40, 48, 56, 64},
+        {0, 1900}};  // which goes in two spans
     for (const DType type : kTypes)
         for (const auto& offsets : leaves)
             for (const Shape& s : {Shape{0, 33, 70}, Shape{0, 200, 31}}) {
