@@ -44,6 +44,7 @@ int run_under_mpirun(int ranks, const char* filter) {
     if (length <= 0) return -1;
     self[length] = 0;
     const std::string command = concat(
+        "env -u GTEST_OUTPUT "  // the ranks would write one file at once
         "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
         "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none "
         "OMP_NUM_THREADS=1 mpirun --bind-to none -np ",
