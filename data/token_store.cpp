@@ -174,16 +174,16 @@ TokenStore TokenStore::from_lists(const std::vector<std::vector<int32_t>>& docum
     store.documents_ = static_cast<int64_t>(documents.size());
     store.tokens_ = store.memory_offsets_.back();
     if (store.tokens_ == 0) fail(ExitCode::data, store.name_, ": holds no tokens");
+    const auto checksum = [](const auto& values) {
+        return XXH3_64bits(values.data(), values.size() * sizeof(values[0]));
+    };
+    store.tokens_checksum_ = checksum(store.memory_tokens_);
+    store.offsets_checksum_ = checksum(store.memory_offsets_);
     return store;
 }
 
 std::string TokenStore::content_hash() const {
-    const auto checksum = [](const auto& values) {
-        return XXH3_64bits(values.data(), values.size() * sizeof(values[0]));
-    };
-    const uint64_t tokens = file_ ? tokens_checksum_ : checksum(memory_tokens_);
-    const uint64_t offsets = file_ ? offsets_checksum_ : checksum(memory_offsets_);
-    return fmt::format("{:016x}{:016x}", tokens, offsets);
+    return fmt::format("{:016x}{:016x}", tokens_checksum_, offsets_checksum_);
 }
 
 void TokenStore::check_offsets() const {

@@ -152,7 +152,6 @@ void Model::initialize(uint64_t seed, std::string_view prefix) {
         else
             std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
     }
-    repack();
 }
 
 void Model::repack() {

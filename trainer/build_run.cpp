@@ -66,8 +66,9 @@ class Origin {
     void fill(Model& model) const {
         model.initialize(static_cast<uint64_t>(request_.recipe.train().seed()),
                          from_.empty() ? "" : "mtp.");  // which the source need not have
-        if (from_.empty()) return;
-        if (checkpoint_.empty()) {
+        if (from_.empty()) {
+            model.repack();
+        } else if (checkpoint_.empty()) {
             load_weights(model, TensorFile(from_));
         } else {
             load_weights(checkpoint_, model);

@@ -83,6 +83,7 @@ inline void pack_rows_as_k(const GemmSet& set, const RowView& x, std::byte* out)
 inline void pack_left(const GemmSet& set, const RowView& x, int64_t first, void* out) {
     const void* rows[kBlock];
     const int count = x.pointers(first, rows);
+    for (int64_t i = 0; i < kBlock; ++i) x.prefetch(first + kBlock + i, x.columns * set.element);
     set.kernel.pack_a(rows, count, x.columns, out);
 }
 

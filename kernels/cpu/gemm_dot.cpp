@@ -75,21 +75,15 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
     }
 }
 
-// Rows may lie anywhere, which no hardware prefetcher foresees.
-constexpr int kRowsAhead = 4;
-
 void pack_a(const void* const* rows, int count, int64_t k, void* a) {
     const int64_t blocks = (k + 31) / 32;
     for (int row = 0; row < count; ++row) {
         const auto* in = static_cast<const uint16_t*>(rows[row]);
-        const auto* ahead =
-            static_cast<const uint16_t*>(rows[row + kRowsAhead < count ? row + kRowsAhead : row]);
         auto* out =
             static_cast<uint16_t*>(a) + row / kGroup * blocks * 32 * kGroup + row % kGroup * 32;
         for (int64_t i = 0; i < k; i += 32, out += 32 * kGroup) {
             const int64_t left = k - i;
             const __mmask32 inside = left >= 32 ? ~0u : (1u << left) - 1;
-            __builtin_prefetch(ahead + i);
             _mm512_storeu_si512(out, _mm512_maskz_loadu_epi16(inside, in + i));
         }
     }

@@ -46,6 +46,14 @@ int64_t stack_depth(const LeafTree& tree) {
     return most;
 }
 
+// One leaf goes by spans of rows that leave room in L2, equal but for the last; more leaves go all
+// at once.
+int64_t rows_at_once(const LeafTree& tree) {
+    if (tree.leaves() != 1) return padded_offsets(tree).back();
+    const int64_t spans = std::max<int64_t>(1, (tree.rows() + kSpan / 2) / kSpan);
+    return round_up((tree.rows() + spans - 1) / spans, kBlock);
+}
+
 void cut(std::vector<WgradTask>& tasks, int64_t WgradTask::*begin, int64_t WgradTask::*end,
          int64_t width) {
     std::vector<WgradTask> pieces;
@@ -64,7 +72,7 @@ std::vector<WgradTask> wgrad_tasks(const ops::GroupedWgrad& in, const GemmSet& s
     int64_t most_rows = 1;
     for (size_t g = 0; g < in.trees.size(); ++g) {
         tasks.push_back({static_cast<int64_t>(g), 0, blocks, 0, panels});
-        most_rows = std::max(most_rows, padded_offsets(in.trees[g]).back());
+        most_rows = std::max(most_rows, rows_at_once(in.trees[g]));
     }
     const int64_t width = std::max<int64_t>(1, kRightBytes / set.b_bytes(most_rows));
     cut(tasks, &WgradTask::panel_begin, &WgradTask::panel_end, width);
@@ -105,6 +113,8 @@ class GroupWgrad {
           target_(target),
           tree_(tree),
           padded_(padded_offsets(tree)),
+          stack_(reinterpret_cast<float*>(
+              scratch(ScratchSlot::rows, stack_depth(tree) * kBlockFloats * 4))),
           dy_rows_(rows_of(in.dy, in.dy_index, first_row)),
           x_rows_(rows_of(in.x, in.x_index, first_row)) {}
 
@@ -203,26 +213,24 @@ class GroupWgrad {
         }
     }
     void multiply(const StoreBlock& out, const std::byte* left, const std::byte* right) const {
-        auto* stack = reinterpret_cast<float*>(
-            scratch(ScratchSlot::rows, stack_depth(tree_) * kBlockFloats * 4));
-        if (target_.more) set_.epilogues.load_f32(out, stack);
-        walk_tree(left, right, out.rows, stack);
-        (target_.finished ? set_.epilogues.stream_f32 : set_.epilogues.store_f32)(stack, out);
+        if (target_.more) set_.epilogues.load_f32(out, stack_);
+        walk_tree(left, right, out.rows);
+        (target_.finished ? set_.epilogues.stream_f32 : set_.epilogues.store_f32)(stack_, out);
     }
 
-    // The block's sum over the tree ends up at stack[0].
-    void walk_tree(const std::byte* left, const std::byte* right, int rows, float* stack) const {
-        std::fill_n(stack, tree_.leaves() == 0 ? kBlockFloats : 0, 0.0f);
+    // The block's sum over the tree ends up at the bottom of the stack.
+    void walk_tree(const std::byte* left, const std::byte* right, int rows) const {
+        std::fill_n(stack_, tree_.leaves() == 0 ? kBlockFloats : 0, 0.0f);
         int64_t depth = 0;
         for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf) {
             set_.kernel.multiply_transposed(left + left_offset(leaf), right + right_offset(leaf),
                                             leaf_rows(leaf), rows, target_.more && leaf == 0,
-                                            stack + depth * kBlockFloats);
+                                            stack_ + depth * kBlockFloats);
             ++depth;
             for (int merge = tree_.merges[static_cast<size_t>(leaf)]; merge > 0; --merge) {
                 --depth;
-                set_.epilogues.add(stack + depth * kBlockFloats, stack + (depth - 1) * kBlockFloats,
-                                   rows * kBlock);
+                set_.epilogues.add(stack_ + depth * kBlockFloats,
+                                   stack_ + (depth - 1) * kBlockFloats, rows * kBlock);
             }
         }
     }
@@ -232,18 +240,17 @@ class GroupWgrad {
     const Target target_;
     const LeafTree& tree_;
     std::vector<int64_t> padded_;
+    float* const stack_;  // partial sums of one block
     std::vector<const void*> dy_rows_, x_rows_;
 };
 
-// One leaf goes by spans of rows that leave room in L2; more leaves all at once.
 void run_task(const ops::GroupedWgrad& in, const GemmSet& set, const WgradTask& task, Target target,
               float* dw) {
     const auto group = static_cast<size_t>(task.group);
     const int64_t first_row = in.group_offsets[group];
-    const LeafTree tree = summation_tree(in.trees[group]);
+    const LeafTree& tree = in.trees[group];
     if (tree.leaves() != 1) return GroupWgrad(in, set, first_row, tree, target).run(task, dw);
-    const int64_t spans = std::max<int64_t>(1, (tree.rows() + kSpan / 2) / kSpan);
-    const int64_t span = round_up((tree.rows() + spans - 1) / spans, kBlock);
+    const int64_t span = rows_at_once(tree);
     int64_t row = 0;
     do {
         const int64_t rows = std::min(span, tree.rows() - row);
@@ -278,7 +285,11 @@ void run_wgrad(const ops::GroupedWgrad& in, Target target, const Tensor& dw) {
 }  // namespace
 
 void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
-    run_wgrad(in, {.finished = true}, dw);
+    std::vector<LeafTree> trees;
+    for (const LeafTree& tree : in.trees) trees.push_back(summation_tree(tree));
+    ops::GroupedWgrad ordered = in;
+    ordered.trees = trees;
+    run_wgrad(ordered, {.finished = true}, dw);
 }
 
 void leaf_wgrad(const Tensor& dy, const Tensor& x, bool more, const Tensor& dw) {

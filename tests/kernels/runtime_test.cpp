@@ -67,13 +67,16 @@ TEST(Runtime, ParallelForRunsEachIndexOnceAndPassesExceptionsOn) {
     set_runtime(0, Numerics::exact);
 }
 
+test::Tensors run_with(const test::KernelCase& kernel, int threads, Numerics numerics) {
+    set_runtime(threads, numerics);
+    return kernel.run(test::Version::fast, kernel.inputs);
+}
+
 // Results must not depend on the number of threads.
 TEST(KernelCases, SameBitsForAnyNumberOfThreads) {
     for (const test::KernelCase& kernel : test::all_cases().kernels) {
-        set_runtime(1, Numerics::exact);
-        const test::Tensors one = kernel.run(test::Version::fast, kernel.inputs);
-        set_runtime(3, Numerics::exact);
-        const test::Tensors three = kernel.run(test::Version::fast, kernel.inputs);
+        const test::Tensors one = run_with(kernel, 1, Numerics::exact);
+        const test::Tensors three = run_with(kernel, 3, Numerics::exact);
         for (size_t k = 0; k < one.size(); ++k)
             EXPECT_TRUE(test::bit_equal(one[k], three[k])) << kernel.name << ", output " << k;
     }
@@ -84,10 +87,8 @@ TEST(KernelCases, SameBitsForAnyNumberOfThreads) {
 // here and there: 2^-7 of the largest element; fp32 outputs come of bf16 intermediates in some ops.
 TEST(KernelCases, FastNumericsAgreeWithExact) {
     for (const test::KernelCase& kernel : test::all_cases().kernels) {
-        set_runtime(2, Numerics::exact);
-        const test::Tensors exact = kernel.run(test::Version::fast, kernel.inputs);
-        set_runtime(2, Numerics::fast);
-        const test::Tensors fast = kernel.run(test::Version::fast, kernel.inputs);
+        const test::Tensors exact = run_with(kernel, 2, Numerics::exact);
+        const test::Tensors fast = run_with(kernel, 2, Numerics::fast);
         for (size_t k = 0; k < exact.size(); ++k) {
             if (exact[k].dtype() == DType::i32) {
                 EXPECT_TRUE(test::bit_equal(exact[k], fast[k])) << kernel.name << ", output " << k;
