@@ -7,12 +7,12 @@
 #include "parallel/communicator.h"
 #include "trainer/metrics.h"
 #include "trainer/peak_share.h"
+#include "trainer/report/tensorboard.h"
 #include "trainer/run.h"
 #include "trainer/samples.h"
 #include "trainer/step_line.h"
 #include "trainer/step_runner.h"
 #include "trainer/stop_request.h"
-#include "trainer/tensorboard.h"
 
 namespace fucina {
 

@@ -1,6 +1,6 @@
 // `fucina report RUN_DIR`: writes RUN_DIR/report.html; with --prompt the model writes a sample
 // for it first.
-#include "trainer/report.h"
+#include "trainer/report/report.h"
 
 #include <CLI/CLI.hpp>
 #include <fstream>

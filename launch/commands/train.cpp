@@ -10,7 +10,7 @@
 #include "launch/recipe.h"
 #include "launch/run_facts.h"
 #include "parallel/mpi_communicator.h"
-#include "trainer/report.h"
+#include "trainer/report/report.h"
 #include "trainer/stop_request.h"
 #include "trainer/trainer.h"
 

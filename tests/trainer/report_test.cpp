@@ -1,5 +1,5 @@
 // report.html: one self-contained page, whatever stands in the run directory.
-#include "trainer/report.h"
+#include "trainer/report/report.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include "kernels/error.h"
 #include "tests/support/temporary_directory.h"
 #include "trainer/metrics.h"
-#include "trainer/svg_chart.h"
+#include "trainer/report/svg_chart.h"
 
 namespace fucina {
 namespace {

@@ -1,5 +1,5 @@
 // TensorBoard's own library reads our event files, a resumed run's too.
-#include "trainer/tensorboard.h"
+#include "trainer/report/tensorboard.h"
 
 #include <gtest/gtest.h>
 

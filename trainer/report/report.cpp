@@ -1,4 +1,4 @@
-#include "trainer/report.h"
+#include "trainer/report/report.h"
 
 #include <fmt/format.h>
 
@@ -13,8 +13,8 @@
 
 #include "kernels/error.h"
 #include "trainer/metrics.h"
-#include "trainer/report_style.h"
-#include "trainer/svg_chart.h"
+#include "trainer/report/report_style.h"
+#include "trainer/report/svg_chart.h"
 
 namespace fucina {
 namespace {
