@@ -44,29 +44,53 @@ int64_t round_up(int64_t bytes, int64_t unit) {
 }  // namespace
 
 // Segments from mmap, cut into blocks; free neighbours merge; the smallest block that fits is
-// taken.
+// taken. Each block brings the node that files it as free, so that giving back needs no memory; what
+// fails for want of memory has changed nothing.
 struct Arena::State {
+    using FreeBlocks = std::multimap<int64_t, std::byte*>;  // by size
     struct Block {
         int64_t bytes = 0;
-        bool free = true;
         std::byte* segment = nullptr;
+        FreeBlocks::node_type free_node;  // empty while the block is filed as free
+        bool free() const { return free_node.empty(); }
     };
+    using Blocks = std::map<std::byte*, Block>;  // by address
+
     mutable std::mutex mutex;
-    std::map<std::byte*, Block> blocks;              // by address
-    std::multimap<int64_t, std::byte*> free_blocks;  // by size
+    Blocks blocks;
+    FreeBlocks free_blocks;
     std::map<std::string, MemoryUse> uses;
     int64_t reserved = 0;
 
-    void forget_free(std::byte* at) {
-        auto [first, last] = free_blocks.equal_range(blocks.at(at).bytes);
-        for (; first != last; ++first)
-            if (first->second == at) {
-                free_blocks.erase(first);
-                return;
-            }
+    static Blocks::node_type new_block() {
+        FreeBlocks file;
+        Blocks one;
+        one[nullptr].free_node = file.extract(file.emplace(0, nullptr));
+        return one.extract(one.begin());
+    }
+
+    void file_as_free(Blocks::iterator block) {
+        FreeBlocks::node_type& node = block->second.free_node;
+        node.key() = block->second.bytes;
+        node.mapped() = block->first;
+        free_blocks.insert(std::move(node));
+    }
+
+    FreeBlocks::iterator find_free(Blocks::const_iterator block) {
+        auto found = free_blocks.lower_bound(block->second.bytes);
+        while (found->second != block->first) ++found;
+        return found;
+    }
+
+    void add_free(Blocks::node_type node, std::byte* at, int64_t bytes, std::byte* segment) {
+        node.key() = at;
+        node.mapped().bytes = bytes;
+        node.mapped().segment = segment;
+        file_as_free(blocks.insert(std::move(node)).position);
     }
 
     bool grow(int64_t bytes) {
+        Blocks::node_type block = new_block();
         bytes = round_up(std::max(bytes, kSegment), kHugePage);
         void* at = mmap(nullptr, static_cast<size_t>(bytes + kHugePage), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -78,8 +102,7 @@ struct Arena::State {
         if (lead > 0) munmap(raw, static_cast<size_t>(lead));
         munmap(raw + lead + bytes, static_cast<size_t>(kHugePage - lead));
         madvise(raw + lead, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-        blocks[raw + lead] = {bytes, true, raw + lead};
-        free_blocks.emplace(bytes, raw + lead);
+        add_free(std::move(block), raw + lead, bytes, raw + lead);
         forbid(raw + lead, bytes);
         reserved += bytes;
         return true;
@@ -92,37 +115,38 @@ struct Arena::State {
             found = free_blocks.lower_bound(bytes);
         }
         std::byte* at = found->second;
-        free_blocks.erase(found);
         Block& block = blocks.at(at);
-        if (block.bytes > bytes) {
-            blocks[at + bytes] = {block.bytes - bytes, true, block.segment};
-            free_blocks.emplace(block.bytes - bytes, at + bytes);
+        Blocks::node_type rest;
+        if (block.bytes > bytes) rest = new_block();
+        block.free_node = free_blocks.extract(found);
+        if (rest) {
+            add_free(std::move(rest), at + bytes, block.bytes - bytes, block.segment);
             block.bytes = bytes;
         }
-        block.free = false;
         return at;
+    }
+
+    // The free block `from` becomes part of `into`, its neighbour.
+    void merge(Blocks::iterator into, Blocks::iterator from) {
+        into->second.bytes += from->second.bytes;
+        blocks.erase(from);
     }
 
     void give(std::byte* at) {
         auto here = blocks.find(at);
-        here->second.free = true;
         forbid(at, here->second.bytes);
-        if (auto next = std::next(here); next != blocks.end() && next->second.free &&
+        if (auto next = std::next(here); next != blocks.end() && next->second.free() &&
                                          next->second.segment == here->second.segment) {
-            forget_free(next->first);
-            here->second.bytes += next->second.bytes;
-            blocks.erase(next);
+            free_blocks.erase(find_free(next));
+            merge(here, next);
         }
-        if (here != blocks.begin()) {
-            auto before = std::prev(here);
-            if (before->second.free && before->second.segment == here->second.segment) {
-                forget_free(before->first);
-                before->second.bytes += here->second.bytes;
-                blocks.erase(here);
-                here = before;
-            }
+        if (auto before = here; here != blocks.begin() && (--before)->second.free() &&
+                                before->second.segment == here->second.segment) {
+            before->second.free_node = free_blocks.extract(find_free(before));
+            merge(before, here);
+            here = before;
         }
-        free_blocks.emplace(here->second.bytes, here->first);
+        file_as_free(here);
     }
 };
 
@@ -136,18 +160,24 @@ Arena& Arena::process() {
 std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
     const int64_t rounded = round_up(std::max<int64_t>(bytes, 1) + kRedZone, kAlignment);
     const std::string purpose = current_purpose;
-    std::lock_guard lock(state_->mutex);
-    std::byte* at = state_->take(rounded);
-    if (at == nullptr)
-        fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose, ", ",
-             state_->reserved, " bytes held; lower train.micro_batch or data.sequence_length");
-    permit(at, bytes);
-    MemoryUse& use = state_->uses[purpose];
-    use.current += rounded;
-    use.peak = std::max(use.peak, use.current);
-    return {at, [state = state_, rounded, &use](std::byte* block) {
+    MemoryUse* use = nullptr;
+    std::byte* at = nullptr;
+    {
+        std::lock_guard lock(state_->mutex);
+        use = &state_->uses[purpose];
+        at = state_->take(rounded);
+        if (at == nullptr)
+            fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose,
+                 ", ", state_->reserved,
+                 " bytes held; lower train.micro_batch or data.sequence_length");
+        permit(at, bytes);
+        use->current += rounded;
+        use->peak = std::max(use->peak, use->current);
+    }
+    // Without the lock: where no memory is left for the handle, it gives the block back.
+    return {at, [state = state_, rounded, use](std::byte* block) {
                 std::lock_guard release(state->mutex);
-                use.current -= rounded;
+                use->current -= rounded;
                 state->give(block);
             }};
 }
@@ -170,7 +200,7 @@ int64_t Arena::reserved() const {
 void Arena::trim() {
     std::lock_guard lock(state_->mutex);
     for (const auto& [at, block] : state_->blocks) {
-        if (!block.free) continue;
+        if (!block.free()) continue;
         const auto begin =
             round_up(static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)), kHugePage);
         const auto end = static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) + block.bytes;

@@ -21,6 +21,8 @@ constexpr uint32_t kVersion = 1;
 constexpr size_t kHeader = 8 + 4 + 8, kHash = 16;
 constexpr int64_t kLargest = int64_t{256} << 20;  // bytes of a manifest
 constexpr int kMostBoxes = 4096;                  // of a tensor
+constexpr int64_t kMostSteps = int64_t{1} << 40;  // the recipe's train.steps is less
+constexpr int64_t kMostSamples = int64_t{1} << 62;
 
 struct Hash {
     uint64_t low, high;
@@ -210,7 +212,8 @@ Manifest parse_manifest(std::string_view bytes, const std::string& path) {
 
 void check_manifest(const Manifest& manifest, const std::string& path) {
     if (manifest.step() < 0 || manifest.updates() < 0 || manifest.updates() > manifest.step() ||
-        manifest.next_sample() < 0) {
+        manifest.step() > kMostSteps || manifest.next_sample() < 0 ||
+        manifest.next_sample() > kMostSamples) {
         fail(ExitCode::data, path, ": step ", manifest.step(), ", updates ", manifest.updates(),
              ", next sample ", manifest.next_sample(), " do not fit together");
     }

@@ -5,6 +5,18 @@
 #include "kernels/optimizer.h"
 
 namespace fucina {
+namespace {
+
+// By squaring: the same bits whether a run counted up to n or was resumed there.
+double power(double base, int64_t n) {
+    double result = 1;
+    for (; n > 0; n >>= 1, base *= base) {
+        if ((n & 1) != 0) result *= base;
+    }
+    return result;
+}
+
+}  // namespace
 
 Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters) : train_(train) {
     MemoryPurpose purpose("moments");
@@ -16,15 +28,6 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters)
         state.m.zero();
         state.v.zero();
         states_.push_back(std::move(state));
-    }
-}
-
-void Optimizer::set_updates(int64_t updates) {
-    updates_ = updates;
-    power1_ = power2_ = 1;
-    for (int64_t i = 0; i < updates; ++i) {
-        power1_ *= train_.betas(0);
-        power2_ *= train_.betas(1);
     }
 }
 
@@ -42,15 +45,13 @@ double Optimizer::join_and_norm() {
 
 void Optimizer::update(double learning_rate, double grad_norm) {
     ++updates_;
-    power1_ *= train_.betas(0);
-    power2_ *= train_.betas(1);
     AdamW step;
     step.learning_rate = static_cast<float>(learning_rate);
     step.beta1 = static_cast<float>(train_.betas(0));
     step.beta2 = static_cast<float>(train_.betas(1));
     step.eps = static_cast<float>(train_.eps());
-    step.bias_correction1 = static_cast<float>(1 - power1_);
-    step.bias_correction2 = static_cast<float>(1 - power2_);
+    step.bias_correction1 = static_cast<float>(1 - power(train_.betas(0), updates_));
+    step.bias_correction2 = static_cast<float>(1 - power(train_.betas(1), updates_));
     const double factor = train_.clip_norm() / (grad_norm + 1e-6);
     if (train_.clip_norm() > 0 && factor < 1) step.grad_scale = static_cast<float>(factor);
     for (const State& state : states_) {

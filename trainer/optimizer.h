@@ -22,7 +22,7 @@ class Optimizer {
 
     // Updates taken so far; a skipped step takes none.
     int64_t updates() const { return updates_; }
-    void set_updates(int64_t updates);
+    void set_updates(int64_t updates) { updates_ = updates; }
 
     // Adds the uses of every gradient, in order, into its first; the root of the sum of all squares
     // (fp64, parameters in order). NaN or infinite if any gradient is.
@@ -36,7 +36,6 @@ class Optimizer {
     const Train train_;
     std::vector<State> states_;
     int64_t updates_ = 0;
-    double power1_ = 1, power2_ = 1;  // beta^updates, by multiplication
 };
 
 }  // namespace fucina

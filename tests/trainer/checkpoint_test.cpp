@@ -234,6 +234,8 @@ TEST_F(CheckpointTest, RefusesManifestsThatBreakTheRules) {
         other->set_byte_offset(box(m)->byte_offset());
     }));
     EXPECT_TRUE(refused([](Manifest& m) { m.set_updates(2); }));
+    EXPECT_TRUE(refused([](Manifest& m) { m.set_step(int64_t{1} << 62); }));
+    EXPECT_TRUE(refused([](Manifest& m) { m.set_next_sample(INT64_MAX); }));
     std::mt19937 random(1);
     const std::string framed = frame_manifest(good);
     for (int i = 0; i < 300; ++i) {  // any bytes

@@ -3,6 +3,7 @@
 #include "trainer/optimizer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -75,6 +76,29 @@ void set_grad(Parameter& parameter, size_t use, double scale, int step) {
     for (int64_t i = 0; i < parameter.value.size(); ++i) {
         grad[i] = static_cast<float>(scale * std::cos(3.0 * i + step));
     }
+}
+
+// A resumed run takes the same powers of beta as one that counted up to them, however many.
+TEST(Optimizer, BiasCorrectionNeedsNoCountingUp) {
+    Parameter counted = make_parameter("weight", {4, 4}, 0.5f);
+    Parameter jumped = make_parameter("weight", {4, 4}, 0.5f);
+    std::vector<Parameter*> one{&counted}, other{&jumped};
+    Optimizer counting(make_train(), one), jumping(make_train(), other);
+    for (int step = 0; step < 37; ++step) {
+        set_grad(counted, 0, 0, step);  // moments stay zero, and no rate: weights stay too
+        counting.update(0, 0);
+    }
+    jumping.set_updates(37);
+    for (Parameter* parameter : {&counted, &jumped}) set_grad(*parameter, 0, 1, 37);
+    counting.update(1e-2, 1);
+    jumping.update(1e-2, 1);
+    EXPECT_EQ(std::memcmp(counted.value.raw(), jumped.value.raw(), 64), 0);
+
+    alarm(20);  // as a manifest may say it; 2^62 multiplications would take a century
+    jumping.set_updates(int64_t{1} << 62);
+    jumping.update(1e-2, 1);
+    alarm(0);
+    EXPECT_EQ(jumping.updates(), (int64_t{1} << 62) + 1);
 }
 
 // torch.optim.AdamW and clip_grad_norm_ in double.
