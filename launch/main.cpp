@@ -3,7 +3,7 @@
 #include "launch/program.h"
 
 int main(int argc, char** argv) {
-    return fucina::run_program(argc, argv, [](CLI::App& app) {
+    return fucina::run_program(argc, argv, [](fucina::Command app) {
         using namespace fucina;
         add_train_command(app);
         add_resume_command(app);

@@ -2,15 +2,13 @@
 #pragma once
 #include <functional>
 
-namespace CLI {
-class App;
-}
+#include "launch/command_line.h"
 
 namespace fucina {
 
-// Starts MPI where a launcher asks for it, parses the arguments, runs the chosen command's callback
-// and returns the exit code. A failure prints exactly one line, `error: ...`, to standard error, on
-// one rank.
-int run_program(int argc, char** argv, const std::function<void(CLI::App&)>& add_commands);
+// Starts MPI where a launcher asks for it, parses the arguments, runs the chosen command's body and
+// returns the exit code. A failure prints exactly one line, `error: ...`, to standard error, on one
+// rank.
+int run_program(int argc, char** argv, const std::function<void(Command)>& add_commands);
 
 }  // namespace fucina

@@ -1,5 +1,4 @@
 // `fucina checkpoint inspect DIR` and `fucina checkpoint verify DIR`.
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -90,21 +89,19 @@ void verify(const CheckpointOptions& options) {
 
 }  // namespace
 
-void add_checkpoint_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("checkpoint", "Look into a checkpoint, or check it");
-    command->require_subcommand(1);
+void add_checkpoint_command(Command app) {
+    Command command = app.subcommand("checkpoint", "Look into a checkpoint, or check it");
     auto options = std::make_shared<CheckpointOptions>();
-    CLI::App* inspect_command = command->add_subcommand("inspect", "What a checkpoint holds");
-    CLI::App* verify_command =
-        command->add_subcommand("verify", "Read everything and compare all checksums");
-    for (CLI::App* each : {inspect_command, verify_command}) {
-        each->add_option("directory", options->directory, "run or checkpoint directory")
-            ->required();
+    Command inspect_command = command.subcommand("inspect", "What a checkpoint holds");
+    Command verify_command =
+        command.subcommand("verify", "Read everything and compare all checksums");
+    for (Command each : {inspect_command, verify_command}) {
+        each.option("directory", options->directory, "run or checkpoint directory").required();
     }
-    inspect_command->add_flag("--tensors", options->tensors,
-                              "every tensor, with the file and byte where each box begins");
-    inspect_command->callback([options] { inspect(*options); });
-    verify_command->callback([options] { verify(*options); });
+    inspect_command.flag("--tensors", options->tensors,
+                         "every tensor, with the file and byte where each box begins");
+    inspect_command.run([options] { inspect(*options); });
+    verify_command.run([options] { verify(*options); });
 }
 
 }  // namespace fucina

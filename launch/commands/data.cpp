@@ -1,7 +1,6 @@
 // `fucina data`: make token stores from text, and check what training would read.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -157,28 +156,25 @@ void run_check(const DataOptions& options) {
 
 }  // namespace
 
-void add_data_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("data", "Make and check training data");
-    command->require_subcommand(1);
+void add_data_command(Command app) {
+    Command command = app.subcommand("data", "Make and check training data");
     auto options = std::make_shared<DataOptions>();
     const std::string format_help = "text, jsonl, tokens or store; default: by the ending";
 
-    CLI::App* prepare = command->add_subcommand("prepare", "Encode text into a token store");
-    prepare->add_option("--tokenizer", options->tokenizer, "a Hugging Face tokenizer.json");
-    prepare->add_option("--input", options->input, "the text, JSONL or id lists")->required();
-    prepare->add_option("--format", options->format, format_help);
-    prepare->add_option("--output", options->output, "the store to write (.h5)")->required();
-    prepare->add_option("--vocab-size", options->vocab_size, "for id lists without a tokenizer");
-    prepare->add_flag("--no-eos", options->no_eos,
-                      "do not end documents with the end-of-text token");
-    prepare->callback([options] { run_prepare(*options); });
+    Command prepare = command.subcommand("prepare", "Encode text into a token store");
+    prepare.option("--tokenizer", options->tokenizer, "a Hugging Face tokenizer.json");
+    prepare.option("--input", options->input, "the text, JSONL or id lists").required();
+    prepare.option("--format", options->format, format_help);
+    prepare.option("--output", options->output, "the store to write (.h5)").required();
+    prepare.option("--vocab-size", options->vocab_size, "for id lists without a tokenizer");
+    prepare.flag("--no-eos", options->no_eos, "do not end documents with the end-of-text token");
+    prepare.run([options] { run_prepare(*options); });
 
-    CLI::App* check = command->add_subcommand("check", "Read data whole and report what is in it");
-    check->add_option("files", options->files, "token stores, or text, JSONL or id lists")
-        ->required();
-    check->add_option("--format", options->format, format_help);
-    check->add_option("--vocab-size", options->vocab_size, "ids of lists must be below this");
-    check->callback([options] { run_check(*options); });
+    Command check = command.subcommand("check", "Read data whole and report what is in it");
+    check.option("files", options->files, "token stores, or text, JSONL or id lists").required();
+    check.option("--format", options->format, format_help);
+    check.option("--vocab-size", options->vocab_size, "ids of lists must be below this");
+    check.run([options] { run_check(*options); });
 }
 
 }  // namespace fucina

@@ -1,5 +1,4 @@
 // `fucina doctor`: what this machine offers, line by line, with what to do where it is not enough.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -121,9 +120,9 @@ void run_doctor() {
 
 }  // namespace
 
-void add_doctor_command(CLI::App& app) {
-    app.add_subcommand("doctor", "Look at this machine: processor, cores, memory, disk, MPI")
-        ->callback(run_doctor);
+void add_doctor_command(Command app) {
+    app.subcommand("doctor", "Look at this machine: processor, cores, memory, disk, MPI")
+        .run(run_doctor);
 }
 
 }  // namespace fucina

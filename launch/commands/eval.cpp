@@ -1,5 +1,4 @@
 // `fucina eval MODEL --data FILE | --tokens IDS.json`: loss of a model on data, and its logits.
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
 
@@ -152,36 +151,32 @@ void run_eval(const EvalOptions& options) {
 
 }  // namespace
 
-void add_eval_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("eval", "Loss and perplexity of a model on data");
+void add_eval_command(Command app) {
+    Command command = app.subcommand("eval", "Loss and perplexity of a model on data");
     auto options = std::make_shared<EvalOptions>();
-    command->add_option("model", options->model, "run, checkpoint or Hugging Face directory")
-        ->required();
-    CLI::Option* data =
-        command->add_option("--data", options->data, "text, JSON lines or token store");
+    command.option("model", options->model, "run, checkpoint or Hugging Face directory").required();
+    const Option data = command.option("--data", options->data, "text, JSON lines or token store");
     command
-        ->add_option("--format", options->format,
-                     "text, jsonl, tokens or store; default: by the ending")
-        ->check(CLI::IsMember({"text", "jsonl", "tokens", "store"}));
-    command->add_option("--tokenizer", options->tokenizer,
-                        "tokenizer.json, if not the model's own");
+        .option("--format", options->format, "text, jsonl, tokens or store; default: by the ending")
+        .one_of({"text", "jsonl", "tokens", "store"});
+    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own");
     command
-        ->add_option("--sequence-length", options->sequence_length,
-                     "longer documents are cut; default: as in training")
-        ->check(CLI::PositiveNumber);
-    CLI::Option* tokens =
-        command->add_option("--tokens", options->tokens, "token ids: a JSON list of lists");
+        .option("--sequence-length", options->sequence_length,
+                "longer documents are cut; default: as in training")
+        .range(int64_t{1}, int64_t{1} << 24);
+    const Option tokens =
+        command.option("--tokens", options->tokens, "token ids: a JSON list of lists");
     command
-        ->add_option("--logits", options->logits,
-                     "write logits here: .npy, fp32 [sequences, length, vocabulary]")
-        ->needs(tokens);
-    command->add_option("--precision", options->precision, "bf16 or fp32; default: as in training")
-        ->check(CLI::IsMember({"bf16", "fp32"}));
-    command->add_option("--gradients", options->gradients)->group("")->needs(tokens);
-    command->add_option("--mtp-loss", options->mtp_loss)->group("");
-    command->add_option("--balance-loss", options->balance_loss)->group("");
-    tokens->excludes(data);
-    command->callback([options] {
+        .option("--logits", options->logits,
+                "write logits here: .npy, fp32 [sequences, length, vocabulary]")
+        .needs(tokens);
+    command.option("--precision", options->precision, "bf16 or fp32; default: as in training")
+        .one_of({"bf16", "fp32"});
+    command.option("--gradients", options->gradients).hidden().needs(tokens);
+    command.option("--mtp-loss", options->mtp_loss).hidden();
+    command.option("--balance-loss", options->balance_loss).hidden();
+    tokens.excludes(data);
+    command.run([options] {
         if (options->data.empty() && options->tokens.empty())
             fail(ExitCode::usage, "eval needs --data FILE or --tokens IDS.json");
         run_eval(*options);

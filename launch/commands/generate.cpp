@@ -1,5 +1,4 @@
 // `fucina generate MODEL --prompt TEXT`: goes on with a text, token by token.
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
 
@@ -97,36 +96,32 @@ void run_generate(const GenerateOptions& options) {
 
 }  // namespace
 
-void add_generate_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("generate", "Go on with a text");
+void add_generate_command(Command app) {
+    Command command = app.subcommand("generate", "Go on with a text");
     auto options = std::make_shared<GenerateOptions>();
-    command->add_option("model", options->model, "run, checkpoint or Hugging Face directory")
-        ->required();
-    CLI::Option* prompt = command->add_option("--prompt", options->prompt, "the text's beginning");
+    command.option("model", options->model, "run, checkpoint or Hugging Face directory").required();
+    const Option prompt = command.option("--prompt", options->prompt, "the text's beginning");
     command
-        ->add_option("--tokens", options->tokens,
-                     "prompts as token ids, a JSON list of lists; prints ids")
-        ->excludes(prompt);
-    command->add_option("--tokenizer", options->tokenizer,
-                        "tokenizer.json, if not the model's own");
-    command->add_option("--max-tokens", options->max_tokens, "at most so many new tokens")
-        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-        ->capture_default_str();
+        .option("--tokens", options->tokens,
+                "prompts as token ids, a JSON list of lists; prints ids")
+        .excludes(prompt);
+    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own");
+    command.option("--max-tokens", options->max_tokens, "at most so many new tokens")
+        .range(int64_t{1}, int64_t{1} << 24)
+        .show_default();
     command
-        ->add_option("--temperature", options->sampling.temperature,
-                     "0: always the most likely token")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
+        .option("--temperature", options->sampling.temperature, "0: always the most likely token")
+        .range(0.0, 1000.0)
+        .show_default();
     command
-        ->add_option("--top-p", options->sampling.top_p,
-                     "choose among the most likely tokens of this joint probability")
-        ->check(CLI::Range(0.0, 1.0))
-        ->capture_default_str();
-    command->add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
-    command->add_flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
-    command->add_option("--precision", options->precision, "bf16 or fp32")
-        ->check(CLI::IsMember({"bf16", "fp32"}));
-    command->callback([options] {
+        .option("--top-p", options->sampling.top_p,
+                "choose among the most likely tokens of this joint probability")
+        .range(0.0, 1.0)
+        .show_default();
+    command.option("--seed", options->sampling.seed, "of the draws").show_default();
+    command.flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
+    command.option("--precision", options->precision, "bf16 or fp32").one_of({"bf16", "fp32"});
+    command.run([options] {
         if (options->prompt.empty() && options->tokens.empty())
             fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");
         run_generate(*options);

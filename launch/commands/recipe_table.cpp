@@ -1,5 +1,4 @@
 // `fucina recipe-table`: the tables of docs/formats.md, made from the schema. Not in --help.
-#include <CLI/CLI.hpp>
 #include <iostream>
 
 #include "launch/commands.h"
@@ -7,10 +6,10 @@
 
 namespace fucina {
 
-void add_recipe_table_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("recipe-table", "Print the recipe's keys as Markdown");
-    command->group("");
-    command->callback([] { std::cout << recipe_table(); });
+void add_recipe_table_command(Command app) {
+    Command command = app.subcommand("recipe-table", "Print the recipe's keys as Markdown");
+    command.hidden();
+    command.run([] { std::cout << recipe_table(); });
 }
 
 }  // namespace fucina

@@ -2,7 +2,6 @@
 // for it first.
 #include "trainer/report/report.h"
 
-#include <CLI/CLI.hpp>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -51,21 +50,21 @@ void add_sample(const ReportOptions& options) {
 
 }  // namespace
 
-void add_report_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("report", "Write a run's report.html");
+void add_report_command(Command app) {
+    Command command = app.subcommand("report", "Write a run's report.html");
     const auto options = std::make_shared<ReportOptions>();
-    command->add_option("RUN_DIR", options->run_dir, "the run directory")->required();
-    CLI::Option* prompt = command->add_option(
+    command.option("RUN_DIR", options->run_dir, "the run directory").required();
+    const Option prompt = command.option(
         "--prompt", options->prompt, "add a sample: the newest checkpoint goes on with this text");
-    command->add_option("--max-tokens", options->max_tokens, "of the sample")
-        ->needs(prompt)
-        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-        ->capture_default_str();
-    command->add_option("--temperature", options->temperature, "of the sample; 0: no chance")
-        ->needs(prompt)
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    command->callback([options] {
+    command.option("--max-tokens", options->max_tokens, "of the sample")
+        .needs(prompt)
+        .range(int64_t{1}, int64_t{1} << 24)
+        .show_default();
+    command.option("--temperature", options->temperature, "of the sample; 0: no chance")
+        .needs(prompt)
+        .range(0.0, 1000.0)
+        .show_default();
+    command.run([options] {
         if (process().rank() != 0) return;
         if (!options->prompt.empty()) add_sample(*options);
         std::cout << write_report(options->run_dir) << "\n";

@@ -1,7 +1,6 @@
 // `fucina tokenizer`: encode and decode lines of standard input, and train a tokenizer on text.
 #include "data/tokenizer/tokenizer.h"
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <iostream>
 #include <memory>
@@ -80,12 +79,12 @@ void decode_lines(const std::string& path) {
     });
 }
 
-void add_lines_command(CLI::App& parent, const std::string& name, const std::string& help,
+void add_lines_command(Command parent, const std::string& name, const std::string& help,
                        void (*run)(const std::string&)) {
-    CLI::App* command = parent.add_subcommand(name, help);
+    Command command = parent.subcommand(name, help);
     auto path = std::make_shared<std::string>();
-    command->add_option("--tokenizer", *path, "A tokenizer.json")->required();
-    command->callback([path, run] {
+    command.option("--tokenizer", *path, "A tokenizer.json").required();
+    command.run([path, run] {
         if (process().rank() == 0) run(*path);
     });
 }
@@ -103,31 +102,31 @@ void train(const TokenizerTraining& training, const std::string& output) {
     }
 }
 
-void add_tokenizer_train_command(CLI::App& parent) {
-    CLI::App* command =
-        parent.add_subcommand("train", "Learn a tokenizer.json from text: byte-level BPE");
+void add_tokenizer_train_command(Command parent) {
+    Command command =
+        parent.subcommand("train", "Learn a tokenizer.json from text: byte-level BPE");
     auto training = std::make_shared<TokenizerTraining>();
+    auto inputs = std::make_shared<std::vector<std::string>>();
     auto output = std::make_shared<std::string>();
-    command->add_option("--input", training->inputs, "Text files")->required();
-    command->add_option("--vocab-size", training->vocab_size, "Tokens in all, EOS included")
-        ->required();
-    command->add_option("--output", *output, "The file to write")->required();
-    command->add_option("--eos", training->eos, "The end-of-text token")->capture_default_str();
-    command->callback([training, output] {
+    command.option("--input", *inputs, "Text files").required();
+    command.option("--vocab-size", training->vocab_size, "Tokens in all, EOS included").required();
+    command.option("--output", *output, "The file to write").required();
+    command.option("--eos", training->eos, "The end-of-text token").show_default();
+    command.run([training, inputs, output] {
+        training->inputs.assign(inputs->begin(), inputs->end());
         if (process().rank() == 0) train(*training, *output);
     });
 }
 
 }  // namespace
 
-void add_tokenizer_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("tokenizer", "Encode, decode, or train a tokenizer");
-    command->require_subcommand(1);
-    add_lines_command(*command, "encode", "Each line of standard input to a list of token ids",
+void add_tokenizer_command(Command app) {
+    Command command = app.subcommand("tokenizer", "Encode, decode, or train a tokenizer");
+    add_lines_command(command, "encode", "Each line of standard input to a list of token ids",
                       encode_lines);
-    add_lines_command(*command, "decode", "Each list of token ids of standard input to text",
+    add_lines_command(command, "decode", "Each list of token ids of standard input to text",
                       decode_lines);
-    add_tokenizer_train_command(*command);
+    add_tokenizer_train_command(command);
 }
 
 }  // namespace fucina

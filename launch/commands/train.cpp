@@ -1,5 +1,4 @@
 // `fucina train RECIPE` and `fucina resume RUN_DIR`.
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -104,25 +103,24 @@ void run_resume(const TrainOptions& options) {
 
 }  // namespace
 
-void add_train_command(CLI::App& app) {
-    CLI::App* command = app.add_subcommand("train", "Train a model as a recipe says");
+void add_train_command(Command app) {
+    Command command = app.subcommand("train", "Train a model as a recipe says");
     auto options = std::make_shared<TrainOptions>();
-    command->add_option("recipe", options->recipe, "recipe, a TOML file")->required();
-    command->add_option("--set", options->overrides, "path=value: override a value of the recipe")
-        ->allow_extra_args(false);
-    command->add_flag("--fresh", options->fresh,
-                      "if run.dir holds an earlier run, move it aside and begin anew");
-    command->callback([options] { run_train(*options); });
+    command.option("recipe", options->recipe, "recipe, a TOML file").required();
+    command.option("--set", options->overrides, "path=value: override a value of the recipe")
+        .one_word();
+    command.flag("--fresh", options->fresh,
+                 "if run.dir holds an earlier run, move it aside and begin anew");
+    command.run([options] { run_train(*options); });
 }
 
-void add_resume_command(CLI::App& app) {
-    CLI::App* command =
-        app.add_subcommand("resume", "Go on with a run from its newest valid checkpoint");
+void add_resume_command(Command app) {
+    Command command = app.subcommand("resume", "Go on with a run from its newest valid checkpoint");
     auto options = std::make_shared<TrainOptions>();
-    command->add_option("run_dir", options->run_dir, "the run's directory")->required();
-    command->add_option("--set", options->overrides, "path=value: change a value of the recipe")
-        ->allow_extra_args(false);
-    command->callback([options] { run_resume(*options); });
+    command.option("run_dir", options->run_dir, "the run's directory").required();
+    command.option("--set", options->overrides, "path=value: change a value of the recipe")
+        .one_word();
+    command.run([options] { run_resume(*options); });
 }
 
 }  // namespace fucina
