@@ -12,6 +12,8 @@
 namespace fucina {
 namespace {
 
+constexpr const char* kNumber = "number";  // the check that range() makes narrower
+
 // Of the whole of `text`; false for anything else, and beyond the type's range.
 template <class T>
 bool read_number(const std::string& text, T& value) {
@@ -29,9 +31,9 @@ std::string range_problem(const std::string& text, T least, T most) {
 
 template <class T>
 void check_range(CLI::Option* option, T least, T most) {
-    option->check(
-        CLI::Validator([=](std::string& text) { return range_problem(text, least, most); },
-                       concat(least, " to ", most)));
+    option->get_validator(kNumber)
+        ->operation([=](std::string& text) { return range_problem(text, least, most); })
+        .description(concat(least, " to ", most));
 }
 
 std::string finite_problem(const std::string& text) {
@@ -79,17 +81,13 @@ void check_command_name(const CLI::App& app, int argc, char** argv) {
          "; `fucina --help` lists them");
 }
 
-// The innermost command that was recognised, for its name and its options.
-const CLI::App* active_command(const CLI::App& app) {
-    const CLI::App* command = &app;
-    while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
-    return command;
-}
-
 std::string describe(const CLI::App& app, const CLI::ParseError& error) {
-    const CLI::App* command = active_command(app);
-    std::string where = "fucina";
-    if (command != &app) where += " " + command->get_name();
+    const CLI::App* command = &app;  // the innermost that was recognised
+    std::string where = app.get_name();
+    while (!command->get_subcommands().empty()) {
+        command = command->get_subcommands().front();
+        where += " " + command->get_name();
+    }
     std::string text = one_line(error.what());
     if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
         const std::vector<std::string> extras = app.remaining(true);
@@ -152,13 +150,15 @@ Option Command::option(const std::string& name, std::string& value, const std::s
     return Option(app_->add_option(name, value, help));
 }
 Option Command::option(const std::string& name, int64_t& value, const std::string& help) const {
-    return Option(app_->add_option(name, value, help)->check(integer_problem<int64_t>));
+    return Option(
+        app_->add_option(name, value, help)->check(integer_problem<int64_t>, "", kNumber));
 }
 Option Command::option(const std::string& name, uint64_t& value, const std::string& help) const {
-    return Option(app_->add_option(name, value, help)->check(integer_problem<uint64_t>));
+    return Option(
+        app_->add_option(name, value, help)->check(integer_problem<uint64_t>, "", kNumber));
 }
 Option Command::option(const std::string& name, double& value, const std::string& help) const {
-    return Option(app_->add_option(name, value, help)->check(finite_problem));
+    return Option(app_->add_option(name, value, help)->check(finite_problem, "", kNumber));
 }
 Option Command::option(const std::string& name, std::vector<std::string>& values,
                        const std::string& help) const {

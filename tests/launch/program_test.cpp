@@ -60,6 +60,28 @@ TEST(Program, AMistypedOptionGetsOneLine) {
     EXPECT_EQ(run(kFucina).code, 2);
 }
 
+TEST(Program, ANumberThatAnOptionCannotTakeIsNamedWithItsRange) {
+    const auto problem = [](const std::string& arguments) {
+        const Ended ended = run(kFucina + " " + arguments);
+        EXPECT_EQ(ended.code, 2) << arguments;
+        return ended.err.substr(0, ended.err.find(';', ended.err.find(';') + 1));
+    };
+    EXPECT_EQ(problem("generate m --temperature nan"),
+              "error: fucina generate: --temperature: is nan; expected a number from 0 to 1000");
+    EXPECT_EQ(problem("generate m --temperature inf"),
+              "error: fucina generate: --temperature: is inf; expected a number from 0 to 1000");
+    EXPECT_EQ(problem("generate m --top-p 1.01"),
+              "error: fucina generate: --top-p: is 1.01; expected a number from 0 to 1");
+    EXPECT_EQ(problem("generate m --max-tokens 1e3"),
+              "error: fucina generate: --max-tokens: is 1e3; expected a number from 1 to 16777216");
+    EXPECT_EQ(problem("eval m --sequence-length 99999999999999999999"),
+              "error: fucina eval: --sequence-length: is 99999999999999999999; expected a number "
+              "from 1 to 16777216");
+    EXPECT_EQ(problem("data prepare --vocab-size x"),
+              "error: fucina data prepare: --vocab-size: is x; expected a whole number from "
+              "-9223372036854775808 to 9223372036854775807");
+}
+
 TEST(Program, HelpAndVersionAreNoErrors) {
     EXPECT_EQ(run(kFucina + " --version").out, "fucina 0.1.0\n");
     const Ended help = run(kFucina + " report --help");
