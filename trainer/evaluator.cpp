@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numbers>
 #include <vector>
 
 #include "parallel/grain_plan.h"
@@ -9,8 +10,21 @@
 
 namespace fucina {
 
-double evaluate_loss(Communicator& communicator, Model& model, const BatchLoader& valid,
-                     int64_t at_a_time) {
+namespace {
+
+int64_t bytes_of(const std::vector<int32_t>& labels, std::span<const int32_t> token_bytes) {
+    int64_t bytes = 0;
+    for (const int32_t label : labels) {
+        if (label >= 0 && static_cast<size_t>(label) < token_bytes.size())
+            bytes += token_bytes[static_cast<size_t>(label)];
+    }
+    return bytes;
+}
+
+}  // namespace
+
+HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchLoader& valid,
+                          int64_t at_a_time, std::span<const int32_t> token_bytes) {
     int64_t total = 0;
     std::vector<int64_t> ends;  // of each source, in the joint numbering of their sequences
     for (int64_t s = 0; s < valid.sources(); ++s) {
@@ -18,7 +32,7 @@ double evaluate_loss(Communicator& communicator, Model& model, const BatchLoader
     }
     // One sum a sequence, as bits: a rank fills in its own, the others add zero.
     std::vector<int64_t> sums(static_cast<size_t>(total), 0);
-    std::vector<int64_t> labels{0};
+    std::vector<int64_t> counts{0, 0};  // tokens predicted, and their bytes
     const int64_t begin = total * communicator.rank() / communicator.size();
     const int64_t end = total * (communicator.rank() + 1) / communicator.size();
     for (int64_t first = begin; first < end; first += at_a_time) {
@@ -28,7 +42,8 @@ double evaluate_loss(Communicator& communicator, Model& model, const BatchLoader
             const PackedStore& store = valid.source(source);
             store.append(i - (ends[static_cast<size_t>(source)] - store.sequences()), packed);
         }
-        labels[0] += packed.label_count();
+        counts[0] += packed.label_count();
+        counts[1] += bytes_of(packed.labels, token_bytes);
         const TokenBatch batch = make_pass_batch(packed, 0, packed.sequences(), 1);
         const PassResult result = model.evaluate(batch);
         for (size_t i = 0; i < result.grain_loss.size(); ++i) {
@@ -36,11 +51,16 @@ double evaluate_loss(Communicator& communicator, Model& model, const BatchLoader
         }
     }
     communicator.all_reduce_sum(sums);
-    communicator.all_reduce_sum(labels);
+    communicator.all_reduce_sum(counts);
     std::vector<double> losses;
     for (int64_t bits : sums) losses.push_back(std::bit_cast<double>(bits));
-    if (labels[0] == 0) return 0;
-    return tree_sum(losses.data(), total) / static_cast<double>(labels[0]);
+    HeldOutLoss result;
+    if (counts[0] == 0) return result;
+    const double nats = tree_sum(losses.data(), total);
+    result.nats_per_token = nats / static_cast<double>(counts[0]);
+    if (counts[1] > 0)
+        result.bits_per_byte = nats / std::numbers::ln2 / static_cast<double>(counts[1]);
+    return result;
 }
 
 }  // namespace fucina

@@ -77,6 +77,8 @@ std::string metrics_line(const StepMetrics& metrics) {
     if (metrics.balance_loss) add("balance_loss", json_float(*metrics.balance_loss));
     if (metrics.mtp_loss) add("mtp_loss", json_float(*metrics.mtp_loss));
     if (metrics.valid_loss) add("valid_loss", json_float(*metrics.valid_loss));
+    if (metrics.valid_bits_per_byte)
+        add("valid_bits_per_byte", json_float(*metrics.valid_bits_per_byte));
     add("grad_norm", json_float(metrics.grad_norm));
     add("lr", json_float(metrics.lr));
     add("tokens", std::to_string(metrics.tokens));
@@ -102,6 +104,7 @@ std::optional<StepMetrics> parse_metrics_line(const std::string& line) {
         metrics.balance_loss = optional_number(json, "balance_loss");
         metrics.mtp_loss = optional_number(json, "mtp_loss");
         metrics.valid_loss = optional_number(json, "valid_loss");
+        metrics.valid_bits_per_byte = optional_number(json, "valid_bits_per_byte");
         metrics.grad_norm = number_or_nan(json, "grad_norm");
         metrics.lr = number_or_nan(json, "lr");
         metrics.tokens = json.value("tokens", int64_t{0});

@@ -24,17 +24,6 @@ std::string number_text(double value) {
     return std::isnan(value) ? "nan" : fmt::format("{}", value);
 }
 
-double max_over_mean(const std::vector<int64_t>& counts) {
-    int64_t most = 0, total = 0;
-    for (int64_t count : counts) {
-        most = std::max(most, count);
-        total += count;
-    }
-    if (total == 0) return 0;
-    return static_cast<double>(most) * static_cast<double>(counts.size()) /
-           static_cast<double>(total);
-}
-
 }  // namespace
 
 Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
@@ -46,7 +35,10 @@ Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
                             .optimizer = *run_.optimizer,
                             .loader = *run_.data.train}),
       line_(run_.recipe.train().steps()),
-      peak_(run_.recipe.train(), communicator.size()) {
+      peak_(run_.recipe.train(), communicator.size()),
+      balance_(run_.model->spec(), run_.recipe.train().router_bias_update(),
+               run_.recipe.train().learning_rate()) {
+    if (run_.data.tokenizer) token_bytes_ = run_.data.tokenizer->token_bytes();
     if (communicator.rank() != 0) return;
     samples_ = std::make_unique<SampleWriter>(run_.path / "samples.jsonl", run_.step, run_.data);
     metrics_ = std::make_unique<MetricsFile>((run_.path / "metrics.jsonl").string(), run_.step);
@@ -102,7 +94,7 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
     metrics.tokens = result.tokens;
     metrics.tokens_per_s = static_cast<double>(result.tokens) / seconds;
     for (const auto& layer : result.expert_counts) {
-        metrics.expert_load.push_back(max_over_mean(layer));
+        metrics.expert_load.push_back(expert_load(layer));
     }
     metrics.skipped = !result.finite;
     if (due(run_.recipe.eval().every())) {
@@ -112,6 +104,8 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
     if (!metrics_) return;
     const double share = peak_.of(step_flops(*run_.model, result.tokens, result.pairs), seconds);
     console_.progress(line_.text(metrics, seconds, share));
+    if (const auto warning = balance_.after(run_.step, result.expert_counts))
+        console_.line(*warning);
     if (!metrics_->append(metrics)) console_.line("WARNING: metrics.jsonl could not be written");
     std::vector<std::pair<std::string, double>> scalars{{"loss", metrics.loss},
                                                         {"grad_norm", metrics.grad_norm},
@@ -121,6 +115,8 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
     if (metrics.mtp_loss) scalars.emplace_back("mtp_loss", *metrics.mtp_loss);
     if (metrics.balance_loss) scalars.emplace_back("balance_loss", *metrics.balance_loss);
     if (metrics.valid_loss) scalars.emplace_back("valid_loss", *metrics.valid_loss);
+    if (metrics.valid_bits_per_byte)
+        scalars.emplace_back("valid_bits_per_byte", *metrics.valid_bits_per_byte);
     for (size_t l = 0; l < metrics.expert_load.size(); ++l) {
         scalars.emplace_back(fmt::format("expert_load/{}", l), metrics.expert_load[l]);
     }
@@ -130,8 +126,11 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
 void Trainer::evaluate(StepMetrics& metrics) {
     if (samples_) samples_->write(metrics.step, *run_.model);
     if (!run_.data.valid) return;
-    metrics.valid_loss = evaluate_loss(communicator_, *run_.model, *run_.data.valid,
-                                       run_.recipe.train().micro_batch());
+    const HeldOutLoss loss =
+        evaluate_loss(communicator_, *run_.model, *run_.data.valid,
+                      run_.recipe.train().micro_batch(), token_bytes_);
+    metrics.valid_loss = loss.nats_per_token;
+    metrics.valid_bits_per_byte = loss.bits_per_byte;
 }
 
 void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {

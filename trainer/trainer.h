@@ -5,6 +5,7 @@
 
 #include "kernels/error.h"
 #include "parallel/communicator.h"
+#include "trainer/balance_watch.h"
 #include "trainer/metrics.h"
 #include "trainer/peak_share.h"
 #include "trainer/report/tensorboard.h"
@@ -39,6 +40,8 @@ class Trainer {
     StepRunner runner_;
     StepLine line_;
     PeakShare peak_;
+    BalanceWatch balance_;
+    std::vector<int32_t> token_bytes_;                // of each id; empty without a tokenizer
     std::unique_ptr<SampleWriter> samples_;           // rank 0
     std::unique_ptr<MetricsFile> metrics_;            // rank 0
     std::unique_ptr<TensorBoardWriter> tensorboard_;  // rank 0

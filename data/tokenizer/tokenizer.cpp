@@ -127,6 +127,17 @@ int64_t Tokenizer::vocab_size() const {
     return static_cast<int64_t>(state_->parts.decoded.size());
 }
 
+std::vector<int32_t> Tokenizer::token_bytes() const {
+    std::vector<int32_t> bytes;
+    for (const std::optional<std::string>& token : state_->parts.decoded) {
+        bytes.push_back(token ? static_cast<int32_t>(token->size()) : 0);
+    }
+    for (const AddedToken& added : state_->parts.added) {
+        if (added.special) bytes[static_cast<size_t>(added.id)] = 0;
+    }
+    return bytes;
+}
+
 std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
     const auto found = state_->parts.ids.find(std::string(token));
     return found == state_->parts.ids.end() ? std::nullopt : std::optional(found->second);

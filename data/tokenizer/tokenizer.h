@@ -27,6 +27,8 @@ class Tokenizer {
     std::string decode(std::span<const int32_t> ids) const;
 
     int64_t vocab_size() const;  // the largest id + 1: rows of an embedding
+    // Bytes of text that each id stands for; 0 for special tokens and for ids that no token has.
+    std::vector<int32_t> token_bytes() const;
     std::optional<int32_t> id_of(
         std::string_view token) const;  // in the file's spelling (space is Ġ)
     std::optional<int32_t> eos_id() const;

@@ -50,9 +50,11 @@ void write_logits(Model& model, const Documents& documents, const std::string& p
     writer.commit();
 }
 
-void print_result(double loss, int64_t tokens) {
-    std::printf("loss        %.9g nats a token\nperplexity  %.6g\ntokens      %lld\n", loss,
-                std::exp(loss), static_cast<long long>(tokens));
+void print_result(double loss, int64_t tokens, std::optional<double> bits_per_byte = {}) {
+    std::printf("loss        %.9g nats a token\n", loss);
+    if (bits_per_byte) std::printf("            %.6g bits a byte of text\n", *bits_per_byte);
+    std::printf("perplexity  %.6g\ntokens      %lld\n", std::exp(loss),
+                static_cast<long long>(tokens));
 }
 
 // For comparison with other implementations: all documents in one pass, with gradients.
@@ -92,7 +94,7 @@ int64_t sequence_length(const EvalOptions& options, const ModelSource& source) {
     return std::min(kSequenceLength, source.spec().max_positions);
 }
 
-std::unique_ptr<BatchLoader> load_file(Communicator& communicator, const EvalOptions& options,
+RunData load_file(Communicator& communicator, const EvalOptions& options,
                                        const ModelSource& source, Console& console) {
     Recipe recipe;
     Data& data = *recipe.mutable_data();
@@ -104,14 +106,17 @@ std::unique_ptr<BatchLoader> load_file(Communicator& communicator, const EvalOpt
     data.set_shuffle(false);
     data.set_sequence_length(sequence_length(options, source));
     data.set_tokenizer(source.tokenizer_path(options.tokenizer));
-    return open_run_data(communicator, recipe, source.spec().vocab_size, console).train;
+    return open_run_data(communicator, recipe, source.spec().vocab_size, console);
 }
 
-std::unique_ptr<BatchLoader> open_loader(Communicator& communicator, const EvalOptions& options,
-                                         const ModelSource& source, Console& console) {
+// What is evaluated stands in `train`.
+RunData open_data(Communicator& communicator, const EvalOptions& options, const ModelSource& source,
+                  Console& console) {
     if (options.tokens.empty()) return load_file(communicator, options, source, console);
     const int64_t vocab_size = source.spec().vocab_size;
-    return load_lists(read_ids(options.tokens, vocab_size), options.tokens, vocab_size);
+    RunData data;
+    data.train = load_lists(read_ids(options.tokens, vocab_size), options.tokens, vocab_size);
+    return data;
 }
 
 DType compute_type(const EvalOptions& options, const ModelSource& source) {
@@ -128,8 +133,8 @@ void run_eval(const EvalOptions& options) {
     const bool speaks = communicator->rank() == 0;
     Console console(speaks);
     const ModelSource source(options.model, speaks);
-    const auto loader = open_loader(*communicator, options, source, console);
-    const PackedStore& data = loader->source(0);
+    const RunData opened = open_data(*communicator, options, source, console);
+    const PackedStore& data = opened.train->source(0);
     if (data.store().tokens() <= data.store().documents())
         fail(ExitCode::data, data.store().name(),
              ": no document has two tokens, so there is nothing to predict");
@@ -144,9 +149,12 @@ void run_eval(const EvalOptions& options) {
         return;
     }
     const int64_t average = std::max<int64_t>(1, data.store().tokens() / data.sequences());
-    const double loss = evaluate_loss(*communicator, model, *loader,
-                                      std::max<int64_t>(1, kTokensAtATime / average));
-    if (speaks) print_result(loss, data.store().tokens());
+    std::vector<int32_t> token_bytes;
+    if (opened.tokenizer) token_bytes = opened.tokenizer->token_bytes();
+    const HeldOutLoss loss =
+        evaluate_loss(*communicator, model, *opened.train,
+                      std::max<int64_t>(1, kTokensAtATime / average), token_bytes);
+    if (speaks) print_result(loss.nats_per_token, data.store().tokens(), loss.bits_per_byte);
 }
 
 }  // namespace

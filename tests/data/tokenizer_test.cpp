@@ -83,6 +83,17 @@ TEST_F(TokenizerTest, KnowsItsTokens) {
     EXPECT_EQ(tokenizer.decode(Ids{-1, 0, 303, 1 << 30}), "<eos>");
 }
 
+TEST_F(TokenizerTest, TokensStandForTheBytesOfTheirText) {
+    const Tokenizer tokenizer = Tokenizer::load(kGolden + "tokenizer.json");
+    const std::vector<int32_t> bytes = tokenizer.token_bytes();
+    ASSERT_EQ(bytes.size(), 303u);
+    EXPECT_EQ(bytes[0], 0) << "<eos> is special";
+    const std::string text = "the theme of that hat, 中文 😀\n";  // a character over several tokens
+    int64_t sum = 0;
+    for (const int32_t id : tokenizer.encode(text + "<eos>")) sum += bytes[static_cast<size_t>(id)];
+    EXPECT_EQ(sum, static_cast<int64_t>(text.size()));
+}
+
 TEST_F(TokenizerTest, TakesTheEosTokenFromTheConfiguration) {
     const std::string path = write(read(kGolden + "tokenizer.json"));
     write(R"({"eos_token": {"content": "<word>"}})", "tokenizer_config.json");

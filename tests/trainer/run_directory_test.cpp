@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 
 #include "kernels/error.h"
@@ -119,11 +120,39 @@ TEST(Evaluator, DoesNotDependOnHowManySequencesGoAtATime) {
     const BatchLoader loader({{store, 1.0}, {store, 3.0}}, options);
     Model model = test::tiny_model(test::tiny_spec(), {});
     const auto self = make_self_communicator();
-    const double one = evaluate_loss(*self, model, loader, 1);
+    const double one = evaluate_loss(*self, model, loader, 1).nats_per_token;
     EXPECT_GT(one, 1.0);
     for (int64_t at_a_time : {2, 3, 100}) {
-        EXPECT_EQ(evaluate_loss(*self, model, loader, at_a_time), one);
+        EXPECT_EQ(evaluate_loss(*self, model, loader, at_a_time).nats_per_token, one);
     }
+}
+
+// The documents' bits by their logits and by hand, over the bytes of what is predicted.
+TEST(Evaluator, BitsPerByteAreTheSumOfBitsOverThePredictedTokensBytes) {
+    const auto documents = test::random_documents({5, 9, 16, 1, 12}, 37, 6);
+    auto store = std::make_shared<TokenStore>(TokenStore::from_lists(documents, 37, "lists"));
+    const BatchLoader loader({{store, 1.0}}, {.sequence_length = 16, .shuffle = false});
+    Model model = test::tiny_model(test::tiny_spec(), {});
+    std::vector<int32_t> token_bytes{0};  // 36 of 37 ids: the last has none
+    for (int32_t id = 1; id < 36; ++id) token_bytes.push_back(1 + id % 7);
+    double bits = 0, bytes = 0;
+    for (const auto& document : documents) {
+        const Tensor logits = model.logits(make_batch({&document, 1}));
+        for (size_t t = 0; t + 1 < document.size(); ++t) {
+            const float* row = logits.row<float>(static_cast<int64_t>(t));
+            double sum = 0;
+            for (int64_t i = 0; i < logits.dim(1); ++i) sum += std::exp(double{row[i]});
+            const int32_t next = document[t + 1];
+            bits += std::log2(sum) - double{row[next]} / std::log(2.0);
+            if (next < 36) bytes += token_bytes[static_cast<size_t>(next)];
+        }
+    }
+    const auto self = make_self_communicator();
+    const HeldOutLoss loss = evaluate_loss(*self, model, loader, 2, token_bytes);
+    ASSERT_TRUE(loss.bits_per_byte);
+    EXPECT_NEAR(*loss.bits_per_byte / (bits / bytes), 1, 1e-6);
+    EXPECT_FALSE(evaluate_loss(*self, model, loader, 2).bits_per_byte);
+    EXPECT_FALSE(evaluate_loss(*self, model, loader, 2, std::vector<int32_t>(37)).bits_per_byte);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 """Training on text and JSONL: the cache is made once for all ranks, samples are written, tokenizer and data are pinned."""
 import json
+import math
 import random
+import re
 import shutil
 
 import pytest
@@ -53,6 +55,27 @@ def test_ranks_agree_and_samples_follow_a_resume(tmp_path, material, monkeypatch
     assert [sample["step"] for sample in samples(one)] == [4, 8, 12]
     runs.resume(one, "--set", "train.steps=12")
     assert [sample["step"] for sample in samples(one)] == [4, 8, 12]
+
+
+def test_bits_per_byte_are_those_of_the_text_predicted(tmp_path, material, monkeypatch):
+    tokenizers = pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path, material)
+    done = runs.run("eval", tmp_path / "run", "--data", material / "lines.jsonl")
+    assert done.returncode == 0, done.stderr
+    loss = float(re.search(r"loss +(\S+) nats a token", done.stdout)[1])
+    bits = float(re.search(r"(\S+) bits a byte of text", done.stdout)[1])
+    tokenizer = tokenizers.Tokenizer.from_file(str(material / "one.json"))
+    predicted = text_bytes = 0
+    for line in (material / "lines.jsonl").read_text().splitlines():
+        ids = tokenizer.encode(json.loads(line)["text"], add_special_tokens=False).ids
+        for begin in range(0, len(ids) + 1, 32):  # pieces; the last ends with the end-of-text token
+            piece = ids[begin:begin + 32]
+            predicted += len(piece) - (begin + 32 <= len(ids))
+            text_bytes += sum(len(tokenizer.decode([token]).encode()) for token in piece[1:])
+    assert bits == pytest.approx(loss * predicted / math.log(2) / text_bytes, rel=1e-5)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["valid_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
 def test_the_tokenizer_is_pinned(tmp_path, material, monkeypatch):
