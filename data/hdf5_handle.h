@@ -28,6 +28,14 @@ class Hdf5Handle {
     Close close_;
 };
 
+// Properties of a new file, group or dataset (H5P_FILE_CREATE and so on) that keep the time out of
+// it: the same content makes the same bytes. A file's are those of its root group.
+inline Hdf5Handle without_times(hid_t kind) {
+    const hid_t properties = H5Pcreate(kind);
+    H5Pset_obj_track_times(properties, false);
+    return Hdf5Handle(properties, H5Pclose);
+}
+
 // After a failed write HDF5 1.10 crashes in its own atexit handler, so it gets none. It must not
 // print its error stack, and must not load filter plugins from the environment's path.
 inline void quiet_hdf5() {

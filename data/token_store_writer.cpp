@@ -6,7 +6,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "data/hdf5_handle.h"
@@ -29,11 +28,10 @@ void write_scalar(hid_t file, const char* name, hid_t stored, hid_t native, cons
 int64_t allocate(hid_t file, const char* name, hid_t type, int64_t count) {
     const auto size = static_cast<hsize_t>(count);
     const Hdf5Handle space(H5Screate_simple(1, &size, nullptr), H5Sclose);
-    const Hdf5Handle layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+    const Hdf5Handle layout = without_times(H5P_DATASET_CREATE);
     H5Pset_layout(layout, H5D_CONTIGUOUS);
     H5Pset_alloc_time(layout, H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(layout, H5D_FILL_TIME_NEVER);
-    H5Pset_obj_track_times(layout, false);  // the same tokens make the same bytes
     const Hdf5Handle id(H5Dcreate2(file, name, type, space, H5P_DEFAULT, layout, H5P_DEFAULT),
                         H5Dclose);
     const haddr_t offset = id ? H5Dget_offset(id) : HADDR_UNDEF;
@@ -46,19 +44,13 @@ int64_t allocate(hid_t file, const char* name, hid_t type, int64_t count) {
 // Bytes kept in a file without a name, which vanishes with the process whatever happens to it.
 class TokenStoreWriter::Spill {
   public:
-    Spill(const std::filesystem::path& target, const char* suffix) : target_(target.string()) {
-        const std::string path = target_ + suffix + std::to_string(::getpid());
-        fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        if (fd_ < 0) {
-            fail(ExitCode::storage, target_, ": cannot create: ", std::strerror(errno));
-        }
+    Spill(const std::filesystem::path& target, const char* suffix) : target_(target) {
+        const std::string path = target.string() + suffix + std::to_string(::getpid());
+        file_ = create_file(path, O_RDWR | O_TRUNC, target_);
         ::unlink(path.c_str());
         XXH3_64bits_reset(hash_);
     }
-    ~Spill() {
-        ::close(fd_);
-        XXH3_freeState(hash_);
-    }
+    ~Spill() { XXH3_freeState(hash_); }
     Spill(const Spill&) = delete;
     Spill& operator=(const Spill&) = delete;
 
@@ -69,14 +61,7 @@ class TokenStoreWriter::Spill {
     }
 
     void flush() {
-        for (size_t done = 0; done < buffer_.size();) {
-            const ssize_t put = ::write(fd_, buffer_.data() + done, buffer_.size() - done);
-            if (put < 0 && errno == EINTR) continue;
-            if (put <= 0) {
-                fail(ExitCode::storage, target_, ": cannot write: ", std::strerror(errno));
-            }
-            done += static_cast<size_t>(put);
-        }
+        write_at(file_, target_, size_, buffer_);
         size_ += static_cast<int64_t>(buffer_.size());
         buffer_.clear();
     }
@@ -85,11 +70,8 @@ class TokenStoreWriter::Spill {
         flush();
         buffer_.resize(kBufferBytes);
         for (int64_t at = 0; at < size_;) {
-            const ssize_t got = ::pread(fd_, buffer_.data(), buffer_.size(), at);
-            if (got < 0 && errno == EINTR) continue;
-            if (got <= 0) {
-                fail(ExitCode::storage, target_, ": cannot read back: ", std::strerror(errno));
-            }
+            const int64_t got = read_at(file_, target_, at, buffer_);
+            if (got == 0) fail(ExitCode::storage, target_.string(), ": cannot read back: cut short");
             file.write(offset + at, std::span(buffer_).first(static_cast<size_t>(got)));
             at += got;
         }
@@ -100,8 +82,8 @@ class TokenStoreWriter::Spill {
 
   private:
     static constexpr size_t kBufferBytes = 1 << 20;
-    std::string target_;  // for messages
-    int fd_ = -1;
+    std::filesystem::path target_;  // for messages
+    FileDescriptor file_;
     int64_t size_ = 0;
     std::vector<std::byte> buffer_;
     XXH3_state_t* hash_ = XXH3_createState();
@@ -147,7 +129,8 @@ void TokenStoreWriter::commit() {
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);  // checksums its metadata
     H5Pset_alignment(access, 4096, 4096);
     H5Pset_file_locking(access, false, true);
-    Hdf5Handle file(H5Fcreate(file_.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
+    const Hdf5Handle untimed = without_times(H5P_FILE_CREATE);
+    Hdf5Handle file(H5Fcreate(file_.temporary_path().c_str(), H5F_ACC_TRUNC, untimed, access),
                     H5Fclose);
     if (!file)
         fail(ExitCode::storage, file_.path().string(),

@@ -26,9 +26,10 @@ ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
              ": holds no model; expected config.json (a Hugging Face directory), checkpoints/ (a "
              "run) or ",
              kManifestName, " (a checkpoint)");
-    directory_ = find_checkpoint(directory, [&](const std::string& warning) {
-        if (speaks) std::printf("%s\n", warning.c_str());
-    });
+    directory_ = find_checkpoint(
+        directory, [&](const std::filesystem::path& dir, const std::string& why) {
+            if (speaks) std::printf("%s is damaged and passed over: %s\n", dir.c_str(), why.c_str());
+        });
     manifest_ = read_manifest(directory_);
     const nlohmann::json config =
         nlohmann::json::parse(manifest_->model_config(), nullptr, /*allow_exceptions=*/false);

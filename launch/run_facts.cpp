@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <ctime>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/file.h"
 #include "kernels/runtime.h"
 
 namespace fucina {
@@ -30,7 +30,10 @@ void write_run_facts(const TrainingRun& run, const Process& process) {
     facts["machine"] = fmt::format("{}, {} ranks of {} threads", describe_runtime(), process.size(),
                                    runtime().threads);
     facts[run.step == 0 ? "started" : "last resumed"] = now;
-    std::ofstream(run.path / "facts.json") << facts.dump(2) << "\n";
+    try {
+        write_text_file(run.path / "facts.json", facts.dump(2) + "\n");
+    } catch (const StorageError&) {
+    }
 }
 
 }  // namespace fucina

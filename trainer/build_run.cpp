@@ -45,17 +45,38 @@ ModelSpec saved_spec(const Manifest& manifest, const fs::path& checkpoint) {
     return ModelSpec::from_config(config, (checkpoint / kManifestName).string());
 }
 
+DamageReport warn_of_damage(Console& console) {
+    return [&](const fs::path& dir, const std::string& why) {
+        console.line(concat("WARNING: checkpoint ", dir.string(),
+                            " is damaged and is passed over: ", why));
+    };
+}
+
+// The text of the lowest rank whose text is not empty.
+std::string first_text(Communicator& communicator, std::string text) {
+    const int none = communicator.size();
+    std::vector<int64_t> first{text.empty() ? -none : -communicator.rank()};
+    communicator.all_reduce_max(first);
+    const int speaker = static_cast<int>(-first[0]);
+    if (speaker == none) return "";
+    auto length = static_cast<int64_t>(text.size());
+    communicator.broadcast(std::as_writable_bytes(std::span(&length, 1)), speaker);
+    text.resize(static_cast<size_t>(length));
+    communicator.broadcast(std::as_writable_bytes(std::span(text)), speaker);
+    return text;
+}
+
 // Where the weights of a new run come from.
 class Origin {
   public:
-    explicit Origin(const NewRun& request)
+    Origin(const NewRun& request, Console& console)
         : request_(request), from_(request.recipe.model().from()) {
         if (from_.empty()) {
             spec_ = *request.spec;
         } else if (fs::exists(from_ / "config.json")) {
             spec_ = read_model_spec(from_);
         } else {
-            checkpoint_ = find_checkpoint(from_, [](const std::string&) {});
+            checkpoint_ = find_checkpoint(from_, warn_of_damage(console));
             const Manifest manifest = read_manifest(checkpoint_);
             spec_ = saved_spec(manifest, checkpoint_);
         }
@@ -83,14 +104,8 @@ class Origin {
     ModelSpec spec_;
 };
 
-void write_text(const fs::path& path, const std::string& text) {
-    OutputFile file(path);
-    file.append(std::as_bytes(std::span(text)));
-    file.commit();
-}
-
 void start_log(TrainingRun& run, const std::string& toml, Console& console) {
-    write_text(run.path / "recipe.resolved.toml", toml);
+    write_text_file(run.path / "recipe.resolved.toml", toml);
     console.open_log((run.path / "log.txt").string());
 }
 
@@ -118,7 +133,7 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
         if (first) RunDirectory::check_free(run.path, request.fresh);
     });
     std::unique_ptr<Origin> origin;
-    agree(communicator, [&] { origin = std::make_unique<Origin>(request); });
+    agree(communicator, [&] { origin = std::make_unique<Origin>(request, console); });
     run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
     agree(communicator, [&] {
         run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe.train()));
@@ -137,31 +152,38 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
     return run;
 }
 
-ResumePoint find_resume_point(Communicator& communicator, const fs::path& path, Console& console) {
+ResumePoint open_for_resume(Communicator& communicator, const fs::path& path) {
     ResumePoint point;
     point.path = path;
-    std::string found;
     agree(communicator, [&] {
         if (communicator.rank() != 0) return;
         point.directory = RunDirectory::open(path);
         remove_leftovers(path);
+    });
+    return point;
+}
+
+void find_resume_point(Communicator& communicator, ResumePoint& point, Console& console) {
+    std::string found;
+    agree(communicator, [&] {
+        if (communicator.rank() != 0) return;
+        const auto tell = warn_of_damage(console);
         try {
-            found = find_checkpoint(path, [&](const std::string& warning) {
-                        console.line("WARNING: " + warning);
-                    }).string();
+            std::vector<fs::path> more;
+            const auto report = [&](const fs::path& dir, const std::string& why) {
+                tell(dir, why);
+                more.push_back(dir);
+            };
+            found = find_checkpoint(point.path, report, point.damaged).string();
+            point.damaged.insert(point.damaged.end(), more.begin(), more.end());
         } catch (const Error& error) {
             if (error.code() != ExitCode::no_checkpoint) throw;
             fail(ExitCode::no_checkpoint, error.what(), "; `fucina train ",
-                 (path / "recipe.resolved.toml").string(), " --fresh` begins anew");
+                 (point.path / "recipe.resolved.toml").string(), " --fresh` begins anew");
         }
     });
-    int64_t length = static_cast<int64_t>(found.size());
-    communicator.broadcast(std::as_writable_bytes(std::span(&length, 1)), 0);
-    found.resize(static_cast<size_t>(length));
-    communicator.broadcast(std::as_writable_bytes(std::span(found)), 0);
-    point.checkpoint = found;
+    point.checkpoint = first_text(communicator, found);
     agree(communicator, [&] { point.manifest = read_manifest(point.checkpoint); });
-    return point;
 }
 
 // A position in other data would be a silent jump. Checkpoints without hashes are older than these.
@@ -182,8 +204,24 @@ void check_same_data(const RunData& data, const Data& recipe, const Manifest& ma
     }
 }
 
-TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, const Recipe& recipe,
-                              const std::string& toml, Console& console) {
+// What is damaged, or nothing once every tensor is filled. On any rank whatever else goes wrong
+// comes first: it ends the resume and leaves the checkpoints as they are.
+std::string load_or_find_damage(Communicator& communicator, const ResumePoint& point,
+                                std::span<const NamedTensor> tensors) {
+    std::string damage;
+    agree(communicator, [&] {
+        try {
+            load_tensors(point.checkpoint, point.manifest, tensors);
+        } catch (const DamagedFile& error) {
+            damage = error.what();
+        }
+    });
+    return first_text(communicator, damage);
+}
+
+std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumePoint& point,
+                                             const Recipe& recipe, const std::string& toml,
+                                             Console& console) {
     check_ranks(communicator.size(), recipe.train());
     TrainingRun run;
     run.recipe = recipe;
@@ -195,31 +233,24 @@ TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, con
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
     check_same_data(run.data, recipe.data(), point.manifest);
     run.optimizer = std::make_unique<Optimizer>(recipe.train(), run.model->parameters());
-    for (;;) {
-        try {
-            agree(communicator,
-                  [&] { load_tensors(point.checkpoint, point.manifest, run.state()); });
-            break;
-        } catch (const Error& error) {
-            if (error.code() != ExitCode::data) throw;
-            console.line(concat("WARNING: ", error.what()));
-            if (communicator.rank() == 0) {
-                const fs::path aside = point.checkpoint.string() + ".damaged";
-                fs::remove_all(aside);
-                fs::rename(point.checkpoint, aside);
-                console.line(concat("WARNING: set aside as ", aside.string(),
-                                    "; going on from the checkpoint before"));
-            }
-            point.directory.reset();
-            point = find_resume_point(communicator, point.path, console);
-        }
+    const std::string damage = load_or_find_damage(communicator, point, run.state());
+    if (!damage.empty()) {
+        warn_of_damage(console)(point.checkpoint, damage);
+        point.damaged.push_back(point.checkpoint);
+        return std::nullopt;
     }
     run.model->repack();
     run.optimizer->set_updates(point.manifest.updates());
     run.step = point.manifest.step();
     run.next_sample = point.manifest.next_sample();
     run.directory = std::move(point.directory);
-    if (communicator.rank() == 0) start_log(run, toml, console);
+    agree(communicator, [&] {
+        if (communicator.rank() != 0) return;
+        for (const fs::path& dir : point.damaged) {
+            console.line(concat("WARNING: set aside as ", set_aside(dir).string()));
+        }
+        start_log(run, toml, console);
+    });
     return run;
 }
 

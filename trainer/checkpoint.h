@@ -29,7 +29,7 @@ struct SaveRequest {
     std::filesystem::path run_dir;
     Manifest manifest;                     // all but files and tensors
     std::span<const NamedTensor> tensors;  // the same, with the same contents, on every rank
-    int64_t keep = 2;                      // newest checkpoints that stay
+    int64_t keep = 2;                      // newest valid checkpoints that stay
 };
 
 struct SaveOutcome {
@@ -45,19 +45,30 @@ SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& reque
 // "checkpoints/step-00000100" of a run directory.
 std::filesystem::path checkpoint_directory(const std::filesystem::path& run_dir, int64_t step);
 
-// Committed checkpoints of a run directory, newest first; nothing is read of them.
+// Committed checkpoints of a run directory, newest first; nothing is read of them. Fails where the
+// directory is there and cannot be listed.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
 
 // Removes what interrupted saves left. Not while another process saves there.
 void remove_leftovers(const std::filesystem::path& run_dir);
 
-// A run directory's newest checkpoint whose manifest and files are in order, or the checkpoint
-// directory itself. Those passed over are named to `warn`. Fails with exit 10 if there is none.
-std::filesystem::path find_checkpoint(const std::filesystem::path& path,
-                                      const std::function<void(const std::string&)>& warn);
+// Told of every checkpoint that is damaged: why, in a line.
+using DamageReport = std::function<void(const std::filesystem::path& dir, const std::string& why)>;
 
-// Fills the tensors; each must be in the manifest with the same shape and dtype. Every byte's
-// checksum is compared. Fails with exit 3, naming tensor and file.
+// A run directory's newest checkpoint whose manifest and files are in order, or the checkpoint
+// directory itself. Damaged ones (DamagedFile) are reported and passed over, those in `known` without
+// a word; whatever else is wrong with one, such as a file that cannot be opened, is thrown. Exit 10
+// if there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path,
+                                      const DamageReport& damaged,
+                                      std::span<const std::filesystem::path> known = {});
+
+// Renames a damaged checkpoint to DIR.damaged, DIR.damaged-2 and so on, the first that is free.
+std::filesystem::path set_aside(const std::filesystem::path& dir);
+
+// Fills the tensors; each must be in the manifest with the same shape and dtype, which is looked at
+// before any byte is read. Every byte's checksum is compared. Fails with exit 3, naming tensor and
+// file: DamagedFile only where all files could be read and one holds other bytes than were written.
 void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
                   std::span<const NamedTensor> tensors);
 

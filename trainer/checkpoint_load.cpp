@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <map>
 
 #include "data/file.h"
@@ -33,8 +34,8 @@ void read_box(const InputFile& file, const SavedTensor& tensor, const SavedBox& 
               std::span<std::byte> into) {
     file.read(box.byte_offset(), into);
     if (XXH3_64bits(into.data(), into.size()) != box.xxh3()) {
-        fail(ExitCode::data, file.path().string(), ": checksum of ", tensor.kind(), " ",
-             tensor.name(), " differs at byte ", box.byte_offset(), ": the file is damaged");
+        fail_damaged(file.path().string(), ": checksum of ", tensor.kind(), " ", tensor.name(),
+                     " differs at byte ", box.byte_offset(), ": the file is damaged");
     }
 }
 
@@ -87,25 +88,66 @@ struct Job {
     const Tensor* tensor;
 };
 
+// What is no damage goes first: a checkpoint is called damaged only where all else could be read.
+void rethrow_first(const std::vector<std::exception_ptr>& problems) {
+    std::exception_ptr damage;
+    for (const std::exception_ptr& problem : problems) {
+        if (!problem) continue;
+        try {
+            std::rethrow_exception(problem);
+        } catch (const DamagedFile&) {
+            if (!damage) damage = problem;
+        }
+    }
+    if (damage) std::rethrow_exception(damage);
+}
+
 void run_jobs(const std::vector<InputFile>& files, const std::vector<Job>& jobs) {
-    std::vector<std::string> problems(jobs.size());
+    std::vector<std::exception_ptr> problems(jobs.size());
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < jobs.size(); ++i) {
         try {
             load_box(files[jobs[i].box->file()], *jobs[i].saved, *jobs[i].box, *jobs[i].tensor);
-        } catch (const std::exception& error) {
-            problems[i] = error.what();
+        } catch (...) {
+            problems[i] = std::current_exception();
         }
     }
-    for (const std::string& problem : problems) {
-        if (!problem.empty()) fail(ExitCode::data, problem);
-    }
+    rethrow_first(problems);
 }
 
 std::vector<InputFile> open_shards(const fs::path& dir, const Manifest& manifest) {
     std::vector<InputFile> files;
     for (const SavedFile& file : manifest.files()) files.emplace_back(dir / file.name());
     return files;
+}
+
+// Every tensor's boxes; fails unless each is there with its shape and dtype.
+std::vector<Job> match(const fs::path& dir, const Manifest& manifest,
+                       std::span<const NamedTensor> tensors) {
+    std::map<std::pair<std::string, std::string>, const SavedTensor*> by_name;
+    for (const SavedTensor& saved : manifest.tensors())
+        by_name[{saved.kind(), saved.name()}] = &saved;
+    std::vector<Job> jobs;
+    for (const NamedTensor& named : tensors) {
+        const auto found = by_name.find({named.kind, named.name});
+        if (found == by_name.end()) {
+            fail(ExitCode::data, dir.string(), ": has no ", named.kind, " ", named.name,
+                 "; was it written by another version of this program?");
+        }
+        const SavedTensor& saved = *found->second;
+        const Tensor& tensor = named.tensor;
+        if (saved_dtype(saved) != tensor.dtype() ||
+            !std::equal(saved.shape().begin(), saved.shape().end(), tensor.shape().begin(),
+                        tensor.shape().end())) {
+            fail(ExitCode::data, dir.string(), ": ", named.kind, " ", named.name, " is ",
+                 saved.dtype(), " ",
+                 shape_text({saved.shape().data(), static_cast<size_t>(saved.shape_size())}),
+                 ", the model's is ", name_of(tensor.dtype()), " ", shape_text(tensor.shape()));
+        }
+        FUCINA_CHECK(tensor.contiguous(), named.name, " is not contiguous");
+        for (const SavedBox& box : saved.boxes()) jobs.push_back({&saved, &box, &tensor});
+    }
+    return jobs;
 }
 
 }  // namespace
@@ -116,9 +158,18 @@ fs::path checkpoint_directory(const fs::path& run_dir, int64_t step) {
 
 std::vector<fs::path> list_checkpoints(const fs::path& run_dir) {
     std::vector<fs::path> found;
-    std::error_code none;
-    for (const auto& entry : fs::directory_iterator(run_dir / "checkpoints", none)) {
-        if (is_checkpoint_name(entry.path().filename().string())) found.push_back(entry.path());
+    std::error_code error;
+    const fs::path parent = run_dir / "checkpoints";
+    // A list cut short would pass for a run without checkpoints.
+    for (fs::directory_iterator entry(parent, error), end; !error && entry != end;
+         entry.increment(error)) {
+        std::error_code ignored;
+        if (is_checkpoint_name(entry->path().filename().string()) && entry->is_directory(ignored)) {
+            found.push_back(entry->path());
+        }
+    }
+    if (error && error != std::errc::no_such_file_or_directory) {
+        fail(read_failure(error.value()), parent.string(), ": cannot list: ", error.message());
     }
     // Longer numbers are larger ones.
     const auto key = [](const fs::path& path) {
@@ -143,50 +194,39 @@ void remove_leftovers(const fs::path& run_dir) {
     for (const fs::path& path : leftovers) fs::remove_all(path, none);
 }
 
-fs::path find_checkpoint(const fs::path& path,
-                         const std::function<void(const std::string&)>& warn) {
-    if (fs::exists(path / kManifestName)) {
+fs::path find_checkpoint(const fs::path& path, const DamageReport& damaged,
+                         std::span<const fs::path> known) {
+    std::error_code ignored;
+    if (fs::exists(path / kManifestName, ignored)) {
         read_manifest(path);
         return path;
     }
     for (const fs::path& dir : list_checkpoints(path)) {
+        if (std::find(known.begin(), known.end(), dir) != known.end()) continue;
         try {
             read_manifest(dir);
             return dir;
-        } catch (const Error& error) {
-            warn(concat("checkpoint ", dir.string(),
-                        " is not valid and is passed over: ", error.what()));
+        } catch (const DamagedFile& error) {
+            damaged(dir, error.what());
         }
     }
     fail(ExitCode::no_checkpoint, path.string(), ": no valid checkpoint in it");
 }
 
+fs::path set_aside(const fs::path& dir) {
+    fs::path aside = dir.string() + ".damaged";
+    for (int n = 2; fs::exists(fs::symlink_status(aside)); ++n) {
+        aside = fmt::format("{}.damaged-{}", dir.string(), n);
+    }
+    rename_path(dir, aside);
+    sync_directory(dir.parent_path());
+    return aside;
+}
+
 void load_tensors(const fs::path& dir, const Manifest& manifest,
                   std::span<const NamedTensor> tensors) {
-    const std::vector<InputFile> files = open_shards(dir, manifest);
-    std::map<std::pair<std::string, std::string>, const SavedTensor*> by_name;
-    for (const SavedTensor& saved : manifest.tensors())
-        by_name[{saved.kind(), saved.name()}] = &saved;
-    std::vector<Job> jobs;
-    for (const NamedTensor& named : tensors) {
-        const auto found = by_name.find({named.kind, named.name});
-        if (found == by_name.end()) {
-            fail(ExitCode::data, dir.string(), ": has no ", named.kind, " ", named.name);
-        }
-        const SavedTensor& saved = *found->second;
-        const Tensor& tensor = named.tensor;
-        if (saved_dtype(saved) != tensor.dtype() ||
-            !std::equal(saved.shape().begin(), saved.shape().end(), tensor.shape().begin(),
-                        tensor.shape().end())) {
-            fail(ExitCode::data, dir.string(), ": ", named.kind, " ", named.name, " is ",
-                 saved.dtype(), " ",
-                 shape_text({saved.shape().data(), static_cast<size_t>(saved.shape_size())}),
-                 ", the model's is ", name_of(tensor.dtype()), " ", shape_text(tensor.shape()));
-        }
-        FUCINA_CHECK(tensor.contiguous(), named.name, " is not contiguous");
-        for (const SavedBox& box : saved.boxes()) jobs.push_back({&saved, &box, &tensor});
-    }
-    run_jobs(files, jobs);
+    const std::vector<Job> jobs = match(dir, manifest, tensors);
+    run_jobs(open_shards(dir, manifest), jobs);
 }
 
 void verify_checkpoint(const fs::path& dir) {

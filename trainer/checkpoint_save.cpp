@@ -1,14 +1,11 @@
 // Saving, in the order that makes it safe: write and fsync the shards; gather; write and fsync the
-// manifest; rename the directory; fsync its parent; only then drop older checkpoints.
-#include <fcntl.h>
+// manifest; fsync the directory; rename it; fsync its parent; only then drop older checkpoints.
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <numeric>
 
 #include "data/file.h"
@@ -81,21 +78,6 @@ ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
     return dataset;
 }
 
-void fsync_directory(const fs::path& dir) {
-    const int fd = open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const bool good = fd >= 0 && fsync(fd) == 0;
-    const int problem = errno;
-    if (fd >= 0) close(fd);
-    if (!good) fail(ExitCode::storage, dir.string(), ": fsync: ", std::strerror(problem));
-}
-
-void rename_to(const fs::path& from, const fs::path& to) {
-    if (rename(from.c_str(), to.c_str()) != 0) {
-        fail(ExitCode::storage, from.string(), ": rename to ", to.filename().string(), ": ",
-             std::strerror(errno));
-    }
-}
-
 // Fails early and in plain words where the save cannot fit.
 void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
     struct statvfs system;
@@ -115,12 +97,13 @@ void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
     }
 }
 
-// A directory disappears under another name first, so that a kill in between leaves no half of it
-// under its own.
-void discard(const fs::path& dir) {
-    const fs::path trash = dir.string() + fmt::format(".trash-{}", getpid());
-    rename_to(dir, trash);
-    fs::remove_all(trash);
+bool is_valid(const fs::path& dir) {
+    try {
+        read_manifest(dir);
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
 }
 
 class Save {
@@ -144,10 +127,7 @@ class Save {
         } catch (const Error& error) {
             if (error.code() != ExitCode::storage) throw;
             outcome.problem = error.what();
-            if (communicator_.rank() == 0) {
-                std::error_code ignored;
-                fs::remove_all(temporary_, ignored);
-            }
+            if (communicator_.rank() == 0) take_back();
             return outcome;
         }
         for (const SavedFile& file : manifest_.files()) outcome.bytes += file.size();
@@ -178,7 +158,10 @@ class Save {
     void reach(std::string_view point) const { fault_point(point, communicator_.rank()); }
 
     void begin() {
-        fs::create_directories(target_.parent_path());
+        make_directories(target_.parent_path());
+        // metrics.jsonl and all else that the run made so far; also checkpoints/, if a process made
+        // it that was killed before this.
+        sync_directory(request_.run_dir);
         int64_t total = 0;
         std::vector<int64_t> files(static_cast<size_t>(communicator_.size()), 0);
         for (const Share& share : shares_) {
@@ -186,8 +169,8 @@ class Save {
             files[static_cast<size_t>(share.writer)] += share.nbytes;
         }
         check_room(target_.parent_path(), total, *std::max_element(files.begin(), files.end()));
-        fs::remove_all(temporary_);  // of an earlier failure of this process
-        fs::create_directory(temporary_);
+        remove_tree(temporary_);  // of an earlier failure of this process
+        make_directories(temporary_);
     }
 
     // Every rank must use rank 0's name.
@@ -271,24 +254,49 @@ class Save {
         file.append(std::as_bytes(std::span(bytes)));
         reach("save.manifest");
         file.commit();
-        fsync_directory(temporary_);
+        sync_directory(temporary_);
         reach("save.written");
-        if (fs::exists(target_)) discard(target_);
-        rename_to(temporary_, target_);
+        if (fs::exists(target_)) move_to_trash(target_);
+        rename_path(temporary_, target_);
+        renamed_ = true;
         reach("save.renamed");
-        fsync_directory(target_.parent_path());
+        sync_directory(target_.parent_path());
     }
 
+    // A save that failed leaves nothing, not even a checkpoint that may be gone after a crash.
+    void take_back() {
+        try {
+            if (renamed_) rename_path(target_, temporary_);
+            if (!trash_.empty()) rename_path(trash_.front(), target_);
+            remove_tree(temporary_);
+        } catch (const Error&) {  // it failed already
+        }
+    }
+
+    // A directory disappears under another name first, durably, so that neither a kill nor a crash
+    // leaves half of it under its own.
+    void move_to_trash(const fs::path& dir) {
+        trash_.push_back(dir.string() + fmt::format(".trash-{}", getpid()));
+        rename_path(dir, trash_.back());
+    }
+
+    // Damaged checkpoints do not count; they stay as long as they are not older than the ones kept.
     // Too many old checkpoints are no reason to fail a save that stands.
     void retire() {
-        const std::vector<fs::path> all = list_checkpoints(request_.run_dir);
-        for (size_t i = static_cast<size_t>(request_.keep); i < all.size(); ++i) {
-            if (all[i] == target_) continue;
-            reach("save.retire");
-            try {
-                discard(all[i]);
-            } catch (const std::exception&) {
+        try {
+            int64_t kept = 0;
+            for (const fs::path& dir : list_checkpoints(request_.run_dir)) {
+                if (kept < request_.keep) {
+                    kept += dir == target_ || is_valid(dir) ? 1 : 0;
+                } else if (dir != target_) {
+                    reach("save.retire");
+                    move_to_trash(dir);
+                }
             }
+            if (trash_.empty()) return;
+            sync_directory(target_.parent_path());
+            for (const fs::path& dir : trash_) remove_tree(dir);
+        } catch (const std::exception&) {
         }
     }
 
@@ -299,6 +307,8 @@ class Save {
     fs::path temporary_;
     std::vector<int64_t> own_;  // size of our shard, then offset and checksum of each box
     Manifest manifest_;
+    bool renamed_ = false;
+    std::vector<fs::path> trash_;  // to be removed when the save stands
 };
 
 }  // namespace

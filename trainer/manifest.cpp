@@ -157,6 +157,17 @@ void check_files(const Manifest& manifest, const std::string& path) {
     }
 }
 
+// A file that is gone is damage; one that cannot be looked at is not.
+int64_t size_of_file(const std::filesystem::path& path) {
+    struct stat status;
+    if (lstat(path.c_str(), &status) != 0) {
+        if (errno == ENOENT) fail_damaged(path.string(), ": is missing");
+        fail(read_failure(errno), path.string(), ": ", std::strerror(errno));
+    }
+    if (!S_ISREG(status.st_mode)) fail(ExitCode::data, path.string(), ": not a regular file");
+    return status.st_size;
+}
+
 }  // namespace
 
 std::string shard_name(int shard, int shards) {
@@ -186,17 +197,16 @@ std::string frame_manifest(const Manifest& manifest) {
 
 Manifest parse_manifest(std::string_view bytes, const std::string& path) {
     if (bytes.size() < kHeader + kHash || bytes.substr(0, kMagic.size()) != kMagic) {
-        fail(ExitCode::data, path, ": not a manifest of a checkpoint (", bytes.size(), " bytes)");
+        fail_damaged(path, ": not a manifest of a checkpoint (", bytes.size(), " bytes)");
     }
     const auto length = read_at<uint64_t>(bytes, 12);
     if (length != bytes.size() - kHeader - kHash) {
-        fail(ExitCode::data, path, ": says ", length, " bytes, holds ",
-             bytes.size() - kHeader - kHash);
+        fail_damaged(path, ": says ", length, " bytes, holds ", bytes.size() - kHeader - kHash);
     }
     const Hash hash = hash_of(bytes.substr(0, kHeader + length));
     if (read_at<uint64_t>(bytes, kHeader + length) != hash.low ||
         read_at<uint64_t>(bytes, kHeader + length + 8) != hash.high) {
-        fail(ExitCode::data, path, ": checksum differs: the manifest is damaged");
+        fail_damaged(path, ": checksum differs: the manifest is damaged");
     }
     const auto version = read_at<uint32_t>(bytes, 8);
     if (version != kVersion) {
@@ -204,7 +214,7 @@ Manifest parse_manifest(std::string_view bytes, const std::string& path) {
     }
     Manifest manifest;
     if (!manifest.ParseFromArray(bytes.data() + kHeader, static_cast<int>(length))) {
-        fail(ExitCode::data, path, ": not a manifest of this format version");
+        fail_damaged(path, ": not a manifest of this format version");
     }
     check_manifest(manifest, path);
     return manifest;
@@ -230,17 +240,12 @@ void check_manifest(const Manifest& manifest, const std::string& path) {
 
 Manifest read_manifest(const std::filesystem::path& dir) {
     const std::filesystem::path path = dir / kManifestName;
+    size_of_file(path);
     Manifest manifest = parse_manifest(read_text_file(path, kLargest), path.string());
     for (const SavedFile& file : manifest.files()) {
         const std::filesystem::path shard = dir / file.name();
-        struct stat status;
-        if (lstat(shard.c_str(), &status) != 0) {
-            fail(ExitCode::data, shard.string(), ": ", std::strerror(errno));
-        }
-        if (!S_ISREG(status.st_mode)) fail(ExitCode::data, shard.string(), ": not a regular file");
-        if (status.st_size != file.size()) {
-            fail(ExitCode::data, shard.string(), ": ", status.st_size, " bytes, the manifest says ",
-                 file.size());
+        if (const int64_t size = size_of_file(shard); size != file.size()) {
+            fail_damaged(shard.string(), ": ", size, " bytes, the manifest says ", file.size());
         }
     }
     return manifest;

@@ -1,16 +1,12 @@
 #include "trainer/metrics.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
-
-#include "kernels/error.h"
 
 namespace fucina {
 namespace {
@@ -53,9 +49,11 @@ std::optional<int64_t> step_of(const std::string& line) {
     return step->get<int64_t>();
 }
 
-// Bytes of the file up to the last whole line that is not after `last_step`.
+// Bytes of the file up to the last whole line that is not after `last_step`. What cannot be read must
+// not pass for nothing to keep.
 int64_t bytes_to_keep(const std::string& path, int64_t last_step) {
     std::ifstream file(path, std::ios::binary);
+    if (!file) fail(ExitCode::storage, path, ": cannot open: ", std::strerror(errno));
     int64_t keep = 0;
     for (std::string line; std::getline(file, line);) {
         if (file.eof()) break;  // no newline: torn
@@ -63,6 +61,7 @@ int64_t bytes_to_keep(const std::string& path, int64_t last_step) {
         if (!step || *step > last_step) break;
         keep += static_cast<int64_t>(line.size()) + 1;
     }
+    if (file.bad()) fail(ExitCode::storage, path, ": cannot read: ", std::strerror(errno));
     return keep;
 }
 
@@ -132,34 +131,16 @@ std::vector<StepMetrics> read_metrics(const std::string& path) {
     return all;
 }
 
-MetricsFile::MetricsFile(const std::string& path, int64_t last_step) {
-    const int64_t keep = bytes_to_keep(path, last_step);
-    file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (file_ < 0 || ::ftruncate(file_, keep) != 0) {
-        fail(ExitCode::storage, path, ": cannot open for writing: ", std::strerror(errno));
-    }
-}
-
-MetricsFile::~MetricsFile() {
-    if (file_ >= 0) ::close(file_);
+MetricsFile::MetricsFile(const std::string& path, int64_t last_step) : file_(path) {
+    file_.cut(bytes_to_keep(path, last_step));
 }
 
 bool MetricsFile::append(const StepMetrics& metrics) {
-    const std::string line = metrics_line(metrics) + "\n";
-    const off_t start = ::lseek(file_, 0, SEEK_END);
-    ssize_t written = -1;
-    do {
-        written = ::write(file_, line.data(), line.size());
-    } while (written < 0 && errno == EINTR);
-    if (written == static_cast<ssize_t>(line.size())) return true;
-    if (written > 0 && ::ftruncate(file_, start) != 0) {
-        return false;  // a torn line stays; readers stop there, and the next resume drops it
-    }
-    return false;
+    return file_.append(metrics_line(metrics) + "\n");
 }
 
 bool MetricsFile::sync() {
-    return ::fsync(file_) == 0;
+    return file_.sync();
 }
 
 }  // namespace fucina

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "data/file.h"
+
 namespace fucina {
 
 struct StepMetrics {
@@ -39,9 +41,6 @@ class MetricsFile {
     // Opens or makes the file and drops every line after `last_step`, a torn last one included.
     // Error(storage) if it cannot be opened.
     MetricsFile(const std::string& path, int64_t last_step);
-    ~MetricsFile();
-    MetricsFile(const MetricsFile&) = delete;
-    MetricsFile& operator=(const MetricsFile&) = delete;
 
     // One write. False if the disk refused; nothing of the line is left in the file then.
     bool append(const StepMetrics& metrics);
@@ -49,7 +48,7 @@ class MetricsFile {
     bool sync();
 
   private:
-    int file_ = -1;
+    AppendFile file_;
 };
 
 }  // namespace fucina

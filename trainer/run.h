@@ -43,23 +43,29 @@ struct NewRun {
 TrainingRun build_run(Communicator& communicator, const NewRun& request, Console& console);
 
 struct ResumePoint {
-    std::filesystem::path path;  // the run directory
-    std::optional<RunDirectory> directory;
+    std::filesystem::path path;             // the run directory
+    std::optional<RunDirectory> directory;  // with its lock, on rank 0
     std::filesystem::path checkpoint;
     Manifest manifest;
+    std::vector<std::filesystem::path> damaged;  // newer checkpoints that were passed over
 };
 
-// Collective. Takes the run's lock and finds its newest checkpoint; exit 10 if there is none.
-ResumePoint find_resume_point(Communicator& communicator, const std::filesystem::path& path,
-                              Console& console);
+// Collective. Takes the run's lock and removes what interrupted saves left.
+ResumePoint open_for_resume(Communicator& communicator, const std::filesystem::path& path);
+
+// Collective. Goes to the run's newest checkpoint that is not known to be damaged; exit 10 if there
+// is none. Only what is damaged is passed over: one that cannot be read ends the program.
+void find_resume_point(Communicator& communicator, ResumePoint& point, Console& console);
 
 // What may not change when a run goes on: fails (exit 2) naming the keys and both values.
 void check_resumable(const Manifest& manifest, const Recipe& recipe);
 
-// Collective. recipe: the manifest's with changes applied. A checkpoint that turns out to be
-// damaged is set aside, loudly, and the one before is taken.
-TrainingRun build_resumed_run(Communicator& communicator, ResumePoint point, const Recipe& recipe,
-                              const std::string& toml, Console& console);
+// Collective. recipe: the manifest's with changes applied. Nothing where the checkpoint turns out to
+// be damaged: find_resume_point then goes on from the one before. Nothing is touched until a
+// checkpoint is loaded whole; then the damaged ones are set aside.
+std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumePoint& point,
+                                             const Recipe& recipe, const std::string& toml,
+                                             Console& console);
 
 // Parameters by part of the model, a line each.
 std::vector<std::string> parameter_table(Model& model);

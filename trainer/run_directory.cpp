@@ -28,42 +28,52 @@ bool is_old_run(const fs::path& path) {
     return false;
 }
 
+// Where a link leads, so that moving an old run aside leaves the link as it is.
+fs::path behind_links(fs::path path) {
+    if (!path.has_filename()) path = path.parent_path();  // a last slash
+    for (int links = 0; links < 40 && fs::is_symlink(path); ++links) {
+        const fs::path target = fs::read_symlink(path);
+        path = path.parent_path() / target;
+    }
+    return path;
+}
+
 // "process 12 on host", as the holder wrote it.
-std::string holder_of(int lock) {
+std::string holder_of(const FileDescriptor& lock) {
     char text[256];
-    const ssize_t length = pread(lock, text, sizeof text, 0);
+    const ssize_t length = pread(lock.get(), text, sizeof text, 0);
     return length > 0 ? std::string(text, static_cast<size_t>(length)) : "another process";
 }
 
 // The locked file, or a failure naming the holder.
-int take_lock(const fs::path& path) {
+FileDescriptor take_lock(const fs::path& path) {
     const fs::path name = path / kLockName;
-    const int lock = open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (lock < 0) {
+    FileDescriptor lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+    if (!lock) {
         fail(errno == ENOSPC ? ExitCode::storage : ExitCode::usage, name.string(), ": ",
              std::strerror(errno));
     }
-    if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
-        const std::string holder = holder_of(lock);
-        close(lock);
-        fail(ExitCode::usage, path.string(), " is in use by ", holder,
+    if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+        fail(ExitCode::usage, path.string(), " is in use by ", holder_of(lock),
              "; wait for it, stop it, or choose another run.dir");
     }
     return lock;
 }
 
-int claim(const fs::path& path) {
-    const int lock = take_lock(path);
+FileDescriptor claim(const fs::path& path) {
+    FileDescriptor lock = take_lock(path);
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     const std::string text = fmt::format("process {} on {}", getpid(), host);
     // Only a courtesy to whoever finds the directory locked.
-    if (ftruncate(lock, 0) == 0 && pwrite(lock, text.data(), text.size(), 0) < 0) errno = 0;
+    if (ftruncate(lock.get(), 0) == 0 && pwrite(lock.get(), text.data(), text.size(), 0) < 0) {
+        errno = 0;
+    }
     return lock;
 }
 
 void check_not_in_use(const fs::path& path) {
-    if (fs::exists(path / kLockName)) close(take_lock(path));
+    if (fs::exists(path / kLockName)) take_lock(path);
 }
 
 }  // namespace
@@ -83,19 +93,20 @@ void RunDirectory::check_free(const fs::path& path, bool fresh) {
 
 RunDirectory RunDirectory::create(const fs::path& path, bool fresh, std::string& moved_to) {
     check_free(path, fresh);
+    const fs::path real = behind_links(path);
     try {
-        if (fs::exists(path) && is_old_run(path)) {
-            const std::string name =
-                path.has_filename() ? path.string() : path.parent_path().string();
+        if (fs::exists(real) && is_old_run(real)) {
             int n = 1;
-            while (fs::exists(fmt::format("{}.old-{}", name, n))) ++n;
-            moved_to = fmt::format("{}.old-{}", name, n);
-            fs::rename(path, moved_to);
+            while (fs::exists(fmt::format("{}.old-{}", real.string(), n))) ++n;
+            moved_to = fmt::format("{}.old-{}", real.string(), n);
+            rename_path(real, moved_to);
         }
-        fs::create_directories(path);
+        make_directories(real);
+    } catch (const StorageError& error) {
+        if (error.number() == ENOSPC) throw;
+        fail(ExitCode::usage, "run.dir: ", error.what());
     } catch (const fs::filesystem_error& error) {
-        const bool full = error.code() == std::errc::no_space_on_device;
-        fail(full ? ExitCode::storage : ExitCode::usage, "run.dir: ", error.what());
+        fail(ExitCode::usage, "run.dir: ", error.what());
     }
     return RunDirectory(path, claim(path));
 }
@@ -114,19 +125,6 @@ RunDirectory RunDirectory::open(const fs::path& path) {
              "`fucina train RECIPE` makes one");
     }
     return RunDirectory(path, claim(path));
-}
-
-RunDirectory::~RunDirectory() {
-    if (lock_ >= 0) close(lock_);
-}
-
-RunDirectory::RunDirectory(RunDirectory&& other) noexcept
-    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
-
-RunDirectory& RunDirectory::operator=(RunDirectory&& other) noexcept {
-    std::swap(path_, other.path_);
-    std::swap(lock_, other.lock_);
-    return *this;
 }
 
 bool RunDirectory::take_request(const char* name) const {

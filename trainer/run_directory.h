@@ -3,6 +3,9 @@
 #pragma once
 #include <filesystem>
 #include <string>
+#include <utility>
+
+#include "data/file_calls.h"
 
 namespace fucina {
 
@@ -17,20 +20,17 @@ class RunDirectory {
     // An existing run, for `resume`. Exit 10 if there is none, exit 2 if it is in use.
     static RunDirectory open(const std::filesystem::path& path);
 
-    ~RunDirectory();
-    RunDirectory(RunDirectory&& other) noexcept;
-    RunDirectory& operator=(RunDirectory&& other) noexcept;
-
     const std::filesystem::path& path() const { return path_; }
 
     // Whether the user put a file of this name there; it is removed.
     bool take_request(const char* name) const;
 
   private:
-    RunDirectory(std::filesystem::path path, int lock) : path_(std::move(path)), lock_(lock) {}
+    RunDirectory(std::filesystem::path path, FileDescriptor lock)
+        : path_(std::move(path)), lock_(std::move(lock)) {}
 
     std::filesystem::path path_;
-    int lock_ = -1;
+    FileDescriptor lock_;
 };
 
 }  // namespace fucina

@@ -1,9 +1,13 @@
 #include "trainer/samples.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/file.h"
 #include "model/generation.h"
 
 namespace fucina {
@@ -12,17 +16,24 @@ namespace {
 constexpr size_t kPromptTokens = 12;
 constexpr int64_t kNewTokens = 48;
 
-// Rewrites the file without the lines of later steps and without a torn one.
+// The file without the lines of later steps and without a torn one. It is replaced, not cut: a crash
+// leaves the old lines or the new ones.
 void drop_later(const std::filesystem::path& path, int64_t last_step) {
+    if (!std::filesystem::exists(path)) return;
     std::ifstream in(path);
-    if (!in) return;
+    if (!in) fail(ExitCode::storage, path.string(), ": cannot open: ", std::strerror(errno));
     std::string kept;
-    for (std::string line; std::getline(in, line) && !in.eof();) {
+    bool drops = false;
+    for (std::string line; std::getline(in, line);) {
         const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
-        if (json.is_object() && json.value("step", last_step + 1) <= last_step) kept += line + "\n";
+        const bool keeps = !in.eof() && json.is_object() && json.contains("step") &&
+                           json["step"].is_number_integer() && json["step"] <= last_step;
+        if (keeps) kept += line + "\n";
+        drops = drops || !keeps;
     }
+    if (in.bad()) fail(ExitCode::storage, path.string(), ": cannot read: ", std::strerror(errno));
     in.close();
-    std::ofstream(path, std::ios::trunc) << kept;
+    if (drops) write_text_file(path, kept);
 }
 
 }  // namespace
@@ -39,8 +50,8 @@ SampleWriter::SampleWriter(const std::filesystem::path& path, int64_t last_step,
     prompt_.assign(first.ids.begin(), first.ids.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
-void SampleWriter::write(int64_t step, Model& model) const {
-    if (prompt_.empty()) return;
+bool SampleWriter::write(int64_t step, Model& model) const {
+    if (prompt_.empty()) return true;
     const GenerationOptions options{
         .max_tokens = kNewTokens,
         .sampling = {.temperature = 0.8, .top_p = 0.95, .seed = static_cast<uint64_t>(step)},
@@ -49,7 +60,12 @@ void SampleWriter::write(int64_t step, Model& model) const {
     const nlohmann::json line = {{"step", step},
                                  {"prompt", data_.tokenizer->decode(prompt_)},
                                  {"text", data_.tokenizer->decode(ids)}};
-    std::ofstream(path_, std::ios::app) << line.dump() + "\n";
+    try {
+        AppendFile file(path_);
+        return file.append(line.dump() + "\n") && file.sync();
+    } catch (const StorageError&) {
+        return false;
+    }
 }
 
 }  // namespace fucina

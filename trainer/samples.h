@@ -17,7 +17,8 @@ class SampleWriter {
     SampleWriter(const std::filesystem::path& path, int64_t last_step, const RunData& data);
 
     // Continues the prompt with the model as it is; the same text for the same weights and step.
-    void write(int64_t step, Model& model) const;
+    // False if the disk refused the line.
+    bool write(int64_t step, Model& model) const;
 
   private:
     std::filesystem::path path_;

@@ -124,7 +124,9 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
 }
 
 void Trainer::evaluate(StepMetrics& metrics) {
-    if (samples_) samples_->write(metrics.step, *run_.model);
+    if (samples_ && !samples_->write(metrics.step, *run_.model)) {
+        console_.line("WARNING: samples.jsonl could not be written");
+    }
     if (!run_.data.valid) return;
     const HeldOutLoss loss =
         evaluate_loss(communicator_, *run_.model, *run_.data.valid,
@@ -157,7 +159,9 @@ void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {
 void Trainer::save() {
     if (saved_step_ == run_.step) return;
     const auto start = std::chrono::steady_clock::now();
-    if (metrics_) metrics_->sync();
+    if (metrics_ && !metrics_->sync()) {
+        console_.line("WARNING: metrics.jsonl could not be made durable");
+    }
     const std::vector<NamedTensor> state = run_.state();
     SaveRequest request{.run_dir = run_.path,
                         .manifest = {},

@@ -80,11 +80,9 @@ void run_train(const TrainOptions& options) {
     go(*communicator, std::move(run), console);
 }
 
-void run_resume(const TrainOptions& options) {
-    const auto communicator = make_communicator();
-    Console console(communicator->rank() == 0);
-    install_signal_handlers(process().size() == 1);
-    ResumePoint point = find_resume_point(*communicator, options.run_dir, console);
+std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOptions& options,
+                                      ResumePoint& point, Console& console) {
+    find_resume_point(communicator, point, console);
     const ResolvedRecipe resolved = parse_recipe(recipe_toml(point.manifest.recipe()),
                                                  point.checkpoint.string(), options.overrides);
     Recipe recipe = resolved.recipe;
@@ -94,11 +92,19 @@ void run_resume(const TrainOptions& options) {
     for (const auto& [key, origin] : resolved.origins) {
         if (origin == "--set") console.line(concat("changed  ", key));
     }
-    TrainingRun run =
-        build_resumed_run(*communicator, std::move(point), recipe, recipe_toml(recipe), console);
-    console.line(concat("resumed ", run.path.string(), " after step ", run.step));
-    print_start(console, recipe, run);
-    go(*communicator, std::move(run), console);
+    return build_resumed_run(communicator, point, recipe, recipe_toml(recipe), console);
+}
+
+void run_resume(const TrainOptions& options) {
+    const auto communicator = make_communicator();
+    Console console(communicator->rank() == 0);
+    install_signal_handlers(process().size() == 1);
+    ResumePoint point = open_for_resume(*communicator, options.run_dir);
+    std::optional<TrainingRun> run;
+    while (!run) run = try_resume(*communicator, options, point, console);
+    console.line(concat("resumed ", run->path.string(), " after step ", run->step));
+    print_start(console, run->recipe, *run);
+    go(*communicator, std::move(*run), console);
 }
 
 }  // namespace

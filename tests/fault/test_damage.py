@@ -101,3 +101,18 @@ def test_inspect_lists_what_is_there(whole):
     assert "layers.1.moe.experts.gate_up" in done.stdout and '"hidden_size":32' in done.stdout
     done = runs.run("checkpoint", "inspect", whole / "elsewhere")
     assert done.returncode == 3 and "no such directory" in done.stderr
+
+
+def test_too_few_open_files_are_no_damage(tmp_path, whole):
+    """Whatever number of files the process may open, a resume loads the newest checkpoint or touches none."""
+    runs.copy_run(whole, tmp_path)
+    names, failed = runs.checkpoints(tmp_path), set()
+    for limit in range(4, 20):
+        done = runs.resume(tmp_path, expect=None, prefix=["prlimit", f"--nofile={limit}"])
+        if done.returncode != 0 and "Too many open files" in done.stderr:
+            failed.add(done.returncode)
+        assert done.returncode != 10 and "set aside" not in done.stdout, (limit, done.stdout[-500:], done.stderr)
+        assert runs.checkpoints(tmp_path) == names, limit
+        assert runs.metrics(tmp_path) == runs.metrics(whole), limit
+    assert 11 in failed, failed
+    assert "resumed" in runs.resume(tmp_path).stdout

@@ -6,9 +6,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "data/file.h"
 #include "kernels/error.h"
@@ -182,7 +185,8 @@ TEST_F(CheckpointTest, FindsTruncatedMissingAndSwappedShards) {
         overwrite(shard, good.substr(0, good.size() - cut));
         EXPECT_EQ(code_of(load), ExitCode::data) << cut;
         std::string warned;
-        EXPECT_EQ(find_checkpoint(dir_, [&](const std::string& text) { warned += text; }), other);
+        const auto tell = [&](const fs::path&, const std::string& why) { warned += why; };
+        EXPECT_EQ(find_checkpoint(dir_, tell), other);
         EXPECT_NE(warned.find(concat("bytes, the manifest says ", good.size())), std::string::npos)
             << warned;
     }
@@ -192,10 +196,24 @@ TEST_F(CheckpointTest, FindsTruncatedMissingAndSwappedShards) {
     EXPECT_EQ(code_of(load), ExitCode::data);
     fs::create_symlink(other / shard_name(1, 2), shard);
     EXPECT_EQ(code_of(load), ExitCode::data);
-    fs::remove(shard);
     fs::remove(other / kManifestName);
-    EXPECT_EQ(code_of([&] { find_checkpoint(dir_, [](const std::string&) {}); }),
-              ExitCode::no_checkpoint);
+    const auto silent = [](const fs::path&, const std::string&) {};
+    EXPECT_EQ(code_of([&] { find_checkpoint(dir_, silent); }), ExitCode::data)
+        << "a link is no damage";
+    fs::remove(saved / shard_name(1, 2));
+    EXPECT_EQ(code_of([&] { find_checkpoint(dir_, silent); }), ExitCode::no_checkpoint);
+}
+
+TEST_F(CheckpointTest, TheSameStateMakesTheSameBytesASecondLater) {
+    const auto state = make_state(1);
+    ASSERT_EQ(save(1, 1, state).problem, "");
+    const fs::path saved = checkpoint_directory(dir_, 1);
+    const std::string shard = read(saved / shard_name(0, 1)), framed = read(saved / kManifestName);
+    const std::time_t then = std::time(nullptr);
+    while (std::time(nullptr) == then) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ASSERT_EQ(save(1, 1, state).problem, "");
+    EXPECT_TRUE(read(saved / shard_name(0, 1)) == shard);
+    EXPECT_TRUE(read(saved / kManifestName) == framed);
 }
 
 // Manifests that pass the checksum but lie.

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "data/file.h"
 #include "kernels/error.h"
 #include "trainer/metrics.h"
 #include "trainer/report/report_style.h"
@@ -289,14 +290,8 @@ std::string report_html(const std::string& run_dir) {
 }
 
 std::string write_report(const std::string& run_dir) {
-    const std::string html = report_html(run_dir);
-    const std::string path = run_dir + "/report.html", temporary = path + ".tmp";
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file << html;
-    file.close();
-    std::error_code error;
-    if (file) std::filesystem::rename(temporary, path, error);
-    if (!file || error) fail(ExitCode::storage, path, ": cannot write");
+    const std::string path = run_dir + "/report.html";
+    write_text_file(path, report_html(run_dir));
     return path;
 }
 
