@@ -42,6 +42,9 @@ class BatchLoader {
     SequencePlace place(int64_t index) const;
     const PackedStore& source(int64_t i) const { return sources_[static_cast<size_t>(i)]; }
     int64_t sources() const { return static_cast<int64_t>(sources_.size()); }
+    const LoaderOptions& options() const { return options_; }
+    // Of each source, of what the sources before it leave over, times 2^32.
+    const std::vector<uint64_t>& shares() const { return shares_; }
 
   private:
     LoaderOptions options_;

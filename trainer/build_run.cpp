@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <google/protobuf/text_format.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -186,21 +187,64 @@ void find_resume_point(Communicator& communicator, ResumePoint& point, Console& 
     agree(communicator, [&] { point.manifest = read_manifest(point.checkpoint); });
 }
 
-// A position in other data would be a silent jump. Checkpoints without hashes are older than these.
-void check_same_data(const RunData& data, const Data& recipe, const Manifest& manifest) {
+// What decides which sequences next_sample counts, and has changed: "train.seed was 0 and is now 7".
+// Checkpoints without an order or hashes are older than these.
+std::string changed_order(const RunData& data, const Recipe& recipe, const Manifest& manifest) {
+    std::string changes;
+    const auto add = [&](const auto&... parts) {
+        changes += concat(changes.empty() ? "" : ", ", parts...);
+    };
+    const auto compare = [&](const char* key, const auto& then, const auto& now) {
+        if (then != now) add(key, " was ", then, " and is now ", now);
+    };
+    const SampleOrder now = data.train_order();
+    const SampleOrder& then = manifest.has_order() ? manifest.order() : now;
+    compare("the rule of packing and order", then.rules(), now.rules());
+    compare("data.shuffle", then.shuffle() ? "true" : "false", now.shuffle() ? "true" : "false");
+    if (then.shuffle() == now.shuffle()) compare("train.seed", then.seed(), now.seed());
+    compare("data.sequence_length", then.sequence_length(), now.sequence_length());
+    const auto& sources = recipe.data().train();
+    const auto& old = manifest.recipe().data().train();
+    const std::vector<std::string> hashes = data.train_hashes();
+    compare("the number of sources in data.train", manifest.data_hashes_size(), sources.size());
+    for (int i = 0; i < std::min({old.size(), sources.size(), manifest.data_hashes_size()}); ++i) {
+        if (hashes[static_cast<size_t>(i)] == manifest.data_hashes(i)) continue;
+        if (old[i].path() != sources[i].path()) {
+            add("source ", i + 1, " of data.train was ", old[i].path(), " and is now ",
+                sources[i].path());
+        }
+    }
+    if (changes.empty() && !std::equal(then.shares().begin(), then.shares().end(),
+                                       now.shares().begin(), now.shares().end())) {
+        for (int i = 0; i < sources.size(); ++i) {
+            compare("the weight in data.train", old[i].weight(), sources[i].weight());
+        }
+    }
+    return changes;
+}
+
+void check_tokenizer(const RunData& data, const Data& recipe, const Manifest& manifest) {
     if (data.tokenizer_hash() != manifest.tokenizer_hash()) {
         fail(ExitCode::usage, recipe.tokenizer(), ": the tokenizer's hash is ",
              data.tokenizer_hash(), ", the run was made with ", manifest.tokenizer_hash());
     }
+}
+
+// A position in other data, or in another order, would be a silent jump.
+void check_same_data(const RunData& data, const Recipe& recipe, const Manifest& manifest) {
+    const std::string changes = changed_order(data, recipe, manifest);
+    if (!changes.empty() && manifest.data_hashes_size() > 0) {
+        fail(ExitCode::usage, changes, ": sample ", manifest.next_sample(),
+             ", where the run goes on, would be another; undo it, or begin the data anew with --set "
+             "data.restart=true");
+    }
     const std::vector<std::string> hashes = data.train_hashes();
     for (int i = 0; i < manifest.data_hashes_size(); ++i) {
-        const auto at = static_cast<size_t>(i);
-        if (at >= hashes.size() || hashes[at] != manifest.data_hashes(i)) {
-            fail(ExitCode::data, i < recipe.train_size() ? recipe.train(i).path() : "data.train",
-                 ": its tokens hash to ", at < hashes.size() ? hashes[at] : "nothing",
-                 ", those of the run so far to ", manifest.data_hashes(i),
-                 "; bring the old data back, or start a new run with model.from");
-        }
+        if (hashes[static_cast<size_t>(i)] == manifest.data_hashes(i)) continue;
+        fail(ExitCode::data, recipe.data().train(i).path(), ": its tokens hash to ",
+             hashes[static_cast<size_t>(i)], ", those of the run so far to ",
+             manifest.data_hashes(i),
+             "; bring the old data back, or begin the data anew with --set data.restart=true");
     }
 }
 
@@ -231,7 +275,10 @@ std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumeP
         run.model = std::make_unique<Model>(spec, model_options(recipe.train()));
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
-    check_same_data(run.data, recipe.data(), point.manifest);
+    check_tokenizer(run.data, recipe.data(), point.manifest);
+    const bool restarts = recipe.data().restart();
+    if (!restarts) check_same_data(run.data, recipe, point.manifest);
+    run.recipe.mutable_data()->clear_restart();
     run.optimizer = std::make_unique<Optimizer>(recipe.train(), run.model->parameters());
     const std::string damage = load_or_find_damage(communicator, point, run.state());
     if (!damage.empty()) {
@@ -242,7 +289,12 @@ std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumeP
     run.model->repack();
     run.optimizer->set_updates(point.manifest.updates());
     run.step = point.manifest.step();
-    run.next_sample = point.manifest.next_sample();
+    run.next_sample = restarts ? 0 : point.manifest.next_sample();
+    if (restarts) {
+        const std::string changes = changed_order(run.data, recipe, point.manifest);
+        console.line(concat("data     begins anew at sample 0, the run was at sample ",
+                            point.manifest.next_sample(), changes.empty() ? "" : ": ", changes));
+    }
     run.directory = std::move(point.directory);
     agree(communicator, [&] {
         if (communicator.rank() != 0) return;

@@ -119,6 +119,17 @@ std::vector<std::string> RunData::train_hashes() const {
     return hashes;
 }
 
+SampleOrder RunData::train_order() const {
+    const LoaderOptions& options = train->options();
+    SampleOrder order;
+    order.set_rules(1);
+    order.set_shuffle(options.shuffle);
+    order.set_seed(options.shuffle ? static_cast<int64_t>(options.seed) : 0);
+    order.set_sequence_length(options.sequence_length);
+    for (const uint64_t share : train->shares()) order.add_shares(share);
+    return order;
+}
+
 RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t vocab_size,
                       Console& console) {
     RunData data;

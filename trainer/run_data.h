@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/manifest.pb.h"
 #include "configs/recipe.pb.h"
 #include "data/batch_loader.h"
 #include "data/tokenizer/tokenizer.h"
@@ -19,6 +20,7 @@ struct RunData {
     std::optional<Tokenizer> tokenizer;  // absent without data.tokenizer
     // Of each source of data.train, in order: what the position in the data rests on.
     std::vector<std::string> train_hashes() const;
+    SampleOrder train_order() const;  // and the rest of it
     std::string tokenizer_hash() const { return tokenizer ? tokenizer->hash() : ""; }
 };
 

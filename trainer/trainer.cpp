@@ -175,6 +175,7 @@ void Trainer::save() {
     manifest.set_model_hash(content_hash(manifest.model_config()));
     manifest.set_tokenizer_hash(run_.data.tokenizer_hash());
     for (const std::string& hash : run_.data.train_hashes()) manifest.add_data_hashes(hash);
+    *manifest.mutable_order() = run_.data.train_order();
     *manifest.mutable_recipe() = run_.recipe;
     const SaveOutcome outcome = save_checkpoint(communicator_, request);
     if (outcome.problem.empty()) {

@@ -66,6 +66,9 @@ void run_train(const TrainOptions& options) {
     const auto communicator = make_communicator();
     Console console(communicator->rank() == 0);
     const ResolvedRecipe resolved = load_recipe(options.recipe, options.overrides);
+    if (resolved.recipe.data().has_restart()) {
+        fail(ExitCode::usage, options.recipe, ": data.restart is for `fucina resume` only");
+    }
     set_up_process(resolved.recipe.train());
     print_lines(console, recipe_listing(resolved));
     NewRun request{.recipe = resolved.recipe,
@@ -92,7 +95,9 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
     for (const auto& [key, origin] : resolved.origins) {
         if (origin == "--set") console.line(concat("changed  ", key));
     }
-    return build_resumed_run(communicator, point, recipe, recipe_toml(recipe), console);
+    Recipe kept = recipe;
+    kept.mutable_data()->clear_restart();
+    return build_resumed_run(communicator, point, recipe, recipe_toml(kept), console);
 }
 
 void run_resume(const TrainOptions& options) {

@@ -66,7 +66,9 @@ class TinyRun {
                                                 point.checkpoint.string(), overrides)
                                        .recipe;
             check_resumable(point.manifest, changed);
-            run = build_resumed_run(communicator, point, changed, recipe_toml(changed), console_);
+            Recipe kept = changed;
+            kept.mutable_data()->clear_restart();
+            run = build_resumed_run(communicator, point, changed, recipe_toml(kept), console_);
         }
         return std::move(*run);
     }

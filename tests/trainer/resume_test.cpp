@@ -202,6 +202,45 @@ TEST_F(ResumeTest, PackedDocumentsCostWhatTheyCostAlone) {
     EXPECT_NEAR(losses[0], losses[2], 1e-6);
 }
 
+TEST_F(ResumeTest, AnotherOrderOfTheDataIsRefusedOrBeginsAnew) {
+    const std::string one = (work_.path() / "ids.json").string();
+    const std::string two = (work_.path() / "two.json").string();
+    std::ofstream(two) << "[[5, 6, 7, 8], [9, 10]]";
+    const auto source = [](const std::string& path, double weight) {
+        return concat("{path = \"", path, "\", weight = ", weight, "}");
+    };
+    run_.train({"data.shuffle=true", concat("data.train=[", source(one, 3), ", ", source(two, 1), "]")});
+    const auto before = names();
+    for (const auto& [change, words] : std::vector<std::pair<std::string, std::string>>{
+             {"train.seed=7", "train.seed was 0 and is now 7"},
+             {"data.shuffle=false", "data.shuffle was true and is now false"},
+             {concat("data.train=[", source(one, 2), ", ", source(two, 1), "]"), "weight"},
+             {concat("data.train=[", source(one, 3), "]"), "was 2 and is now 1"},
+             {concat("data.train=[", source(one, 3), ", ", source(two, 1), ", ", source(two, 1), "]"),
+              "was 2 and is now 3"},
+             {concat("data.train=[", source(two, 3), ", ", source(one, 1), "]"), "two.json"}}) {
+        const std::string text = message([&] { resume({change}); }, ExitCode::usage);
+        EXPECT_CONTAINS(text, words);
+        EXPECT_CONTAINS(text, "--set data.restart=true");
+        EXPECT_EQ(text.find('\n'), std::string::npos);
+        EXPECT_EQ(names(), before);
+        const TrainingRun anew = resume({change, "data.restart=true"});
+        EXPECT_EQ(anew.next_sample, 0) << change;
+        EXPECT_EQ(anew.step, 3);
+        EXPECT_FALSE(anew.recipe.data().has_restart()) << "for one resume only";
+    }
+    // The same shares by other weights, and a seed that orders nothing, are no change.
+    EXPECT_EQ(resume({concat("data.train=[", source(one, 6), ", ", source(two, 2), "]")}).next_sample,
+              12);
+    run_.go_on({"train.seed=7", "data.restart=true", "train.steps=4"});
+    EXPECT_EQ(manifest(4).next_sample(), 4);
+    EXPECT_EQ(manifest(4).order().seed(), 7);
+    EXPECT_EQ(resume().next_sample, 4) << "and goes on from there";
+    std::ofstream(two) << "[[5, 6, 7, 8], [9, 11]]";
+    EXPECT_CONTAINS(message([&] { resume(); }, ExitCode::data), "two.json: its tokens hash to");
+    EXPECT_EQ(resume({"data.restart=true"}).next_sample, 0);
+}
+
 TEST_F(ResumeTest, WhatCannotBeReadIsNoDamage) {
     run_.train({"train.steps=2", "checkpoint.every=1"});
     const auto before = names();
