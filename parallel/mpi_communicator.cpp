@@ -1,4 +1,8 @@
 // Collectives over MPI with 64-bit counts: whatever exceeds largest_message goes in pieces.
+//
+// Ranks that disagree on a call or on its size must end with an error, neither silently nor by
+// waiting. So collectives first compare their name and size over the group, and messages end in a
+// piece that is not full, possibly empty, by which the receiver knows the sender's length.
 #include "parallel/mpi_communicator.h"
 
 #include <mpi.h>
@@ -7,24 +11,18 @@
 #include <cstring>
 
 #include "kernels/error.h"
+#include "parallel/mpi_check.h"
 
 namespace fucina {
 namespace {
 
-void check(int status, const char* call) {
-    if (status == MPI_SUCCESS) return;
-    char text[MPI_MAX_ERROR_STRING];
-    int length = 0;
-    MPI_Error_string(status, text, &length);
-    fail(ExitCode::internal, call, ": ", std::string_view(text, static_cast<size_t>(length)));
-}
-
 class MpiCommunicator final : public Communicator {
   public:
     explicit MpiCommunicator(int64_t largest) : largest_(largest) {
-        check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
-        check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
-        check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+        check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
+        check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+        check_mpi(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+        check_mpi(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
     }
     ~MpiCommunicator() override {
         int finalized = 0;
@@ -36,66 +34,74 @@ class MpiCommunicator final : public Communicator {
 
     int rank() const override { return rank_; }
     int size() const override { return size_; }
-    void barrier() override { check(MPI_Barrier(comm_), "MPI_Barrier"); }
+    void barrier() override { meet(Call::barrier, 0); }
 
     void broadcast(std::span<std::byte> data, int root) override {
-        for_pieces(data.size(), [&](size_t offset, int count) {
-            check(MPI_Bcast(data.data() + offset, count, MPI_BYTE, root, comm_), "MPI_Bcast");
-        });
+        meet(Call::broadcast, data.size());
+        broadcast_pieces(data, root);
     }
 
     void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override {
         FUCINA_CHECK(out.size() == in.size() * static_cast<size_t>(size_), in.size(),
                      " bytes a rank into ", out.size());
+        meet(Call::all_gather, in.size());
         if (static_cast<int64_t>(in.size()) <= largest_) {
             const int count = static_cast<int>(in.size());
-            check(MPI_Allgather(in.data(), count, MPI_BYTE, out.data(), count, MPI_BYTE, comm_),
+            check_mpi(MPI_Allgather(in.data(), count, MPI_BYTE, out.data(), count, MPI_BYTE, comm_),
                   "MPI_Allgather");
             return;
         }
         std::memcpy(out.data() + in.size() * static_cast<size_t>(rank_), in.data(), in.size());
         for (int r = 0; r < size_; ++r) {
-            broadcast(out.subspan(in.size() * static_cast<size_t>(r), in.size()), r);
+            broadcast_pieces(out.subspan(in.size() * static_cast<size_t>(r), in.size()), r);
         }
     }
 
     void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
                       std::span<std::byte> out, std::span<const int64_t> receive_counts) override {
-        std::vector<MPI_Request> requests;
+        const auto own = static_cast<size_t>(rank_);
+        FUCINA_CHECK(send_counts[own] == receive_counts[own], "rank ", rank_, " sends itself ",
+                     send_counts[own], " bytes and expects ", receive_counts[own]);
+        Messages messages(*this);
         size_t offset = 0, own_in = 0, own_out = 0;
         for (int r = 0; r < size_; ++r) {
             const auto bytes = static_cast<size_t>(receive_counts[static_cast<size_t>(r)]);
+            FUCINA_CHECK(bytes <= out.size() - offset, "blocks beyond ", out.size(), " bytes");
             if (r == rank_) own_out = offset;
-            if (r != rank_) post_receive(out.subspan(offset, bytes), r, kTag, requests);
+            if (r != rank_) messages.receive(out.subspan(offset, bytes), r, kTag);
             offset += bytes;
         }
         offset = 0;
         for (int r = 0; r < size_; ++r) {
             const auto bytes = static_cast<size_t>(send_counts[static_cast<size_t>(r)]);
+            FUCINA_CHECK(bytes <= in.size() - offset, "blocks beyond ", in.size(), " bytes");
             if (r == rank_) own_in = offset;
-            if (r != rank_) post_send(in.subspan(offset, bytes), r, kTag, requests);
+            if (r != rank_) messages.send(in.subspan(offset, bytes), r, kTag);
             offset += bytes;
         }
-        const auto own = static_cast<size_t>(send_counts[static_cast<size_t>(rank_)]);
-        if (own > 0) std::memcpy(out.data() + own_out, in.data() + own_in, own);
-        wait(requests);
+        if (send_counts[own] > 0) {
+            std::memcpy(out.data() + own_out, in.data() + own_in,
+                        static_cast<size_t>(send_counts[own]));
+        }
+        messages.wait();
     }
 
     void send(std::span<const std::byte> data, int to, int tag) override {
-        std::vector<MPI_Request> requests;
-        post_send(data, to, kTag + 1 + tag, requests);
-        wait(requests);
+        Messages messages(*this);
+        messages.send(data, to, kTag + 1 + tag);
+        messages.wait();
     }
     void receive(std::span<std::byte> data, int from, int tag) override {
-        std::vector<MPI_Request> requests;
-        post_receive(data, from, kTag + 1 + tag, requests);
-        wait(requests);
+        Messages messages(*this);
+        messages.receive(data, from, kTag + 1 + tag);
+        messages.wait();
     }
 
-    void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_SUM); }
-    void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, MPI_MAX); }
+    void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, Call::sum, MPI_SUM); }
+    void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, Call::max, MPI_MAX); }
 
   private:
+    enum class Call { barrier, broadcast, all_gather, sum, max };
     static constexpr int kTag = 1;  // of all_to_all_v; send() and receive() use those above it
 
     template <class Body>
@@ -104,32 +110,110 @@ class MpiCommunicator final : public Communicator {
             body(offset, static_cast<int>(std::min(static_cast<size_t>(largest_), bytes - offset)));
         }
     }
-    // Pieces of one (peer, tag) arrive in the order of posting: MPI does not let them overtake.
-    void post_send(std::span<const std::byte> data, int to, int tag,
-                   std::vector<MPI_Request>& requests) const {
+    void broadcast_pieces(std::span<std::byte> data, int root) const {
         for_pieces(data.size(), [&](size_t offset, int count) {
-            check(MPI_Isend(data.data() + offset, count, MPI_BYTE, to, tag, comm_,
-                            &requests.emplace_back()),
-                  "MPI_Isend");
+            check_mpi(MPI_Bcast(data.data() + offset, count, MPI_BYTE, root, comm_), "MPI_Bcast");
         });
     }
-    void post_receive(std::span<std::byte> data, int from, int tag,
-                      std::vector<MPI_Request>& requests) const {
-        for_pieces(data.size(), [&](size_t offset, int count) {
-            check(MPI_Irecv(data.data() + offset, count, MPI_BYTE, from, tag, comm_,
-                            &requests.emplace_back()),
-                  "MPI_Irecv");
-        });
+
+    // All ranks make the same call with the same size, or all of them fail.
+    void meet(Call call, size_t size) const {
+        const auto bytes = static_cast<int64_t>(size), kind = static_cast<int64_t>(call);
+        int64_t most[4] = {bytes, -bytes, kind, -kind};
+        check_mpi(MPI_Allreduce(MPI_IN_PLACE, most, 4, MPI_INT64_T, MPI_MAX, comm_),
+                  "MPI_Allreduce");
+        FUCINA_CHECK(most[2] == -most[3], "ranks meet in different collectives, ", -most[3],
+                     " and ", most[2]);
+        FUCINA_CHECK(most[0] == -most[1], "ranks pass ", -most[1], " to ", most[0],
+                     " bytes to one collective");
     }
-    static void wait(std::vector<MPI_Request>& requests) {
-        check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
-              "MPI_Waitall");
+    void all_reduce(std::span<int64_t> values, Call call, MPI_Op op) {
+        meet(call, values.size_bytes());
+        check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
+                                MPI_INT64_T, op, comm_),
+                  "MPI_Allreduce");
     }
-    void all_reduce(std::span<int64_t> values, MPI_Op op) {
-        check(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
-                            MPI_INT64_T, op, comm_),
-              "MPI_Allreduce");
-    }
+
+    // Messages under way. What is left when a check fails is given up, as its memory may go.
+    class Messages {
+      public:
+        explicit Messages(const MpiCommunicator& owner) : owner_(owner) {}
+        Messages(const Messages&) = delete;
+        Messages& operator=(const Messages&) = delete;
+        ~Messages() {
+            for (MPI_Request& request : requests_) {
+                if (request == MPI_REQUEST_NULL) continue;
+                MPI_Cancel(&request);
+                MPI_Request_free(&request);
+            }
+        }
+
+        // Pieces of one (peer, tag) arrive in the order of posting: MPI does not let them overtake.
+        void send(std::span<const std::byte> data, int to, int tag) {
+            pieces(data.size(), to, -1, [&](size_t at, int count, MPI_Request* request) {
+                check_mpi(MPI_Isend(data.data() + at, count, MPI_BYTE, to, tag, owner_.comm_,
+                                    request),
+                          "MPI_Isend");
+            });
+        }
+        void receive(std::span<std::byte> data, int from, int tag) {
+            pieces(data.size(), from, 0, [&](size_t at, int count, MPI_Request* request) {
+                check_mpi(MPI_Irecv(data.data() + at, count, MPI_BYTE, from, tag, owner_.comm_,
+                                    request),
+                          "MPI_Irecv");
+            });
+        }
+
+        void wait() {
+            const int all = static_cast<int>(requests_.size());
+            std::vector<int> done(requests_.size());
+            std::vector<MPI_Status> statuses(requests_.size());
+            for (;;) {
+                int count = 0;
+                const int status =
+                    MPI_Waitsome(all, requests_.data(), &count, done.data(), statuses.data());
+                if (status != MPI_ERR_IN_STATUS) check_mpi(status, "MPI_Waitsome");
+                if (count == MPI_UNDEFINED) return;
+                for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+                    check(pieces_[static_cast<size_t>(done[i])], statuses[i],
+                          status == MPI_ERR_IN_STATUS);
+                }
+            }
+        }
+
+      private:
+        struct Piece {
+            int peer, expected;  // bytes; -1: a piece that is sent
+        };
+
+        template <class Post>
+        void pieces(size_t bytes, int peer, int received, const Post& post) {
+            const auto largest = static_cast<size_t>(owner_.largest_);
+            for (size_t at = 0; at <= bytes; at += largest) {
+                const int count = static_cast<int>(std::min(largest, bytes - at));
+                pieces_.push_back({peer, received < 0 ? -1 : count});
+                requests_.push_back(MPI_REQUEST_NULL);
+                post(at, count, &requests_.back());
+            }
+        }
+        void check(const Piece& piece, const MPI_Status& status, bool with_error) const {
+            // A message longer than its buffer is an error of MPI's own.
+            if (with_error && status.MPI_ERROR != MPI_SUCCESS) {
+                fail(ExitCode::internal, "rank ", owner_.rank_, ", a message ",
+                     piece.expected < 0 ? "to" : "from", " rank ", piece.peer, ", where ",
+                     piece.expected, " bytes are expected: ", mpi_text(status.MPI_ERROR));
+            }
+            if (piece.expected < 0) return;
+            int count = 0;
+            check_mpi(MPI_Get_count(&status, MPI_BYTE, &count), "MPI_Get_count");
+            FUCINA_CHECK(count == piece.expected, "rank ", piece.peer, " sent ", count,
+                         " bytes, rank ", owner_.rank_, " expects ", piece.expected);
+        }
+
+        const MpiCommunicator& owner_;
+        std::vector<Piece> pieces_;
+        std::vector<MPI_Request> requests_;
+    };
 
     MPI_Comm comm_ = MPI_COMM_NULL;
     const int64_t largest_;

@@ -28,13 +28,23 @@ struct Group {
             ++meetings;
             changed.notify_all();
         } else {
-            changed.wait(lock, [&] { return meetings != generation; });
+            changed.wait(lock, [&] { return meetings != generation || broken; });
+            if (meetings == generation) stop();
         }
     }
+
+    // A rank that ends early lets nobody wait for it.
+    void leave() {
+        std::lock_guard lock(mutex);
+        broken = true;
+        changed.notify_all();
+    }
+    [[noreturn]] static void stop() { fail(ExitCode::internal, "another rank ended early"); }
 
     struct Published {
         const std::byte* data = nullptr;
         const int64_t* counts = nullptr;
+        size_t bytes = 0;
     };
 
     const int size;
@@ -42,6 +52,7 @@ struct Group {
     std::condition_variable changed;
     int waiting = 0;
     int64_t meetings = 0;
+    bool broken = false;
     std::vector<Published> published;
     std::map<std::tuple<int, int, int>, std::deque<std::vector<std::byte>>>
         mail;  // by (from, to, tag)
@@ -53,6 +64,7 @@ void copy_bytes(std::byte* to, const std::byte* from, int64_t count) {
 
 class ThreadCommunicator final : public Communicator {
   public:
+    void leave() { group_->leave(); }
     ThreadCommunicator(std::shared_ptr<Group> group, int rank)
         : group_(std::move(group)), rank_(rank) {}
 
@@ -61,7 +73,8 @@ class ThreadCommunicator final : public Communicator {
     void barrier() override { group_->meet(); }
 
     void broadcast(std::span<std::byte> data, int root) override {
-        publish(data.data(), nullptr);
+        publish(data, nullptr);
+        check_sizes(data.size());
         if (rank_ != root) {
             copy_bytes(data.data(), from(root).data, static_cast<int64_t>(data.size()));
         }
@@ -71,7 +84,8 @@ class ThreadCommunicator final : public Communicator {
     void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override {
         FUCINA_CHECK(out.size() == in.size() * static_cast<size_t>(size()), in.size(),
                      " bytes a rank into ", out.size());
-        publish(in.data(), nullptr);
+        publish(in, nullptr);
+        check_sizes(in.size());
         for (int r = 0; r < size(); ++r) {
             copy_bytes(out.data() + in.size() * static_cast<size_t>(r), from(r).data,
                        static_cast<int64_t>(in.size()));
@@ -81,7 +95,7 @@ class ThreadCommunicator final : public Communicator {
 
     void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
                       std::span<std::byte> out, std::span<const int64_t> receive_counts) override {
-        publish(in.data(), send_counts.data());
+        publish(in, send_counts.data());
         std::byte* to = out.data();
         for (int r = 0; r < size(); ++r) {
             const Group::Published& source = from(r);
@@ -105,7 +119,8 @@ class ThreadCommunicator final : public Communicator {
     void receive(std::span<std::byte> data, int from, int tag) override {
         std::unique_lock lock(group_->mutex);
         auto& box = group_->mail[{from, rank_, tag}];
-        group_->changed.wait(lock, [&] { return !box.empty(); });
+        group_->changed.wait(lock, [&] { return !box.empty() || group_->broken; });
+        if (box.empty()) Group::stop();
         FUCINA_CHECK(box.front().size() == data.size(), "rank ", from, " sent ", box.front().size(),
                      " bytes, rank ", rank_, " expects ", data.size());
         copy_bytes(data.data(), box.front().data(), static_cast<int64_t>(data.size()));
@@ -120,9 +135,15 @@ class ThreadCommunicator final : public Communicator {
     }
 
   private:
-    void publish(const std::byte* data, const int64_t* counts) {
-        group_->published[static_cast<size_t>(rank_)] = {data, counts};
+    void publish(std::span<const std::byte> data, const int64_t* counts) {
+        group_->published[static_cast<size_t>(rank_)] = {data.data(), counts, data.size()};
         group_->meet();
+    }
+    void check_sizes(size_t bytes) const {
+        for (int r = 0; r < size(); ++r) {
+            FUCINA_CHECK(from(r).bytes == bytes, "rank ", r, " passes ", from(r).bytes,
+                         " bytes to a collective, rank ", rank_, " ", bytes);
+        }
     }
     const Group::Published& from(int rank) const {
         return group_->published[static_cast<size_t>(rank)];
@@ -156,21 +177,24 @@ std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int size) {
 
 void run_on_threads(int size, const std::function<void(Communicator&)>& body) {
     auto ranks = make_thread_communicators(size);
-    std::vector<std::exception_ptr> errors(static_cast<size_t>(size));
+    std::mutex mutex;
+    std::exception_ptr first;
     std::vector<std::thread> threads;
     for (size_t r = 0; r < ranks.size(); ++r) {
         threads.emplace_back([&, r] {
             try {
                 body(*ranks[r]);
             } catch (...) {
-                errors[r] = std::current_exception();
+                {
+                    std::lock_guard lock(mutex);
+                    if (!first) first = std::current_exception();
+                }
+                static_cast<ThreadCommunicator&>(*ranks[r]).leave();
             }
         });
     }
     for (std::thread& thread : threads) thread.join();
-    for (const std::exception_ptr& error : errors) {
-        if (error) std::rethrow_exception(error);
-    }
+    if (first) std::rethrow_exception(first);
 }
 
 }  // namespace fucina

@@ -110,6 +110,34 @@ void check_collectives(Communicator& communicator) {
     communicator.barrier();
 }
 
+void mismatch(Communicator& communicator, int which) {
+    const bool first = communicator.rank() == 0;
+    std::vector<std::byte> buffer(1200);
+    const auto part = [&](size_t bytes) { return std::span(buffer).first(bytes); };
+    const auto message = [&](size_t sent, size_t expected) {
+        if (first) return communicator.send(part(sent), 1, 0);
+        if (communicator.rank() == 1) communicator.receive(part(expected), 0, 0);
+    };
+    std::vector<int64_t> values(first ? 3 : 2);
+    const auto count = [&](int from, int to) { return from == 0 && to == 1 ? 40 : 44; };
+    std::vector<int64_t> sends, receives(static_cast<size_t>(communicator.size()), 44);
+    for (int r = 0; r < communicator.size(); ++r) sends.push_back(count(communicator.rank(), r));
+    switch (which) {
+        case 0: return message(8, 12);  // short
+        case 1: return message(12, 8);  // long
+        case 2: return message(0, 8);
+        case 3: return message(8, 0);
+        case 4: return message(150, 350);  // fewer pieces than expected
+        case 5: return message(200, 100);  // whole pieces, one too many
+        case 6: return communicator.broadcast(part(first ? 30 : 20), 0);
+        case 7: return communicator.all_reduce_sum(values);
+        default:
+            communicator.all_to_all_v(part(static_cast<size_t>(
+                std::accumulate(sends.begin(), sends.end(), int64_t{0}))), sends,
+                part(44 * receives.size()), receives);
+    }
+}
+
 void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_bytes) {
     const std::vector<int64_t> sizes{1, 513, 40, 2000, 7};
     const int64_t elements = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});

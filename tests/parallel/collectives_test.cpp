@@ -2,6 +2,7 @@
 // on the number of ranks. The same cases run on threads and, through mpirun, on MPI ranks.
 #include <gtest/gtest.h>
 #include <mpi.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -38,7 +39,14 @@ TEST(Collectives, CarryAnErrorOutOfTheThreads) {
     EXPECT_THROW(run_on_threads(2, [](Communicator&) { fail(ExitCode::data, "no"); }), Error);
 }
 
-int run_under_mpirun(int ranks, const char* filter) {
+TEST(Collectives, OfThreadsThatDisagreeOnSizesEnd) {
+    for (int which = 0; which < kMismatches; ++which) {
+        EXPECT_THROW(run_on_threads(2, [&](Communicator& c) { mismatch(c, which); }), Error)
+            << which;
+    }
+}
+
+int run_under_mpirun(int ranks, const char* filter, const std::string& environment = "") {
     char self[4096];
     const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length <= 0) return -1;
@@ -47,17 +55,39 @@ int run_under_mpirun(int ranks, const char* filter) {
         "env -u GTEST_OUTPUT "  // the ranks would write one file at once
         "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
         "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none "
-        "OMP_NUM_THREADS=1 mpirun --bind-to none -np ",
-        ranks, " '", self, "' --gtest_filter=", filter, " > /dev/null");
+        "OMP_NUM_THREADS=1 ", environment, " timeout 60 mpirun --bind-to none -np ",
+        ranks, " '", self, "' --gtest_filter=", filter, " > /dev/null 2>&1");
     return std::system(command.c_str());
 }
 
 TEST(Collectives, OfMpiRanks) {
     for (int ranks : {2, 4})
-        EXPECT_EQ(run_under_mpirun(ranks, "MpiRank.* --gtest_also_run_disabled_tests"), 0) << ranks;
+        EXPECT_EQ(run_under_mpirun(ranks, "MpiRank.DISABLED_PassesAllCases --gtest_also_run_disabled_tests"), 0) << ranks;
 }
 
-// One of the ranks that the test above starts.
+// Exit code 42: a rank found the mismatch. Silence would be 0, waiting for ever 124.
+TEST(Collectives, OfMpiRanksThatDisagreeOnSizesEnd) {
+    for (int which = 0; which < kMismatches; ++which) {
+        const int status =
+            run_under_mpirun(2, "MpiRank.DISABLED_Disagrees --gtest_also_run_disabled_tests",
+                             concat("FUCINA_TEST_MISMATCH=", which));
+        EXPECT_EQ(WEXITSTATUS(status), 42) << which;
+    }
+}
+
+// One of the ranks that the tests above start.
+TEST(MpiRank, DISABLED_Disagrees) {
+    MPI_Init(nullptr, nullptr);
+    const auto communicator = make_mpi_communicator(100);
+    try {
+        mismatch(*communicator, std::atoi(std::getenv("FUCINA_TEST_MISMATCH")));
+        communicator->barrier();
+    } catch (const Error&) {
+        MPI_Abort(MPI_COMM_WORLD, 42);
+    }
+    MPI_Finalize();
+}
+
 TEST(MpiRank, DISABLED_PassesAllCases) {
     MPI_Init(nullptr, nullptr);
     for (int64_t largest_message : {int64_t{1} << 30, int64_t{100}}) {
