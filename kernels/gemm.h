@@ -7,15 +7,17 @@
 //   wgrad    dW [N, K] = dyᵀ · x, summed over tokens in the order of a LeafTree
 //
 // Order of summation (part of the contract; exact mode rests on it). A result never depends on the
-// number of rows, on a row's position, on threads, or on the instruction set:
-//   bf16: per output, K in blocks of 32 from the start of its own leaf; in each block one FMA chain
-//   over even k from 0,
-//         one over odd k from 0, their sum, added to the running fp32 total (the order of AMX's
-//         TDPBF16PS); a partial block is padded with zeros; denormals are zero (FTZ and DAZ).
+// number of rows, on a row's position, on threads, or on the instruction set. Per output and leaf,
+// in fp32, denormals being zero (FTZ and DAZ):
 //   fp32: one FMA chain over k from 0.
-// Forward and dgrad have one leaf, all of K (or N). Accumulation is always fp32.
-// `numerics::fast` (kernels/runtime.h) allows another order inside a leaf where the CPU is faster
-// that way.
+//   bf16: as runtime().products names it:
+//     amx      k in blocks of 32 from the start of the leaf, a partial one padded with zeros; in
+//              each one FMA chain over even k from 0, one over odd k from 0, their sum, added to
+//              the running total. TDPBF16PS does it, and FMA on any CPU: the portable order.
+//     vdpbf16  one FMA chain over pairs of k, of each pair the odd k first, then the even; a
+//              missing last k is a product of zeros. Needs VDPBF16PS (AVX512_BF16).
+//     fma      one FMA chain over k from 0; on any CPU.
+// Forward and dgrad have one leaf, all of K (or N).
 #pragma once
 #include <cstdint>
 #include <optional>

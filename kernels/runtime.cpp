@@ -6,15 +6,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #include "kernels/error.h"
+#include "kernels/products.h"
 
 namespace fucina {
 namespace {
 
 constexpr unsigned kFlushBits = 0x8040;  // MXCSR: FTZ (bit 15) and DAZ (bit 6)
+constexpr std::string_view kLevels[] = {"scalar", "avx2", "avx512", "avx512_bf16", "amx"};
+constexpr std::string_view kOrders[] = {"amx", "vdpbf16", "fma"};
 
 struct CpuidLeaf {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -41,13 +46,15 @@ IsaLevel probe_vector() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    return !avx2 ? IsaLevel::scalar : avx512 ? IsaLevel::avx512 : IsaLevel::avx2;
+    if (!avx2) return IsaLevel::scalar;
+    if (!avx512) return IsaLevel::avx2;
+    constexpr unsigned kAvx512Bf16 = 1u << 5;
+    return (cpuid(7, 1).eax & kAvx512Bf16) == 0 ? IsaLevel::avx512 : IsaLevel::avx512_bf16;
 }
 
 struct Probe {
     IsaLevel vector = probe_vector();
-    bool amx = vector == IsaLevel::avx512 && probe_amx();
-    bool avx512_bf16 = vector == IsaLevel::avx512 && (cpuid(7, 1).eax & (1u << 5)) != 0;
+    bool amx = vector == IsaLevel::avx512_bf16 && probe_amx();
 };
 
 const Probe& probe() {
@@ -67,30 +74,27 @@ void set_level(Runtime& state, std::string_view name) {
     const Probe& cpu = probe();
     IsaLevel level = best_isa();
     bool emulate = false;
-    if (name == "scalar")
-        level = IsaLevel::scalar;
-    else if (name == "avx2")
-        level = IsaLevel::avx2;
-    else if (name == "avx512")
-        level = IsaLevel::avx512;
-    else if (name == "amx")
-        level = IsaLevel::amx;
+    const auto* known = std::find(std::begin(kLevels), std::end(kLevels), name);
+    if (known != std::end(kLevels))
+        level = static_cast<IsaLevel>(known - kLevels);
     else if (name == "amx-emulated")
         emulate = true;
     else if (!name.empty())
         fail(ExitCode::usage, "FUCINA_ISA=", name,
-             " is unknown; take scalar, avx2, avx512, amx or amx-emulated");
+             " is unknown; take scalar, avx2, avx512, avx512_bf16, amx or amx-emulated");
     if (!emulate && level > best_isa())
         fail(ExitCode::usage, "FUCINA_ISA=", name, " asks for more than this CPU has, which is ",
              name_of(best_isa()));
     state.emulate_amx = emulate;
     state.level = emulate ? IsaLevel::amx : level;
     state.vector_level = state.level < cpu.vector ? state.level : cpu.vector;
-    state.has_avx512_bf16 = cpu.avx512_bf16 && state.level >= IsaLevel::avx512;
 }
 
-void set_native_bf16(Runtime& state) {
-    state.native_bf16 = state.has_avx512_bf16 && state.numerics == Numerics::fast;
+// What follows from level and numerics.
+void settle(Runtime& state) {
+    const bool fast = state.numerics == Numerics::fast;
+    state.native_bf16 = fast && state.vector_level >= IsaLevel::avx512_bf16;
+    if (fast) state.products = fastest_products(product_offer());
 }
 
 std::string_view level_of_environment() {
@@ -120,20 +124,35 @@ IsaLevel best_isa() {
 }
 
 std::string_view name_of(IsaLevel level) {
-    constexpr std::string_view names[] = {"scalar", "avx2", "avx512", "amx"};
-    return names[static_cast<int>(level)];
+    return kLevels[static_cast<int>(level)];
 }
 
-void set_runtime(int threads, Numerics numerics) {
+std::string_view name_of(ProductOrder order) {
+    return kOrders[static_cast<int>(order)];
+}
+
+ProductOrder product_order(std::string_view name) {
+    const auto* known = std::find(std::begin(kOrders), std::end(kOrders), name);
+    if (known == std::end(kOrders))
+        fail(ExitCode::usage, "products \"", name, "\" are unknown; take amx, vdpbf16 or fma");
+    return static_cast<ProductOrder>(known - kOrders);
+}
+
+bool offers(ProductOrder order) {
+    return order != ProductOrder::vdpbf16 || runtime().vector_level >= IsaLevel::avx512_bf16;
+}
+
+void set_runtime(int threads, Numerics numerics, ProductOrder products) {
     flush_denormals();
     state().threads = threads > 0 ? threads : allowed_cpus();
     state().numerics = numerics;
-    set_native_bf16(state());
+    state().products = products;
+    settle(state());
 }
 
 void force_isa(std::string_view level) {
     set_level(state(), level.empty() ? level_of_environment() : level);
-    set_native_bf16(state());
+    settle(state());
 }
 
 void flush_denormals() {
@@ -141,7 +160,7 @@ void flush_denormals() {
 }
 
 std::string describe_runtime() {
-    constexpr const char* names[] = {"scalar", "AVX2", "AVX-512", "AMX-BF16"};
+    constexpr const char* names[] = {"scalar", "AVX2", "AVX-512", "AVX-512 with BF16", "AMX-BF16"};
     std::string text = names[static_cast<int>(runtime().level)];
     if (runtime().emulate_amx) text += " (emulated)";
     char brand[49] = {};

@@ -4,9 +4,11 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "launch/process.h"
 #include "model/weight_map.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
+#include "trainer/product_choice.h"
 #include "trainer/weights.h"
 
 namespace fucina {
@@ -26,9 +28,10 @@ ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
              ": holds no model; expected config.json (a Hugging Face directory), checkpoints/ (a "
              "run) or ",
              kManifestName, " (a checkpoint)");
-    directory_ = find_checkpoint(
-        directory, [&](const std::filesystem::path& dir, const std::string& why) {
-            if (speaks) std::printf("%s is damaged and passed over: %s\n", dir.c_str(), why.c_str());
+    directory_ =
+        find_checkpoint(directory, [&](const std::filesystem::path& dir, const std::string& why) {
+            if (speaks)
+                std::printf("%s is damaged and passed over: %s\n", dir.c_str(), why.c_str());
         });
     manifest_ = read_manifest(directory_);
     const nlohmann::json config =
@@ -74,6 +77,18 @@ Tokenizer ModelSource::tokenizer(const std::string& given) const {
         fail(ExitCode::data, path, ": the tokenizer has ", tokenizer.vocab_size(),
              " ids, the model's vocab_size is ", spec_.vocab_size);
     return tokenizer;
+}
+
+std::string compute_as_trained(Communicator& communicator, const ModelSource& source,
+                               DType compute) {
+    const Recipe* run = source.manifest() == nullptr ? nullptr : &source.manifest()->recipe();
+    const ProductOrder order = evaluation_products(communicator, run);
+    set_runtime(process().use_threads(0), Numerics::exact, order);
+    if (run == nullptr || run->train().numerics() == "fast" || compute == DType::f32) return "";
+    const std::string trained = stored_products(*run);
+    if (run->train().precision() == "fp32" || trained == name_of(order)) return "";
+    return concat("products ", name_of(order), ": the run's ", trained,
+                  " needs AVX512_BF16, which is not everywhere here; the last digits may differ");
 }
 
 }  // namespace fucina

@@ -7,6 +7,7 @@
 #include "configs/manifest.pb.h"
 #include "data/tokenizer/tokenizer.h"
 #include "model/model.h"
+#include "parallel/communicator.h"
 
 namespace fucina {
 
@@ -37,5 +38,11 @@ class ModelSource {
     std::optional<Manifest> manifest_;
     ModelSpec spec_;
 };
+
+// Collective. Sets the runtime for exact numerics with all of this process's cores, and for
+// products in the order that the model's run had, or the fastest. Returns what is to be said:
+// nothing, or that not all CPUs have the run's order.
+std::string compute_as_trained(Communicator& communicator, const ModelSource& source,
+                               DType compute);
 
 }  // namespace fucina

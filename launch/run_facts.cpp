@@ -27,6 +27,7 @@ void write_run_facts(const TrainingRun& run, const Process& process) {
     facts["batch"] = fmt::format("{} sequences of up to {} tokens", train.global_batch(),
                                  run.recipe.data().sequence_length());
     facts["numerics"] = fmt::format("{}, {}", train.precision(), train.numerics());
+    if (train.precision() != "fp32") facts["order of products"] = name_of(runtime().products);
     facts["machine"] = fmt::format("{}, {} ranks of {} threads", describe_runtime(), process.size(),
                                    runtime().threads);
     facts[run.step == 0 ? "started" : "last resumed"] = now;

@@ -100,7 +100,8 @@ struct GemmEpilogues {
     void (*add)(const float* x, float* y, int64_t n);  // y += x, n a multiple of 16
 };
 
-FUCINA_DECLARE_LEVELS(GemmKernel, kBf16Kernel)
+FUCINA_DECLARE_LEVELS(GemmKernel, kBf16Kernel)  // in the order amx
+FUCINA_DECLARE_LEVELS(GemmKernel, kFmaKernel)
 FUCINA_DECLARE_LEVELS(GemmKernel, kFp32Kernel)
 FUCINA_DECLARE_LEVELS(GemmTools, kBf16Tools)
 FUCINA_DECLARE_LEVELS(GemmTools, kFp32Tools)

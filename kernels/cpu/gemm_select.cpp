@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/levels.h"
 #include "kernels/error.h"
+#include "kernels/products.h"
 #include "kernels/runtime.h"
 
 namespace fucina::cpu {
@@ -26,19 +27,14 @@ double quickest(const GemmKernel& kernel) {
     return best;
 }
 
-// VDPBF16PS has twice the rate of fp32 FMA on some CPUs and half of it on others.
-bool dot_is_faster() {
-    static const bool faster =
-        quickest(avx512_bf16::kDotKernel) < 0.8 * quickest(avx512::kBf16Kernel);
-    return faster;
-}
-
 const GemmKernel& bf16_kernel() {
     const Runtime& run = runtime();
+    FUCINA_CHECK(offers(run.products), "products in the order ", name_of(run.products), " on ",
+                 describe_runtime());
+    if (run.products == ProductOrder::vdpbf16) return avx512_bf16::kDotKernel;
+    if (run.products == ProductOrder::fma) return FUCINA_PICK(kFmaKernel);
     if (run.emulate_amx) return FUCINA_PICK(kEmulatedAmxKernel);
     if (run.level == IsaLevel::amx) return amx::kAmxKernel;
-    if (run.numerics == Numerics::fast && run.has_avx512_bf16 && dot_is_faster())
-        return avx512_bf16::kDotKernel;
     return FUCINA_PICK(kBf16Kernel);
 }
 
@@ -53,3 +49,37 @@ GemmSet gemm_set(DType type) {
 }
 
 }  // namespace fucina::cpu
+
+namespace fucina {
+
+ProductOffer product_offer() {
+    ProductOffer offer;
+    offer.tiles = runtime().level == IsaLevel::amx;
+    offer.dots = offers(ProductOrder::vdpbf16);
+    if (offer.dots == 0) return offer;
+    // Once: the answer is the CPU's.
+    static const double dot = cpu::quickest(cpu::avx512_bf16::kDotKernel);
+    static const double chain = cpu::quickest(cpu::avx512::kFmaKernel);
+    offer.dot_seconds = dot;
+    offer.chain_seconds = chain;
+    return offer;
+}
+
+ProductOffer common_offer(std::span<const ProductOffer> offers) {
+    ProductOffer common{.tiles = 1, .dots = 1};
+    for (const ProductOffer& offer : offers) {
+        common.tiles &= offer.tiles;
+        common.dots &= offer.dots;
+        common.dot_seconds += offer.dot_seconds;
+        common.chain_seconds += offer.chain_seconds;
+    }
+    return common;
+}
+
+ProductOrder fastest_products(const ProductOffer& offer) {
+    if (offer.tiles != 0) return ProductOrder::amx;
+    const bool dots = offer.dots != 0 && offer.dot_seconds < 0.8 * offer.chain_seconds;
+    return dots ? ProductOrder::vdpbf16 : ProductOrder::fma;
+}
+
+}  // namespace fucina

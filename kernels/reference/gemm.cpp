@@ -4,6 +4,7 @@
 
 #include "kernels/reference/reference.h"
 #include "kernels/reference/rows.h"
+#include "kernels/runtime.h"
 
 namespace fucina::reference {
 namespace {
@@ -20,7 +21,8 @@ struct ScaledRows {
     int64_t stride = 0;
 };
 
-void accumulate_bf16(const ScaledRows& in, int64_t width, float* sum) {
+// TDPBF16PS
+void accumulate_tiles(const ScaledRows& in, int64_t width, float* sum) {
     float chain[2][kColumns];
     for (int64_t block = 0; block < in.count; block += kBlock) {
         const int64_t end = std::min(block + kBlock, in.count);
@@ -33,16 +35,33 @@ void accumulate_bf16(const ScaledRows& in, int64_t width, float* sum) {
     }
 }
 
+// VDPBF16PS
+void accumulate_dots(const ScaledRows& in, int64_t width, float* sum) {
+    const std::vector<float> zeros(static_cast<size_t>(width));
+    for (int64_t i = 0; i < in.count; i += 2) {
+        if (i + 1 < in.count)
+            fma_row(in.scale[i + 1], in.rows + (i + 1) * in.stride, sum, width);
+        else
+            fma_row(0.0f, zeros.data(), sum, width);
+        fma_row(in.scale[i], in.rows + i * in.stride, sum, width);
+    }
+}
+
+void accumulate_chain(const ScaledRows& in, int64_t width, float* sum) {
+    for (int64_t i = 0; i < in.count; ++i)
+        fma_row(in.scale[i], in.rows + i * in.stride, sum, width);
+}
+
 void accumulate(const ScaledRows& in, int64_t width, float* sum) {
+    const ProductOrder order = in.type == DType::bf16 ? runtime().products : ProductOrder::fma;
+    const auto part_sum = order == ProductOrder::amx       ? accumulate_tiles
+                          : order == ProductOrder::vdpbf16 ? accumulate_dots
+                                                           : accumulate_chain;
     for (int64_t begin = 0; begin < width; begin += kColumns) {
         const int64_t columns = std::min(kColumns, width - begin);
         ScaledRows part = in;
         part.rows += begin;
-        if (in.type == DType::bf16)
-            accumulate_bf16(part, columns, sum + begin);
-        else
-            for (int64_t i = 0; i < in.count; ++i)
-                fma_row(in.scale[i], part.rows + i * in.stride, sum + begin, columns);
+        part_sum(part, columns, sum + begin);
     }
 }
 

@@ -94,8 +94,8 @@ int64_t sequence_length(const EvalOptions& options, const ModelSource& source) {
     return std::min(kSequenceLength, source.spec().max_positions);
 }
 
-RunData load_file(Communicator& communicator, const EvalOptions& options,
-                                       const ModelSource& source, Console& console) {
+RunData load_file(Communicator& communicator, const EvalOptions& options, const ModelSource& source,
+                  Console& console) {
     Recipe recipe;
     Data& data = *recipe.mutable_data();
     Source& file = *data.add_train();
@@ -129,10 +129,12 @@ DType compute_type(const EvalOptions& options, const ModelSource& source) {
 void run_eval(const EvalOptions& options) {
     const auto communicator =
         process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
-    set_runtime(process().use_threads(0), Numerics::exact);
     const bool speaks = communicator->rank() == 0;
     Console console(speaks);
     const ModelSource source(options.model, speaks);
+    const std::string note =
+        compute_as_trained(*communicator, source, compute_type(options, source));
+    if (!note.empty()) console.line(note);
     const RunData opened = open_data(*communicator, options, source, console);
     const PackedStore& data = opened.train->source(0);
     if (data.store().tokens() <= data.store().documents())

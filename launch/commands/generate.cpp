@@ -82,12 +82,13 @@ void continue_text(const GenerateOptions& options, const ModelSource& source, Mo
 
 void run_generate(const GenerateOptions& options) {
     if (process().rank() != 0) return;
-    set_runtime(process().use_threads(0), Numerics::exact);
     const ModelSource source(options.model, false);
+    const DType compute = options.precision == "fp32" ? DType::f32 : DType::bf16;
+    const std::string note = compute_as_trained(*make_self_communicator(), source, compute);
+    if (!note.empty()) std::cerr << note << std::endl;
     std::optional<Tokenizer> tokenizer;
     if (options.tokens.empty()) tokenizer = source.tokenizer(options.tokenizer);
-    Model model = source.load(
-        {.compute = options.precision == "fp32" ? DType::f32 : DType::bf16, .training = false});
+    Model model = source.load({.compute = compute, .training = false});
     if (tokenizer)
         continue_text(options, source, model, *tokenizer);
     else

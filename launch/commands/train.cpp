@@ -9,6 +9,7 @@
 #include "launch/recipe.h"
 #include "launch/run_facts.h"
 #include "parallel/mpi_communicator.h"
+#include "trainer/product_choice.h"
 #include "trainer/report/report.h"
 #include "trainer/stop_request.h"
 #include "trainer/trainer.h"
@@ -26,9 +27,13 @@ std::unique_ptr<Communicator> make_communicator() {
     return process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
 }
 
-void set_up_process(const Train& train) {
+// After exact.products of an exact run is resolved.
+void set_up_process(const Recipe& recipe) {
+    const Train& train = recipe.train();
     const int threads = process().use_threads(static_cast<int>(train.threads()));
-    set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact);
+    const std::string& products = recipe.exact().products();
+    set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact,
+                products == "auto" ? ProductOrder::fma : product_order(products));
     install_signal_handlers(process().size() == 1);
 }
 
@@ -37,9 +42,15 @@ void print_lines(Console& console, const std::string& text) {
     for (std::string line; std::getline(lines, line);) console.line(line);
 }
 
+// "bf16 products in the order vdpbf16".
+std::string products_in_words(const Recipe& recipe) {
+    if (recipe.train().precision() == "fp32") return "fp32 products";
+    return concat("bf16 products in the order ", name_of(runtime().products));
+}
+
 void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
     console.line(concat("machine  ", describe_runtime(), ", ", process().size(), " ranks of ",
-                        runtime().threads, " threads"));
+                        runtime().threads, " threads, ", products_in_words(recipe)));
     for (const std::string& line : data_card(recipe, run.data)) console.line(line);
     for (const std::string& line : parameter_table(*run.model)) console.line(line);
 }
@@ -65,11 +76,15 @@ void go(Communicator& communicator, TrainingRun run, Console& console) {
 void run_train(const TrainOptions& options) {
     const auto communicator = make_communicator();
     Console console(communicator->rank() == 0);
-    const ResolvedRecipe resolved = load_recipe(options.recipe, options.overrides);
+    ResolvedRecipe resolved = load_recipe(options.recipe, options.overrides);
     if (resolved.recipe.data().has_restart()) {
         fail(ExitCode::usage, options.recipe, ": data.restart is for `fucina resume` only");
     }
-    set_up_process(resolved.recipe.train());
+    const bool chosen = resolved.recipe.exact().products() != "auto";
+    resolve_products(*communicator, resolved.recipe, R"(take "auto", "fma" or "amx")");
+    if (!chosen && resolved.recipe.exact().products() != "auto")
+        resolved.origins["exact.products"] = "auto: the fastest that all ranks have";
+    set_up_process(resolved.recipe);
     print_lines(console, recipe_listing(resolved));
     NewRun request{.recipe = resolved.recipe,
                    .toml = recipe_toml(resolved.recipe),
@@ -86,14 +101,25 @@ void run_train(const TrainOptions& options) {
 std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOptions& options,
                                       ResumePoint& point, Console& console) {
     find_resume_point(communicator, point, console);
-    const ResolvedRecipe resolved = parse_recipe(recipe_toml(point.manifest.recipe()),
-                                                 point.checkpoint.string(), options.overrides);
+    Recipe stored = point.manifest.recipe();
+    if (stored.train().numerics() != "fast")
+        stored.mutable_exact()->set_products(stored_products(stored));
+    const ResolvedRecipe resolved =
+        parse_recipe(recipe_toml(stored), point.checkpoint.string(), options.overrides);
     Recipe recipe = resolved.recipe;
     recipe.mutable_run()->set_dir(options.run_dir);
     check_resumable(point.manifest, recipe);
-    set_up_process(recipe.train());
+    resolve_products(communicator, recipe,
+                     "resume on a CPU that has it, or go on here with other bits than there: --set "
+                     "exact.products=fma");
+    set_up_process(recipe);
     for (const auto& [key, origin] : resolved.origins) {
         if (origin == "--set") console.line(concat("changed  ", key));
+    }
+    if (recipe.train().numerics() != "fast" &&
+        recipe.exact().products() != stored.exact().products()) {
+        console.line(concat("products ", recipe.exact().products(), " from here on, ",
+                            stored.exact().products(), " before: other bits from here on"));
     }
     Recipe kept = recipe;
     kept.mutable_data()->clear_restart();

@@ -24,6 +24,9 @@ using test::for_each_level;
 using test::get;
 using test::random_tensor;
 
+using GemmOrders = test::EveryOrder;
+INSTANTIATE_TEST_SUITE_P(Each, GemmOrders, test::offered_orders(), test::order_name);
+
 constexpr DType kTypes[] = {DType::bf16, DType::f32};
 
 // A matrix whose row stride is larger than its width.
@@ -46,7 +49,7 @@ struct Shape {
     int64_t rows, n, k;
 };
 
-TEST(Gemm, LinearHasTheReferencesBits) {
+TEST_P(GemmOrders, LinearHasTheReferencesBits) {
     const Shape shapes[] = {{0, 32, 32},   {1, 8, 7},     {1, 96, 512},
                             {31, 33, 31},  {32, 32, 64},  {33, 100, 33},
                             {65, 17, 600}, {150, 40, 96}, {7, 300, 1100}};
@@ -67,7 +70,7 @@ TEST(Gemm, LinearHasTheReferencesBits) {
         }
 }
 
-TEST(Gemm, DgradHasTheReferencesBits) {
+TEST_P(GemmOrders, DgradHasTheReferencesBits) {
     for (const DType type : kTypes)
         for (const Shape& s : {Shape{33, 70, 45}, Shape{5, 32, 64}}) {
             const Tensor dy = random_tensor({s.rows, s.n}, type, 1);
@@ -82,7 +85,7 @@ TEST(Gemm, DgradHasTheReferencesBits) {
         }
 }
 
-TEST(Gemm, DenormalsInfinitiesAndNansAsTheReference) {
+TEST_P(GemmOrders, DenormalsInfinitiesAndNansAsTheReference) {
     const float odd[] = {1e-39f, -3e-39f, 1e-20f, -1e-20f, 2e-25f, 1.0f, -0.0f, 3e38f};
     for (const DType type : kTypes) {
         const Tensor x = Tensor::empty({8, 64}, type), w = Tensor::empty({40, 64}, DType::f32);
@@ -106,7 +109,7 @@ TEST(Gemm, DenormalsInfinitiesAndNansAsTheReference) {
     }
 }
 
-TEST(Gemm, WgradHasTheReferencesBits) {
+TEST_P(GemmOrders, WgradHasTheReferencesBits) {
     const std::vector<std::vector<int64_t>> leaves = {
         {0},           {0, 0},          {0, 1},
         {0, 31},       {0, 32, 65},     {0, 33, 33, 90},
@@ -130,7 +133,7 @@ TEST(Gemm, WgradHasTheReferencesBits) {
             }
 }
 
-TEST(Gemm, TheRowsOfALeafMayComeInPieces) {
+TEST_P(GemmOrders, TheRowsOfALeafMayComeInPieces) {
     for (const DType type : kTypes) {
         const Tensor dy = random_tensor({110, 40}, type, 1), x = random_tensor({110, 50}, type, 2);
         const Tensor want = Tensor::empty({40, 50}, DType::f32);
@@ -157,7 +160,7 @@ struct Experts {
     RowGroups rows(bool indexed) const { return {offsets, indexed ? index.data() : nullptr}; }
 };
 
-TEST(Gemm, GroupedProductsHaveTheReferencesBits) {
+TEST_P(GemmOrders, GroupedProductsHaveTheReferencesBits) {
     const Experts experts;
     for (const DType type : kTypes)
         for (const bool indexed : {false, true}) {
@@ -194,7 +197,7 @@ double swiglu_tolerance(DType type) {
     return type == DType::bf16 ? 0x1p-8 : 0x1p-20;
 }
 
-TEST(Gemm, SwigluAndItsBackwardAgreeWithTheReference) {
+TEST_P(GemmOrders, SwigluAndItsBackwardAgreeWithTheReference) {
     const Experts experts;
     std::vector<float> weight(104);
     for (size_t i = 0; i < weight.size(); ++i) weight[i] = 0.1f + 0.01f * static_cast<float>(i);
@@ -247,7 +250,7 @@ TEST(Gemm, SwigluAndItsBackwardAgreeWithTheReference) {
         }
 }
 
-TEST(Gemm, ARowDependsNeitherOnItsPositionNorOnTheOthers) {
+TEST_P(GemmOrders, ARowDependsNeitherOnItsPositionNorOnTheOthers) {
     const Tensor x = random_tensor({70, 160}, DType::bf16, 1);
     const Tensor w = random_tensor({96, 160}, DType::f32, 2);
     for_each_level([&](std::string_view level) {

@@ -4,12 +4,16 @@
 #include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 
+#include "tests/kernels/levels.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina::test {
 namespace {
 
-TEST(KernelCases, AgreeWithTheReferenceAtEveryLevel) {
+using KernelCaseOrders = EveryOrder;
+INSTANTIATE_TEST_SUITE_P(Each, KernelCaseOrders, offered_orders(), order_name);
+
+TEST_P(KernelCaseOrders, AgreeWithTheReferenceAtEveryLevel) {
     ASSERT_FALSE(all_cases().kernels.empty());
     for (const KernelCase& test : all_cases().kernels) check_parity(test);
 }

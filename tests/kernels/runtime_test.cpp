@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "kernels/parallel_for.h"
+#include "tests/kernels/levels.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/random_tensor.h"
 
@@ -25,7 +26,7 @@ TEST(Runtime, ForcesEveryLevelThatTheCpuHas) {
     for (const std::string& level : test::isa_levels()) {
         force_isa(level);
         EXPECT_EQ(name_of(runtime().level), level == "amx-emulated" ? "amx" : level);
-        EXPECT_LE(runtime().vector_level, IsaLevel::avx512);
+        EXPECT_LE(runtime().vector_level, IsaLevel::avx512_bf16);
     }
     force_isa("");
 }
@@ -68,12 +69,14 @@ TEST(Runtime, ParallelForRunsEachIndexOnceAndPassesExceptionsOn) {
 }
 
 test::Tensors run_with(const test::KernelCase& kernel, int threads, Numerics numerics) {
-    set_runtime(threads, numerics);
+    set_runtime(threads, numerics, runtime().products);
     return kernel.run(test::Version::fast, kernel.inputs);
 }
 
+using KernelCaseOrders = test::EveryOrder;
+
 // Results must not depend on the number of threads.
-TEST(KernelCases, SameBitsForAnyNumberOfThreads) {
+TEST_P(KernelCaseOrders, SameBitsForAnyNumberOfThreads) {
     for (const test::KernelCase& kernel : test::all_cases().kernels) {
         const test::Tensors one = run_with(kernel, 1, Numerics::exact);
         const test::Tensors three = run_with(kernel, 3, Numerics::exact);

@@ -68,8 +68,12 @@ std::vector<std::string> isa_levels() {
 
 std::vector<Setting> isa_settings() {
     std::vector<Setting> settings;
-    for (const std::string& level : isa_levels())
-        settings.push_back({level, [level] { force_isa(level); }, [] { force_isa(""); }});
+    for (const std::string& level : isa_levels()) {
+        force_isa(level);
+        if (offers(runtime().products))
+            settings.push_back({level, [level] { force_isa(level); }, [] { force_isa(""); }});
+    }
+    force_isa("");
     return settings;
 }
 

@@ -49,6 +49,7 @@ struct Setting {
     std::string name;
     std::function<void()> enter, leave;
 };
+// Of the levels that offer the order of products in force.
 std::vector<Setting> isa_settings();
 
 // Adds GoogleTest failures that name case, setting, output, place, and both values. All settings

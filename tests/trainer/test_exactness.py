@@ -2,14 +2,16 @@
 
 Guards against sums whose order depends on the layout: gradients, losses, the norm, counts of tokens.
 """
-import subprocess
+import pathlib
 
 import pytest
 
 import runs
 
 STEPS = 12
-BASE = {"train__steps": STEPS, "checkpoint__every": 0, "train__balance_loss": 1e-3}
+# The portable order of products, as instruction sets are compared.
+BASE = {"train__steps": STEPS, "checkpoint__every": 0, "train__balance_loss": 1e-3,
+        "exact__products": "amx"}
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,7 @@ def one_rank(tmp_path_factory):
     made = {}
 
     def get(precision, **keys):
-        name = precision + "".join(sorted(keys))
+        name = precision + "".join(f"-{key}-{keys[key]}" for key in sorted(keys))
         if name not in made:
             made[name] = start(tmp_path_factory.mktemp(name), precision, **keys)
         return made[name]
@@ -35,11 +37,10 @@ def start(directory, precision, ranks=1, env=None, **keys):
 def levels():
     """Instruction-set levels of this machine, the slow emulation left to bf16."""
     found = ["scalar"]
-    flags = subprocess.run(["cat", "/proc/cpuinfo"], capture_output=True, text=True).stdout
-    if " avx2 " in flags:
-        found.append("avx2")
-    if " avx512f " in flags:
-        found.append("avx512")
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    for level, flag in [("avx2", "avx2"), ("avx512", "avx512f"), ("avx512_bf16", "avx512_bf16")]:
+        if f" {flag} " in flags:
+            found.append(level)
     return found + ["amx-emulated" if " amx_bf16 " not in flags else "amx"]
 
 
@@ -67,6 +68,27 @@ def test_same_bits(tmp_path, one_rank, precision, name, change):
     assert runs.metrics(expected)[-1]["loss"] < runs.metrics(expected)[0]["loss"]
     difference = runs.same_run(expected, start(tmp_path, precision, **change), STEPS)
     assert difference is None, f"{name}: {difference}"
+
+
+ORDERS = ["fma"] + (["vdpbf16"] if "avx512_bf16" in levels() else [])
+OF_EACH_ORDER = ["2 ranks", "8 ranks of one grain", "micro_batch 1", "3 threads on 2 ranks",
+                 "recompute block"]
+
+
+@pytest.mark.parametrize("order, name", [
+    pytest.param(order, name, marks=[] if name == "2 ranks" else pytest.mark.slow)
+    for order in ORDERS
+    for name, _ in VARIANTS if name in OF_EACH_ORDER or order == "fma" and name.startswith("level")])
+def test_same_bits_in_each_order_of_products(tmp_path, one_rank, order, name):
+    expected = one_rank("bf16", exact__products=order)
+    change = {"exact__products": order, **dict(VARIANTS)[name]}
+    assert runs.same_run(expected, start(tmp_path, "bf16", **change), STEPS) is None
+
+
+def test_orders_of_products_differ(one_rank):
+    """Else the tests above would show nothing."""
+    for order in ORDERS:
+        assert runs.same_run(one_rank("bf16"), one_rank("bf16", exact__products=order), STEPS)
 
 
 @pytest.mark.slow
