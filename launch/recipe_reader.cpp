@@ -141,6 +141,7 @@ class ValueReader {
             case FieldDescriptor::CPPTYPE_BOOL: {
                 if (!node.is_boolean()) wrong_type(node, field, path);
                 const bool value = node.as_boolean()->get();
+                check_choice(value ? "true" : "false", node, field, path);
                 add ? set.AddBool(message, &field, value) : set.SetBool(message, &field, value);
                 break;
             }

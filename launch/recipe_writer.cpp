@@ -111,9 +111,11 @@ void table_of(const Descriptor& type, const std::string& path, std::string* out)
         if (table) table_of(*field->message_type(), join_path(path, field->name()), &inner);
         if (is_section(*field)) continue;
         const FieldRule& rule = rule_of(*field);
+        const std::string quote = field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL ? "" : "\"";
         std::string legal = rule.range();
+        if (!rule.equal_to().empty()) legal = concat("that of `", rule.equal_to(), "`");
         for (const std::string& choice : rule.choice()) {
-            legal += concat(legal.empty() ? "" : ", ", "\"", choice, "\"");
+            legal += concat(legal.empty() ? "" : ", ", quote, choice, quote);
         }
         std::string value = rule.value();
         for (char& c : value) c = c == '\'' ? '"' : c;

@@ -4,6 +4,7 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -12,6 +13,7 @@
 
 #include "kernels/error.h"
 #include "launch/recipe_rules.h"
+#include "model/model_spec.h"
 
 namespace fucina {
 namespace {
@@ -91,6 +93,77 @@ TEST(Recipe, ModelSectionIsAConfigJson) {
     EXPECT_EQ(json.at("rms_norm_eps"), 1e-6);
     EXPECT_FALSE(json.contains("from"));
     EXPECT_FALSE(json.contains("rope_parameters"));
+}
+
+using google::protobuf::FieldDescriptor;
+
+// The ends of what the table calls legal, as TOML; of an open end, a value close to it.
+std::vector<std::string> legal_ends(const FieldDescriptor& field) {
+    const FieldRule& rule = rule_of(field);
+    std::vector<std::string> ends;
+    const bool quoted = field.cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+    for (const std::string& choice : rule.choice())
+        ends.push_back(quoted ? "\"" + choice + "\"" : choice);
+    if (!rule.equal_to().empty()) ends.push_back("4");
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_BOOL && ends.empty()) return {"true", "false"};
+    if (rule.range().empty()) return ends;
+    const Interval range = parse_interval(rule.range());
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64)
+        return {std::to_string(static_cast<int64_t>(range.low)),
+                std::to_string(static_cast<int64_t>(range.high))};
+    const double high = std::isinf(range.high) ? 1e300 : range.high * (range.high_open ? 0.999 : 1);
+    return {concat(range.low_open ? 1e-300 : range.low), concat(high)};
+}
+
+// What a legal value of a key asks of others, each as the table's meaning says.
+std::vector<std::string> companions(const std::string& key, const std::string& value) {
+    if (key == "n_group")
+        return {"model.n_routed_experts=" + std::to_string(2 * std::stoll(value)),
+                "model.topk_group=" + value};
+    if (key == "topk_group")
+        return {"model.n_group=" + value,
+                "model.n_routed_experts=" + std::to_string(2 * std::stoll(value))};
+    if (key == "num_experts_per_tok")
+        return {"model.n_routed_experts=65536", "model.n_group=1", "model.topk_group=1"};
+    if (key == "n_routed_experts")
+        return {"model.n_group=1", "model.topk_group=1", "model.num_experts_per_tok=1"};
+    if (key == "num_attention_heads") return {"model.num_key_value_heads=" + value};
+    return {};
+}
+
+// Every value that the table calls legal makes a model, or the table promises what the model's
+// reader refuses.
+void expect_legal(const google::protobuf::Descriptor& type, const std::string& path) {
+    for (const FieldDescriptor* field : fields_of(type)) {
+        const std::string name = join_path(path, field->name());
+        if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+            if (field->name() == "rope_scaling") expect_legal(*field->message_type(), name);
+            continue;
+        }
+        if (field->name() == "from") continue;
+        const std::vector<std::string> ends = legal_ends(*field);
+        EXPECT_FALSE(ends.empty()) << name << ": the table says nothing of what is legal";
+        for (const std::string& value : ends) {
+            std::vector<std::string> set = {"model.n_group=2", "model.topk_group=2"};
+            for (const std::string& other : companions(field->name(), value)) set.push_back(other);
+            set.push_back(name + "=" + value);
+            if (field->name() == "rope_type") set.push_back("model.rope_scaling.type=" + value);
+            if (field->name() == "type") set.push_back("model.rope_scaling.rope_type=" + value);
+            try {
+                ModelSpec::from_config(model_json(parse(good(), set).recipe), "model");
+            } catch (const Error& error) {
+                ADD_FAILURE() << name << " = " << value << ": " << error.what();
+            }
+        }
+    }
+}
+
+TEST(Recipe, WhatTheTableCallsLegalMakesAModel) {
+    expect_legal(*ModelKeys::descriptor(), "model");
+    EXPECT_NE(error_of(good(), {"model.attention_bias=true"})
+                  .find("model.attention_bias is true; legal: false"),
+              std::string::npos)
+        << error_of(good(), {"model.attention_bias=true"});
 }
 
 TEST(Recipe, WrittenTomlReadsBackEqual) {
