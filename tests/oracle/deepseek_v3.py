@@ -163,9 +163,11 @@ def moe(c, w, p, x):
     return y, (fraction * share).sum(), counts
 
 
-def block(c, w, layer, x):
+def block(c, w, layer, x, lengths):
+    """x: a sequence of documents of these lengths."""
     p, eps = f"model.layers.{layer}.", c["rms_norm_eps"]
-    x = x + attention(c, w, p + "self_attn.", rms(x, w[p + "input_layernorm.weight"], eps))
+    h = rms(x, w[p + "input_layernorm.weight"], eps)
+    x = x + torch.cat([attention(c, w, p + "self_attn.", document) for document in h.split(lengths)])
     h = rms(x, w[p + "post_attention_layernorm.weight"], eps)
     if layer < c["first_k_dense_replace"]:
         return x + swiglu(w, p + "mlp.", h), 0.0
@@ -173,21 +175,32 @@ def block(c, w, layer, x):
     return x + y, balance
 
 
-def losses(c, w, ids, with_mtp):
-    """Of one document that is a sequence: summed cross-entropy, summed MTP cross-entropy, balance loss."""
-    ids = torch.tensor(ids)
-    head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
-    x, balance = w["model.embed_tokens.weight"][ids], 0.0
+def cross_entropy(logits, documents, shift):
+    """Summed; the label of a token is the one `shift` later in its document."""
+    total = 0.0
+    for rows, ids in zip(logits.split([len(ids) - shift + 1 for ids in documents]), documents, strict=True):
+        total = total + torch.nn.functional.cross_entropy(rows[:-1], torch.tensor(ids[shift:], dtype=torch.long), reduction="sum")
+    return total
+
+
+def losses(c, w, documents, with_mtp):
+    """Of a sequence of documents, two tokens or more each: summed cross-entropy, summed MTP cross-entropy,
+    balance loss."""
+    lengths = [len(ids) for ids in documents]
+    table, head = w["model.embed_tokens.weight"], w.get("lm_head.weight", w["model.embed_tokens.weight"])
+    x, balance = table[torch.tensor(sum(documents, []))], 0.0
     for layer in range(c["num_hidden_layers"]):
-        x, b = block(c, w, layer, x)
+        x, b = block(c, w, layer, x, lengths)
         balance = balance + b
     hidden = rms(x, w["model.norm.weight"], c["rms_norm_eps"])
-    main = torch.nn.functional.cross_entropy(hidden[:-1] @ head.T, ids[1:], reduction="sum")
+    main = cross_entropy(hidden @ head.T, documents, 1)
     if not with_mtp:
         return main, torch.zeros((), dtype=torch.float64), balance
     p, eps = f"model.layers.{c['num_hidden_layers']}.", c["rms_norm_eps"]
-    joined = torch.cat([rms(w["model.embed_tokens.weight"][ids[1:]], w[p + "enorm.weight"], eps),
-                        rms(hidden[:-1], w[p + "hnorm.weight"], eps)], -1)
-    x, b = block(c, w, c["num_hidden_layers"], joined @ w[p + "eh_proj.weight"].T)
+    next_ids = torch.tensor(sum((ids[1:] for ids in documents), []))
+    before = torch.cat([rows[:-1] for rows in hidden.split(lengths)])
+    joined = torch.cat([rms(table[next_ids], w[p + "enorm.weight"], eps),
+                        rms(before, w[p + "hnorm.weight"], eps)], -1)
+    x, b = block(c, w, c["num_hidden_layers"], joined @ w[p + "eh_proj.weight"].T, [n - 1 for n in lengths])
     logits = rms(x, w[p + "shared_head.norm.weight"], eps) @ head.T
-    return main, torch.nn.functional.cross_entropy(logits[:-1], ids[2:], reduction="sum"), balance + b
+    return main, cross_entropy(logits, documents, 2), balance + b

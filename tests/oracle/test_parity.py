@@ -92,7 +92,7 @@ def test_balance_loss_and_mtp_equal_fp64_equations(name, tmp_path):
     ids = [ids[0][:29], ids[1], [3, 1, 4]]
     (tmp_path / "ids.json").write_text(json.dumps(ids))
     w = {n: t.double().requires_grad_() for n, t in weights.items()}
-    parts = [v3.losses(config, w, document, True) for document in ids]
+    parts = [v3.losses(config, w, [document], True) for document in ids]
     main = sum(p[0] for p in parts) / sum(len(d) - 1 for d in ids)
     mtp = sum(p[1] for p in parts) / sum(len(d) - 2 for d in ids)
     balance = sum(p[2] for p in parts) / len(ids)

@@ -4,11 +4,13 @@ Guards against a wrong optimizer, a loss that is not normalised over the whole b
 wrong parameters, and gradients that are right once but drift.
 """
 import math
+import random
 
 import pytest
 import torch
 import transformers
 
+import deepseek_v3 as v3
 import runs
 
 STEPS, BATCH, LENGTH = 30, 8, 24
@@ -86,6 +88,36 @@ def test_thirty_steps_equal_torch(tmp_path, schedule, micro_batch, ranks):
         assert abs(line["loss"] - loss) <= 1e-4 * loss, (step, line["loss"], loss)
         assert abs(line["grad_norm"] - norm) <= 2e-3 * norm, (step, line["grad_norm"], norm)
         assert abs(line["lr"] - learning_rate(step, schedule)) <= 1e-12, (step, line["lr"])
+
+
+@pytest.mark.parametrize("ranks, micro_batch", [(1, 2), (1, 8), pytest.param(2, 2, marks=pytest.mark.slow)])
+def test_a_step_with_every_loss_equals_fp64(tmp_path, ranks, micro_batch):
+    """Sequences of one to four documents of unequal lengths, the last grain half full: each loss is a mean over
+    its own labels or sequences, whatever the grains and passes."""
+    config = v3.BASE | dict(num_hidden_layers=2)
+    weights = v3.random_weights(config, 11, with_mtp=True)
+    v3.write_checkpoint(tmp_path / "hf", config, weights)
+    lengths = [[24], [3, 9, 2, 7], [17], [21, 2], [13, 11], [19, 5], [8, 8, 6]]
+    rng = random.Random(5)
+    packs = [[[rng.randrange(config["vocab_size"]) for _ in range(n)] for n in pack] for pack in lengths]
+    (tmp_path / "ids.json").write_text(str(sum(packs, [])))
+    keys = {f"model__{key}": None for key in runs.TINY}
+    done = runs.train(tmp_path, ranks=ranks, **keys, model__from=str(tmp_path / "hf"), train__steps=1,
+                      train__global_batch=len(packs), train__micro_batch=micro_batch, exact__grain=2,
+                      train__mtp_loss=0.7, train__balance_loss=1.0, train__merge_passes=False,
+                      data__shuffle=False, data__sequence_length=24, data__valid=None)
+    assert f"{len(packs)} sequences" in " ".join(done.stdout.split()), "the documents were packed otherwise"
+    w = {name: tensor.double().requires_grad_() for name, tensor in weights.items()}
+    parts = [v3.losses(config, w, pack, True) for pack in packs]
+    main = sum(part[0] for part in parts) / sum(n - 1 for pack in lengths for n in pack)
+    mtp = sum(part[1] for part in parts) / sum(n - 2 for pack in lengths for n in pack)
+    balance = sum(part[2] for part in parts) / len(packs)
+    (main + 0.7 * mtp + balance).backward()
+    norm = math.sqrt(sum(tensor.grad.square().sum().item() for tensor in w.values() if tensor.grad is not None))
+    line, = runs.metrics(tmp_path)
+    for key, value in [("loss", main.item()), ("mtp_loss", mtp.item()), ("balance_loss", balance.item()),
+                       ("grad_norm", norm)]:
+        assert abs(line[key] / value - 1) < 1e-5, (key, line[key], value)
 
 
 def test_steps_that_are_not_finite_are_skipped(tmp_path):
