@@ -42,12 +42,16 @@ class JsonEvents : public nlohmann::json_sax<nlohmann::json> {
         if (const size_t at = reason.find(" - "); at != reason.npos) reason.remove_prefix(at + 3);
         // `position` counts the offending byte, of which there is none at the end of the text.
         const bool at_end = reason.starts_with("unexpected end") || position > text_.size();
-        const std::string_view before =
-            at_end ? text_ : text_.substr(0, position == 0 ? 0 : position - 1);
+        refuse_at(at_end ? text_.size() : position == 0 ? 0 : position - 1, printable(reason));
+    }
+
+    // text_[at] breaks the grammar.
+    [[noreturn]] void refuse_at(size_t at, const std::string& reason) const {
+        const std::string_view before = text_.substr(0, at);
         const auto line = 1 + std::count(before.begin(), before.end(), '\n');
         const size_t line_start = before.rfind('\n') + 1;  // npos + 1 = 0
         fail(ExitCode::data, file_, ":", line, ":", before.size() - line_start + 1,
-             ": not valid JSON: ", printable(reason));
+             ": not valid JSON: ", reason);
     }
 
   protected:
@@ -63,6 +67,9 @@ class JsonEvents : public nlohmann::json_sax<nlohmann::json> {
 };
 
 inline void parse_json(std::string_view text, JsonEvents& events) {
+    // The parser below would take a zero byte for the end, and pass over whatever follows.
+    if (const size_t zero = text.find('\0'); zero != text.npos)
+        events.refuse_at(zero, "a zero byte; only white space may stand outside of values");
     nlohmann::json::sax_parse(text.begin(), text.end(), &events);
 }
 

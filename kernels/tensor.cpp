@@ -82,9 +82,12 @@ void Tensor::zero() const {
 }
 
 std::string Tensor::describe() const {
-    std::string text(name_of(dtype_));
-    text += " [";
-    for (int i = 0; i < rank_; ++i) text += (i ? ", " : "") + std::to_string(dim(i));
+    return concat(name_of(dtype_), " ", shape_text(shape()));
+}
+
+std::string shape_text(std::span<const int64_t> shape) {
+    std::string text = "[";
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + "]";
 }
 

@@ -15,6 +15,8 @@
 
 namespace fucina {
 
+std::string shape_text(std::span<const int64_t> shape);  // "[64, 512]", for messages
+
 class Tensor {
   public:
     static constexpr int kMaxRank = 5;

@@ -10,6 +10,11 @@
 namespace fucina {
 
 int32_t choose_token(std::span<const float> logits, const Sampling& sampling, uint32_t step) {
+    const auto bad = std::ranges::find_if_not(logits, [](float x) { return std::isfinite(x); });
+    if (bad != logits.end())
+        fail(ExitCode::non_finite, "generation: the logit of token ", bad - logits.begin(),
+             " is NaN or infinite after ", step,
+             " new tokens; the model overflows, or its training diverged");
     const auto best = std::max_element(logits.begin(), logits.end());
     if (sampling.temperature <= 0) return static_cast<int32_t>(best - logits.begin());
 

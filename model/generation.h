@@ -16,6 +16,7 @@ struct Sampling {
 };
 
 // The next token from logits [V]; `step` numbers the draws of a text.
+// Logits that are not all finite fail (exit 13).
 int32_t choose_token(std::span<const float> logits, const Sampling& sampling, uint32_t step);
 
 struct GenerationOptions {

@@ -72,7 +72,7 @@ std::filesystem::path set_aside(const std::filesystem::path& dir);
 void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
                   std::span<const NamedTensor> tensors);
 
-// All weights of a model; the caller repacks. MTP stays as it is where the checkpoint has none, so
+// All weights of a model, which must be finite (exit 3); the caller repacks. MTP stays as it is where the checkpoint has none, so
 // that training with train.mtp_loss can start from a model without it.
 void load_weights(const std::filesystem::path& dir, Model& model);
 

@@ -9,6 +9,7 @@
 
 #include "data/file.h"
 #include "kernels/error.h"
+#include "kernels/tensor.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
 #include "trainer/shard_file.h"
@@ -23,10 +24,6 @@ constexpr std::string_view kPrefix = "step-";
 bool is_checkpoint_name(const std::string& name) {
     return name.size() > kPrefix.size() && name.starts_with(kPrefix) &&
            name.find_first_not_of("0123456789", kPrefix.size()) == std::string::npos;
-}
-
-std::string shape_text(std::span<const int64_t> shape) {
-    return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
 // Bytes of one box, as they lie in the file, with their checksum compared.

@@ -3,6 +3,7 @@
 #include "model/model.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
+#include "trainer/weights.h"
 
 namespace fucina {
 
@@ -17,6 +18,9 @@ void load_weights(const std::filesystem::path& dir, Model& model) {
         tensors.push_back({"weight", parameter->name, parameter->value});
     }
     load_tensors(dir, manifest, tensors);
+    for (const auto& [kind, name, tensor] : tensors)
+        check_finite(concat(dir.string(), ": ", kind, " ", name), tensor.shape(), 0,
+                     {tensor.data<float>(), static_cast<size_t>(tensor.size())});
 }
 
 }  // namespace fucina

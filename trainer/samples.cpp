@@ -56,10 +56,15 @@ bool SampleWriter::write(int64_t step, Model& model) const {
         .max_tokens = kNewTokens,
         .sampling = {.temperature = 0.8, .top_p = 0.95, .seed = static_cast<uint64_t>(step)},
         .stop_ids = model.spec().eos_ids};
-    const std::vector<int32_t> ids = generate(model, prompt_, options, [](int32_t) {});
-    const nlohmann::json line = {{"step", step},
-                                 {"prompt", data_.tokenizer->decode(prompt_)},
-                                 {"text", data_.tokenizer->decode(ids)}};
+    std::string text;
+    try {
+        text = data_.tokenizer->decode(generate(model, prompt_, options, [](int32_t) {}));
+    } catch (const Error& error) {  // the run decides how long it bears what is not finite
+        if (error.code() != ExitCode::non_finite) throw;
+        text = error.what();
+    }
+    const nlohmann::json line = {
+        {"step", step}, {"prompt", data_.tokenizer->decode(prompt_)}, {"text", text}};
     try {
         AppendFile file(path_);
         return file.append(line.dump() + "\n") && file.sync();

@@ -132,6 +132,9 @@ void Trainer::evaluate(StepMetrics& metrics) {
         evaluate_loss(communicator_, *run_.model, *run_.data.valid,
                       run_.recipe.train().micro_batch(), token_bytes_);
     metrics.valid_loss = loss.nats_per_token;
+    if (!std::isfinite(loss.nats_per_token))
+        console_.line(
+            concat("WARNING: step ", run_.step, ": the loss on data.valid is NaN or infinite"));
     metrics.valid_bits_per_byte = loss.bits_per_byte;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -17,12 +18,6 @@ namespace {
 
 constexpr int64_t kConfigLimit = 16 << 20;  // bytes of a config.json
 constexpr int64_t kStagingBytes = 8 << 20;  // of a tensor in the file's dtype at a time
-
-std::string shape_text(std::span<const int64_t> shape) {
-    std::string text = "[";
-    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-    return text + "]";
-}
 
 void to_fp32(DType type, const std::byte* from, float* to, int64_t count) {
     const auto* halves = reinterpret_cast<const uint16_t*>(from);
@@ -48,6 +43,8 @@ void load_piece(const TensorFile& file, const WeightPiece& piece, const TensorIn
         const std::span<std::byte> bytes(staging.data(), static_cast<size_t>(taken * row_bytes));
         file.read_rows(tensor, first, bytes);
         to_fp32(tensor.dtype, staging.data(), to + first * row, taken * row);
+        check_finite(concat(file.file_of(tensor).string(), ": tensor ", tensor.name), tensor.shape,
+                     first * row, {to + first * row, static_cast<size_t>(taken * row)});
     }
 }
 
@@ -73,6 +70,18 @@ const std::vector<WeightPiece>& spelling_of(const WeightEntry& entry, const Tens
 }
 
 }  // namespace
+
+void check_finite(const std::string& where, std::span<const int64_t> shape, int64_t first,
+                  std::span<const float> values) {
+    for (size_t i = 0; i < values.size(); ++i) {
+        if (std::isfinite(values[i])) continue;
+        std::vector<int64_t> index(shape.size());
+        int64_t left = first + static_cast<int64_t>(i);
+        for (size_t d = shape.size(); d-- > 0; left /= shape[d]) index[d] = left % shape[d];
+        fail(ExitCode::data, where, " is NaN or infinite at ", shape_text(index),
+             "; the file is damaged, or the training that made it had diverged");
+    }
+}
 
 ModelSpec read_model_spec(const std::filesystem::path& directory) {
     const std::filesystem::path path = directory / "config.json";

@@ -11,11 +11,16 @@ namespace fucina {
 // not do.
 ModelSpec read_model_spec(const std::filesystem::path& directory);
 
+// Fails (exit 3) in a line that begins with `where` unless all values are finite: weights of NaN would
+// pass for a model, whose every token is 0. They are elements `first` and on of a tensor of `shape`.
+void check_finite(const std::string& where, std::span<const int64_t> shape, int64_t first,
+                  std::span<const float> values);
+
 bool has_mtp_weights(const TensorFile& file, const ModelSpec& spec);
 
 // Fills every parameter from bf16, f16 or f32 tensors, and repacks. MTP's parameters are left as
 // they are when the file has none. A missing, unexpected or misshapen tensor fails (exit 3), named
-// with found and expected shape.
+// with found and expected shape, and so does one with values that are not finite.
 void load_weights(Model& model, const TensorFile& file);
 
 // The sum of each parameter's gradients over its uses, as f32 tensors under Hugging Face names

@@ -1,4 +1,5 @@
 // `fucina eval MODEL --data FILE | --tokens IDS.json`: loss of a model on data, and its logits.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -45,12 +46,19 @@ void write_logits(Model& model, const Documents& documents, const std::string& p
     NpyWriter writer(path, shape);
     for (const std::vector<int32_t>& document : documents) {
         const Tensor logits = model.logits(make_batch({&document, 1}));
-        writer.append({logits.data<float>(), static_cast<size_t>(logits.size())});
+        const std::span values(logits.data<float>(), static_cast<size_t>(logits.size()));
+        if (!std::ranges::all_of(values, [](float x) { return std::isfinite(x); }))
+            fail(ExitCode::non_finite, "eval: logits of list ", &document - documents.data(),
+                 " are NaN or infinite; the model overflows, or its training diverged");
+        writer.append(values);
     }
     writer.commit();
 }
 
 void print_result(double loss, int64_t tokens, std::optional<double> bits_per_byte = {}) {
+    if (!std::isfinite(loss))
+        fail(ExitCode::non_finite, "eval: the loss over ", tokens,
+             " tokens is NaN or infinite; the model overflows, or its training diverged");
     std::printf("loss        %.9g nats a token\n", loss);
     if (bits_per_byte) std::printf("            %.6g bits a byte of text\n", *bits_per_byte);
     std::printf("perplexity  %.6g\ntokens      %lld\n", std::exp(loss),

@@ -97,6 +97,8 @@ TEST(TensorFile, RefusesHostileHeaders) {
         {with_header("{\"a\"", 0), ":1:5: not valid JSON"},
         {with_header("{\"\xff\":{}}", 0), "UTF-8"},
         {with_header(ok + "x", 8), "not valid JSON"},
+        {with_header(ok + std::string(8, '\0'), 8), ":1:55: not valid JSON: a zero byte"},
+        {with_header("{\n" + std::string(1, '\0') + ok.substr(1), 8), ":2:1: not valid JSON: a zero"},
         {with_header(ok, 7), "tensor a: cut short: it ends at data byte 8, the file has 7"},
         {with_header(ok, 9), "9 bytes of data, the tensors cover 8"},
         {entry(R"("dtype":"F33","shape":[2],"data_offsets":[0,8])"), "unsupported dtype \"F33\""},

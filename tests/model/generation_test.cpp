@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
+#include "kernels/error.h"
+#include "tests/support/expect_text.h"
 #include "tests/support/tiny_model.h"
 
 namespace fucina {
@@ -14,6 +17,21 @@ namespace {
 TEST(ChooseToken, GreedyTakesTheLowestIdAmongEquals) {
     const std::vector<float> logits = {1, 5, -2, 5};
     EXPECT_EQ(choose_token(logits, {}, 0), 1);
+}
+
+TEST(ChooseToken, LogitsThatAreNotFiniteAreRefused) {
+    const float nan = std::numeric_limits<float>::quiet_NaN(), inf = HUGE_VALF;
+    for (const float bad : {nan, inf, -inf}) {
+        for (const double temperature : {0.0, 0.7}) {
+            try {
+                choose_token(std::vector<float>{1, bad, 2}, {.temperature = temperature}, 5);
+                ADD_FAILURE() << bad;
+            } catch (const Error& error) {
+                EXPECT_EQ(error.code(), ExitCode::non_finite);
+                EXPECT_CONTAINS(std::string(error.what()), "the logit of token 1 is");
+            }
+        }
+    }
 }
 
 // Probabilities 0.5, 0.3, 0.15, 0.05: top-p 0.6 keeps two, whose shares become 5/8 and 3/8.

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <ctime>
 #include <fstream>
@@ -16,6 +17,8 @@
 #include "data/file.h"
 #include "kernels/error.h"
 #include "parallel/thread_communicator.h"
+#include "tests/support/expect_text.h"
+#include "tests/support/tiny_model.h"
 #include "trainer/manifest.h"
 
 namespace fucina {
@@ -308,6 +311,24 @@ TEST_F(CheckpointTest, AFailedSaveLeavesTheOldOneAndNothingElse) {
     EXPECT_EQ(entries, 1);
     ASSERT_EQ(save(2, 2, state).problem, "");
     EXPECT_EQ(list_checkpoints(dir_).size(), 2u);
+}
+
+TEST_F(CheckpointTest, WeightsThatAreNotFiniteMakeNoModel) {
+    Model model = test::tiny_model(test::tiny_spec(), {.compute = DType::f32});
+    std::vector<NamedTensor> state;
+    for (Parameter* parameter : model.parameters())
+        state.push_back({"weight", parameter->name, parameter->value});
+    save(1, 1, state);
+    load_weights(checkpoint_directory(dir_, 1), model);
+    state[3].tensor.data<float>()[2] = HUGE_VALF;
+    save(2, 1, state);
+    try {
+        load_weights(checkpoint_directory(dir_, 2), model);
+        ADD_FAILURE() << "infinity was loaded";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::data);
+        EXPECT_CONTAINS(std::string(error.what()), state[3].name + " is NaN or infinite at [");
+    }
 }
 
 }  // namespace
