@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <set>
 
 #include "data/safetensors_header.h"
 #include "kernels/error.h"
@@ -11,14 +12,19 @@ namespace fucina {
 
 static_assert(std::endian::native == std::endian::little, "safetensors data are little-endian");
 
+namespace {
+constexpr const char* kSingle = "model.safetensors";
+}
+
 TensorFile::TensorFile(const std::filesystem::path& path) : path_(path) {
     const auto index = path / "model.safetensors.index.json";
     if (!std::filesystem::is_directory(path)) {
         add_file(path);
+    } else if (std::filesystem::exists(path / kSingle)) {  // as transformers chooses
+        add_file(path / kSingle);
+        note_other_shards(index);
     } else if (std::filesystem::exists(index)) {
         add_shards(index);
-    } else if (std::filesystem::exists(path / "model.safetensors")) {
-        add_file(path / "model.safetensors");
     } else {
         fail(ExitCode::data, path.string(),
              ": has neither model.safetensors nor model.safetensors.index.json");
@@ -63,28 +69,46 @@ void TensorFile::add_file(const std::filesystem::path& path) {
     files_.push_back(std::move(file));
 }
 
-void TensorFile::add_shards(const std::filesystem::path& index) {
+// An index of the single file alone says nothing else.
+void TensorFile::note_other_shards(const std::filesystem::path& index) {
+    if (!std::filesystem::exists(index)) return;
     const auto shards =
         parse_safetensors_index(read_text_file(index, kLargestHeader), index.string());
-    std::map<std::string, int> opened;  // shard -> index into files_
-    for (const auto& [name, shard] : shards) {
-        if (!opened.emplace(shard, static_cast<int>(files_.size())).second) continue;
-        const auto path = index.parent_path() / shard;
-        if (!std::filesystem::exists(path)) {
-            fail(ExitCode::data, path.string(), ": missing; ", index.filename().string(),
-                 " names it for tensor ", printable(name));
-        }
-        add_file(path);
+    const auto other = std::ranges::find_if(
+        shards, [](const auto& entry) { return entry.second != kSingle; });
+    if (other == shards.end()) return;
+    note_ = concat(path_.string(), ": holds ", kSingle, " and ", index.filename().string(),
+                   ", which names ", other->second, "; ", kSingle,
+                   " was read, remove the one that is not meant");
+}
+
+void TensorFile::add_shards(const std::filesystem::path& index) {
+    for (auto& [name, shard] :
+         parse_safetensors_index(read_text_file(index, kLargestHeader), index.string()))
+        promised_.emplace(name, shard);
+    std::set<std::string> opened;
+    for (const auto& [name, shard] : promised_)
+        if (opened.insert(shard).second && std::filesystem::exists(path_ / shard))
+            add_file(path_ / shard);
+    for (const TensorInfo& tensor : tensors_) {
+        const auto promised = promised_.find(tensor.name);
+        const std::string found = file_of(tensor).filename().string();
+        if (promised != promised_.end() && promised->second != found)
+            fail(ExitCode::data, file_of(tensor).string(), ": tensor ", printable(tensor.name),
+                 ": ", index.filename().string(), " says it is in ", promised->second);
     }
-    std::map<std::string_view, int> found;
-    for (const TensorInfo& tensor : tensors_) found.emplace(tensor.name, tensor.file);
-    for (const auto& [name, shard] : shards) {
-        const auto at = found.find(name);
-        if (at == found.end() || at->second != opened[shard]) {
-            fail(ExitCode::data, (index.parent_path() / shard).string(), ": tensor ",
-                 printable(name), ": missing; ", index.filename().string(), " says it is here");
-        }
-    }
+}
+
+std::string TensorFile::why_missing(std::string_view name) const {
+    const auto promised = promised_.find(name);
+    if (promised == promised_.end())
+        return concat(path_.string(), ": tensor ", printable(name), ": missing among ",
+                      tensors_.size(), " tensors");
+    const auto shard = path_ / promised->second;
+    const bool there = std::filesystem::exists(shard);
+    return concat(shard.string(), there ? concat(": tensor ", printable(name)) : "",
+                  ": missing; model.safetensors.index.json ",
+                  there ? "says it is here" : concat("names it for tensor ", printable(name)));
 }
 
 const TensorInfo* TensorFile::find(std::string_view name) const {
@@ -96,10 +120,7 @@ const TensorInfo* TensorFile::find(std::string_view name) const {
 
 const TensorInfo& TensorFile::at(std::string_view name) const {
     const TensorInfo* tensor = find(name);
-    if (!tensor) {
-        fail(ExitCode::data, path_.string(), ": tensor ", name, ": missing among ", tensors_.size(),
-             " tensors");
-    }
+    if (!tensor) fail(ExitCode::data, why_missing(name));
     return *tensor;
 }
 

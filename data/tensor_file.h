@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -19,14 +20,16 @@ namespace fucina {
 struct TensorInfo {
     std::string name;
     DType dtype = DType::f32;
+    std::string foreign;         // the dtype's name where it is none of ours: not for reading
     std::vector<int64_t> shape;  // outermost first; empty for a scalar
     int file = 0;                // index into TensorFile::files()
     int64_t offset = 0;          // bytes, from the start of the file
     int64_t nbytes = 0;
 };
 
-// The tensors of one file, or of a directory with model.safetensors.index.json and its shards, or
-// with model.safetensors. Reads are pread at known offsets, so threads may share one TensorFile.
+// The tensors of one file, or of a directory with model.safetensors, or else with
+// model.safetensors.index.json and its shards. What an index promises and no shard holds is missed
+// only by who asks for it. Reads are pread at known offsets, so threads may share one TensorFile.
 class TensorFile {
   public:
     explicit TensorFile(const std::filesystem::path& path);
@@ -34,6 +37,9 @@ class TensorFile {
     const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name
     const TensorInfo* find(std::string_view name) const;                 // null when absent
     const TensorInfo& at(std::string_view name) const;  // fails (exit 3) when absent
+    // What a message says of a tensor that find() has not: "FILE: missing; INDEX names it for ...".
+    std::string why_missing(std::string_view name) const;
+    const std::string& note() const { return note_; }  // where two sources disagree, what was read
     const std::filesystem::path& path() const { return path_; }
     const std::filesystem::path& file_of(const TensorInfo& tensor) const;
 
@@ -46,10 +52,13 @@ class TensorFile {
   private:
     void add_file(const std::filesystem::path& path);
     void add_shards(const std::filesystem::path& index);
+    void note_other_shards(const std::filesystem::path& index);
 
     std::filesystem::path path_;
     std::vector<InputFile> files_;
     std::vector<TensorInfo> tensors_;
+    std::map<std::string, std::string, std::less<>> promised_;  // by the index: tensor -> shard
+    std::string note_;
 };
 
 // What will be written: the data follows in the same order.

@@ -5,6 +5,7 @@
 
 #include "kernels/error.h"
 #include "launch/process.h"
+#include "launch/process.h"
 #include "model/weight_map.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
@@ -42,17 +43,23 @@ ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
 }
 
 Model ModelSource::load(const ModelOptions& options) const {
-    Model model(spec_, options);
     if (manifest_) {
+        Model model(spec_, options);
         load_weights(directory_, model);
         model.repack();
-    } else {
-        const TensorFile file(directory_);
-        if (options.with_mtp && !has_mtp_weights(file, spec_))
-            fail(ExitCode::data, directory_.string(), ": has no MTP module: tensor ",
-                 WeightMap::mtp_marker(spec_), " is missing");
-        load_weights(model, file);
+        return model;
     }
+    const TensorFile file(directory_);
+    if (options.with_mtp && !has_mtp_weights(file, spec_))
+        fail(ExitCode::data, directory_.string(), ": has no MTP module: tensor ",
+             WeightMap::mtp_marker(spec_), " is missing");
+    ModelSpec spec = spec_;
+    const std::string head = settle_head(spec, file);
+    Model model(spec, options);
+    std::vector<std::string> notes = load_weights(model, file);
+    if (!head.empty()) notes.insert(notes.begin(), head);
+    for (const std::string& note : notes)  // not on stdout, where generate's text goes
+        if (process().rank() == 0) std::fprintf(stderr, "%s\n", note.c_str());
     return model;
 }
 

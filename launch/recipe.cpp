@@ -64,10 +64,18 @@ class Resolver {
             zero("router_bias_update");
             zero("balance_loss");
             zero("mtp_loss");
-        } else if (recipe.model().has_num_attention_heads() &&
-                   !recipe.model().has_num_key_value_heads()) {
-            recipe.mutable_model()->set_num_key_value_heads(recipe.model().num_attention_heads());
+            return;
+        }
+        ModelKeys& model = *recipe.mutable_model();
+        if (model.has_num_attention_heads() && !model.has_num_key_value_heads()) {
+            model.set_num_key_value_heads(model.num_attention_heads());
             note("model.num_key_value_heads", "as model.num_attention_heads");
+        }
+        if (model.has_rope_theta()) return;
+        for (const Rope* rope : {&model.rope_parameters(), &model.rope_scaling()}) {
+            if (!rope->has_rope_theta()) continue;
+            model.set_rope_theta(rope->rope_theta());
+            note("model.rope_theta", "as the one in the table");
         }
     }
 

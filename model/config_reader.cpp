@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
 
@@ -30,8 +31,11 @@ ConfigReader::ConfigReader(const nlohmann::json& config, std::string source)
 }
 
 bool ConfigReader::has(const std::string& key) const {
-    const auto it = config_->find(key);
-    return it != config_->end() && !it->is_null();
+    return config_->contains(key);
+}
+
+bool ConfigReader::is_null(const std::string& key) const {
+    return has(key) && config_->at(key).is_null();
 }
 
 int64_t ConfigReader::integer(const std::string& key, int64_t fallback, int64_t least,
@@ -49,11 +53,12 @@ int64_t ConfigReader::integer(const std::string& key, int64_t fallback, int64_t 
 }
 
 double ConfigReader::real(const std::string& key, double fallback, double least) const {
+    if (is_null(key)) mistyped(where(key), nullptr, concat("a number of at least ", least));
     return optional_real(key, least).value_or(fallback);
 }
 
 std::optional<double> ConfigReader::optional_real(const std::string& key, double least) const {
-    if (!has(key)) return std::nullopt;
+    if (!has(key) || is_null(key)) return std::nullopt;
     const nlohmann::json& value = config_->at(key);
     const std::string expected = concat("a number of at least ", least);
     if (!value.is_number()) mistyped(where(key), value, expected);
@@ -64,6 +69,7 @@ std::optional<double> ConfigReader::optional_real(const std::string& key, double
 
 bool ConfigReader::flag(const std::string& key, bool fallback) const {
     if (!has(key)) return fallback;
+    if (is_null(key)) return false;
     const nlohmann::json& value = config_->at(key);
     if (!value.is_boolean()) mistyped(where(key), value, "true or false");
     return value.get<bool>();
@@ -79,6 +85,7 @@ std::string ConfigReader::text(const std::string& key, const std::string& fallba
 std::vector<int32_t> ConfigReader::ids(const std::string& key,
                                        std::vector<int32_t> fallback) const {
     if (!has(key)) return fallback;
+    if (is_null(key)) return {};
     const nlohmann::json& value = config_->at(key);
     std::vector<int32_t> ids;
     for (const nlohmann::json& item : value.is_array() ? value : nlohmann::json::array({value})) {
@@ -90,9 +97,10 @@ std::vector<int32_t> ConfigReader::ids(const std::string& key,
 }
 
 std::optional<ConfigReader> ConfigReader::object(const std::string& key) const {
-    if (!has(key)) return std::nullopt;
+    if (!has(key) || is_null(key)) return std::nullopt;
     const nlohmann::json& value = config_->at(key);
     if (!value.is_object()) mistyped(where(key), value, "an object");
+    if (value.empty()) return std::nullopt;
     ConfigReader reader(value, source_);
     reader.prefix_ = prefix_ + key + ".";
     return reader;

@@ -1,7 +1,5 @@
 #include "model/families.h"
 
-#include <nlohmann/json.hpp>
-
 namespace fucina {
 
 std::span<const Family> families() {

@@ -9,7 +9,8 @@ namespace fucina {
 
 ModelSpec ModelSpec::from_config(const nlohmann::json& config, const std::string& source_name) {
     const ConfigReader reader(config, source_name);
-    const std::string model_type = reader.text("model_type", "");
+    const std::string model_type =
+        reader.is_null("model_type") ? "" : reader.text("model_type", "");
     const Family* family = find_family(model_type);
     if (!family) {
         std::string known;

@@ -1,18 +1,33 @@
 #include "model/weight_map.h"
 
+#include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
 #include "model/families.h"
 
 namespace fucina {
 
+namespace {
+
+// "model.norm" and "weight" of "model.norm.weight".
+std::string_view module_of(std::string_view tensor) {
+    return tensor.substr(0, std::min(tensor.rfind('.'), tensor.size()));
+}
+std::string_view last_part(std::string_view tensor) {
+    return tensor.substr(tensor.rfind('.') + 1);
+}
+
+}  // namespace
+
 WeightMap::WeightMap(const ModelSpec& spec, bool with_mtp)
     : layers_(spec.layers), with_mtp_(with_mtp), tied_head_(spec.tied_head) {
     const Family* family = find_family(spec.family);
     FUCINA_CHECK(family, "family ", spec.family);
     entries_ = family->weights(spec, with_mtp);
+    for (const WeightEntry& entry : entries_)
+        for (const std::vector<WeightPiece>& spelling : entry.spellings)
+            for (const WeightPiece& piece : spelling) modules_.emplace(module_of(piece.tensor));
 }
 
 const WeightEntry* WeightMap::find(std::string_view parameter) const {
@@ -22,10 +37,14 @@ const WeightEntry* WeightMap::find(std::string_view parameter) const {
 }
 
 bool WeightMap::ignorable(std::string_view tensor) const {
-    if (tensor.ends_with("rotary_emb.inv_freq")) return true;
+    const std::string_view last = last_part(tensor);
+    if (tensor.find(".rotary_emb.") != tensor.npos) return true;
+    // A scale of the weight itself is another matter: without it the weight would be wrong.
+    const bool scale = last.find("scal") != last.npos || last.find("zero_point") != last.npos;
+    if (scale && !last.starts_with("weight")) return true;
     if (tied_head_ && tensor == "lm_head.weight") return true;
     constexpr std::string_view kLayers = "model.layers.";
-    if (!tensor.starts_with(kLayers)) return false;
+    if (!tensor.starts_with(kLayers)) return !modules_.contains(module_of(tensor));
     tensor.remove_prefix(kLayers.size());
     int64_t layer = -1;
     const auto [end, error] = std::from_chars(tensor.data(), tensor.data() + tensor.size(), layer);

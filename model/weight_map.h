@@ -3,6 +3,8 @@
 // tensors, so a piece is a name, a shape and a place; moving the bytes is trainer/weights.h.
 #pragma once
 #include <cstdint>
+#include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +25,9 @@ struct WeightEntry {
     // Each spelling alone covers the parameter; the hub's comes first, transformers 5's fused one
     // last.
     std::vector<std::vector<WeightPiece>> spellings;
+    // A tensor of the parameter's shape that stands for it where a file has none of the spellings:
+    // a tied model's other half.
+    std::string stand_in;
 };
 
 class WeightMap {
@@ -32,8 +37,10 @@ class WeightMap {
     const std::vector<WeightEntry>& entries() const { return entries_; }
     const WeightEntry* find(std::string_view parameter) const;
 
-    // A tensor that a file may have although no parameter is made of it: rotary frequencies, copies
-    // of a shared embedding or head, and the MTP module's tensors when it does not run.
+    // Whether a tensor that no parameter is made of belongs to what does not run: rotary frequencies,
+    // scales of caches and activations, copies of a shared embedding or head, layers beyond the
+    // model's (the MTP module when it is off), other modules. False inside what runs: such a tensor
+    // is a mistake, or would change what the model computes.
     bool ignorable(std::string_view tensor) const;
 
     // Names of the first tensors of the MTP module: present in files that have one.
@@ -41,6 +48,7 @@ class WeightMap {
 
   private:
     std::vector<WeightEntry> entries_;
+    std::set<std::string, std::less<>> modules_;  // that hold a tensor of ours
     int64_t layers_ = 0;
     bool with_mtp_ = false, tied_head_ = false;
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/file.h"
 #include "kernels/error.h"
@@ -71,11 +72,13 @@ std::string first_text(Communicator& communicator, std::string text) {
 class Origin {
   public:
     Origin(const NewRun& request, Console& console)
-        : request_(request), from_(request.recipe.model().from()) {
+        : request_(request), console_(console), from_(request.recipe.model().from()) {
         if (from_.empty()) {
             spec_ = *request.spec;
         } else if (fs::exists(from_ / "config.json")) {
             spec_ = read_model_spec(from_);
+            file_.emplace(from_);
+            say(settle_head(spec_, *file_));
         } else {
             checkpoint_ = find_checkpoint(from_, warn_of_damage(console));
             const Manifest manifest = read_manifest(checkpoint_);
@@ -91,7 +94,7 @@ class Origin {
         if (from_.empty()) {
             model.repack();
         } else if (checkpoint_.empty()) {
-            load_weights(model, TensorFile(from_));
+            for (const std::string& note : load_weights(model, *file_)) say(note);
         } else {
             load_weights(checkpoint_, model);
             model.repack();
@@ -99,8 +102,14 @@ class Origin {
     }
 
   private:
+    void say(const std::string& note) const {
+        if (!note.empty()) console_.line(note);
+    }
+
     const NewRun& request_;
+    Console& console_;
     const fs::path from_;
+    std::optional<TensorFile> file_;  // of Hugging Face weights
     fs::path checkpoint_;
     ModelSpec spec_;
 };

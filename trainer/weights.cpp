@@ -51,22 +51,47 @@ void load_piece(const TensorFile& file, const WeightPiece& piece, const TensorIn
 const TensorInfo& checked(const TensorFile& file, const WeightPiece& piece) {
     const TensorInfo* tensor = file.find(piece.tensor);
     if (!tensor)
-        fail(ExitCode::data, file.path().string(), ": tensor ", piece.tensor,
-             " is missing, expected shape ", shape_text(piece.shape));
+        fail(ExitCode::data, file.why_missing(piece.tensor), "; expected shape ",
+             shape_text(piece.shape));
+    const std::string where = concat(file.file_of(*tensor).string(), ": tensor ", piece.tensor);
     if (tensor->shape != piece.shape)
-        fail(ExitCode::data, file.file_of(*tensor).string(), ": tensor ", piece.tensor,
-             " has shape ", shape_text(tensor->shape), ", expected ", shape_text(piece.shape));
-    if (tensor->dtype != DType::f32 && tensor->dtype != DType::bf16 && tensor->dtype != DType::f16)
-        fail(ExitCode::data, file.file_of(*tensor).string(), ": tensor ", piece.tensor, " is ",
-             name_of(tensor->dtype), ", expected F32, BF16 or F16");
+        fail(ExitCode::data, where, " has shape ", shape_text(tensor->shape), ", expected ",
+             shape_text(piece.shape));
+    const DType type = tensor->dtype;
+    if (!tensor->foreign.empty() ||
+        (type != DType::f32 && type != DType::bf16 && type != DType::f16))
+        fail(ExitCode::data, where, " is ",
+             tensor->foreign.empty() ? name_of(type) : std::string_view(tensor->foreign),
+             ", expected F32, BF16 or F16");
     return *tensor;
 }
 
-// The spelling that the file uses; the hub's if it has neither.
-const std::vector<WeightPiece>& spelling_of(const WeightEntry& entry, const TensorFile& file) {
+// The spelling that the file uses; the hub's if it has none.
+std::vector<WeightPiece> spelling_of(const WeightEntry& entry, const TensorFile& file) {
     for (const std::vector<WeightPiece>& spelling : entry.spellings)
         if (file.find(spelling.front().tensor)) return spelling;
+    if (file.find(entry.stand_in)) return {{entry.stand_in, entry.shape, 0}};
     return entry.spellings.front();
+}
+
+// A line about the tensors that no parameter is made of; fails on one that should not be there.
+std::string left_aside(const TensorFile& file, const WeightMap& map,
+                       const std::set<std::string_view>& used) {
+    constexpr int64_t kNamed = 3;
+    int64_t count = 0;
+    std::string names;
+    for (const TensorInfo& tensor : file.tensors()) {
+        if (used.contains(tensor.name)) continue;
+        if (element_count(tensor.shape) > 0 && !map.ignorable(tensor.name))
+            fail(ExitCode::data, file.file_of(tensor).string(), ": tensor ", tensor.name, " ",
+                 shape_text(tensor.shape),
+                 " is unexpected: no parameter is made of it, yet it lies inside what runs");
+        if (++count <= kNamed) names += concat(count == 1 ? "" : ", ", tensor.name);
+    }
+    if (count == 0) return "";
+    return concat(file.path().string(), ": ", count,
+                  " tensors are left aside, no parameter is made of them: ", names,
+                  count > kNamed ? ", ..." : "");
 }
 
 }  // namespace
@@ -103,7 +128,25 @@ bool has_mtp_weights(const TensorFile& file, const ModelSpec& spec) {
     return file.find(WeightMap::mtp_marker(spec)) != nullptr;
 }
 
-void load_weights(Model& model, const TensorFile& file) {
+std::string settle_head(ModelSpec& spec, const TensorFile& file) {
+    if (!spec.tied_head) return "";
+    const std::vector<int64_t> shape = {spec.vocab_size, spec.hidden_size};
+    const WeightPiece pieces[] = {{"model.embed_tokens.weight", shape, 0},
+                                  {"lm_head.weight", shape, 0}};
+    std::vector<float> values[2];
+    for (int i = 0; i < 2; ++i) {
+        if (!file.find(pieces[i].tensor)) return "";
+        values[i].resize(static_cast<size_t>(element_count(shape)));
+        load_piece(file, pieces[i], checked(file, pieces[i]), values[i].data());
+    }
+    if (values[0] == values[1]) return "";
+    spec.tied_head = false;
+    return concat("WARNING: ", file.path().string(), ": tie_word_embeddings is true, but ",
+                  pieces[1].tensor, " and ", pieces[0].tensor,
+                  " differ: both are kept, untied, as transformers does");
+}
+
+std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
     const bool with_mtp = model.find("mtp.join") && has_mtp_weights(file, model.spec());
     const WeightMap map(model.spec(), with_mtp);
     std::set<std::string_view> used;
@@ -117,12 +160,12 @@ void load_weights(Model& model, const TensorFile& file) {
             used.insert(tensor.name);
         }
     }
-    for (const TensorInfo& tensor : file.tensors())
-        if (!used.contains(tensor.name) && !map.ignorable(tensor.name))
-            fail(ExitCode::data, file.file_of(tensor).string(), ": tensor ", tensor.name, " ",
-                 shape_text(tensor.shape), " is unexpected: no parameter of this ",
-                 model.spec().family, " model is made of it");
+    std::vector<std::string> notes;
+    if (!file.note().empty()) notes.push_back("WARNING: " + file.note());
+    if (std::string aside = left_aside(file, map, used); !aside.empty())
+        notes.push_back("note: " + std::move(aside));
     model.repack();
+    return notes;
 }
 
 void write_gradients(Model& model, const std::filesystem::path& path) {

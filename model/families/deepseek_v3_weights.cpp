@@ -9,7 +9,7 @@ namespace {
 using Spelling = std::vector<WeightPiece>;
 
 WeightEntry whole(std::string parameter, std::string tensor, const std::vector<int64_t>& shape) {
-    return {std::move(parameter), shape, {{WeightPiece{std::move(tensor), shape, 0}}}};
+    return {std::move(parameter), shape, {{WeightPiece{std::move(tensor), shape, 0}}}, {}};
 }
 
 // Matrices of `columns` columns, one over the other.
@@ -21,7 +21,7 @@ WeightEntry stacked(std::string parameter, int64_t columns,
         pieces.push_back({tensor, {count, columns}, row * columns});
         row += count;
     }
-    return {std::move(parameter), {row, columns}, {std::move(pieces)}};
+    return {std::move(parameter), {row, columns}, {std::move(pieces)}, {}};
 }
 
 void add_attention(const ModelSpec& spec, const std::string& ours, const std::string& theirs,
@@ -66,9 +66,10 @@ void add_experts(const ModelSpec& spec, const std::string& ours, const std::stri
     }
     out.push_back({ours + "gate_up",
                    {n, 2 * f, d},
-                   {std::move(gate_up), {{theirs + "gate_up_proj", {n, 2 * f, d}, 0}}}});
+                   {std::move(gate_up), {{theirs + "gate_up_proj", {n, 2 * f, d}, 0}}},
+                   {}});
     out.push_back(
-        {ours + "down", {n, d, f}, {std::move(down), {{theirs + "down_proj", {n, d, f}, 0}}}});
+        {ours + "down", {n, d, f}, {std::move(down), {{theirs + "down_proj", {n, d, f}, 0}}}, {}});
 }
 
 void add_block(const ModelSpec& spec, bool moe, const std::string& ours, const std::string& theirs,
@@ -97,6 +98,7 @@ std::vector<WeightEntry> weights(const ModelSpec& spec, bool with_mtp) {
     const int64_t d = spec.hidden_size;
     std::vector<WeightEntry> out;
     out.push_back(whole("embedding", "model.embed_tokens.weight", {spec.vocab_size, d}));
+    if (spec.tied_head) out.back().stand_in = "lm_head.weight";
     for (int64_t layer = 0; layer < spec.layers; ++layer)
         add_block(spec, spec.is_moe(layer), "layers." + std::to_string(layer) + ".",
                   "model.layers." + std::to_string(layer) + ".", out);

@@ -123,7 +123,12 @@ TEST(TensorFile, RefusesHostileHeaders) {
         {entry(R"("dtype":"F32","shape":[2])"), "\"data_offsets\" is missing"},
         {entry(R"("dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8])"),
          "a second \"dtype\""},
-        {entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1)"), "the key \"x\""},
+        {entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"x":)" + std::string(99, '[')),
+         "unexpected a list"},
+        {entry(R"("dtype":"F4","shape":[3],"data_offsets":[0,8])"), "ends within a byte"},
+        {entry(R"("dtype":"U16","shape":[3],"data_offsets":[0,8])"), "needs 6 bytes"},
+        {with_header(R"({"a":null})", 0), "unexpected null"},
+        {with_header(R"({"__metadata__":{"a":null}})", 0), "unexpected null"},
         {with_header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
                      R"("a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
                      8),
@@ -149,6 +154,14 @@ TEST(TensorFile, RefusesHostileHeaders) {
     EXPECT_EQ(refusal(path), "");
     write_file(path, with_header("{}", 0));
     EXPECT_EQ(refusal(path), "");
+    for (const std::string& odd :
+         {with_header(R"({"__metadata__":null,)" + ok.substr(1) + " \n\t", 8),
+          entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1)"),
+          entry(R"("x":{"dtype":[{"y":[null,-1,2.5,true,"z"]}]},"dtype":"F32","shape":[2],"data_offsets":[0,8])"),
+          entry(R"("dtype":"F4","shape":[16],"data_offsets":[0,8])")}) {
+        write_file(path, odd);
+        EXPECT_EQ(refusal(path), "") << odd.substr(8);
+    }
 }
 
 TEST(TensorFile, EveryTruncationAndByteChangeIsRefusedOrHarmless) {
@@ -204,10 +217,23 @@ TEST(TensorFile, ReadsShardsAndRefusesALyingIndex) {
     EXPECT_CONTAINS(with_map(R"({"a":"..safetensors"})"), "shard name");
     EXPECT_CONTAINS(with_map(R"({"a":"x\u0000.safetensors"})"), "shard name");
     EXPECT_CONTAINS(with_map(R"({"a":"passwd"})"), "shard name");
-    EXPECT_CONTAINS(with_map(R"({"a":"model-c.safetensors"})"), "model-c.safetensors: missing");
-    EXPECT_CONTAINS(with_map(R"({"c":"model-a.safetensors"})"), "tensor c: missing");
+    // What is promised and not there is missed by who wants it, and by nobody else.
+    const auto asked = [&](const std::string& map, const char* name) -> std::string {
+        EXPECT_EQ(with_map(map), "");
+        try {
+            TensorFile(directory.path()).at(name);
+        } catch (const Error& error) {
+            return error.what();
+        }
+        return "";
+    };
+    EXPECT_CONTAINS(asked(R"({"a":"model-a.safetensors","c":"model-c.safetensors"})", "c"),
+                    "model-c.safetensors: missing; model.safetensors.index.json names it for tensor c");
+    EXPECT_CONTAINS(asked(R"({"c":"model-a.safetensors"})", "c"),
+                    "model-a.safetensors: tensor c: missing; model.safetensors.index.json says it is");
+    EXPECT_EQ(asked(R"({"a":"model-a.safetensors","c":"model-c.safetensors"})", "a"), "");
     EXPECT_CONTAINS(with_map(R"({"a":"model-b.safetensors","b":"model-a.safetensors"})"),
-                    "missing");
+                    "tensor b: model.safetensors.index.json says it is in model-a.safetensors");
     EXPECT_CONTAINS(with_map(R"({"a":"model-a.safetensors","a":"model-a.safetensors"})"),
                     "second entry");
     EXPECT_CONTAINS(with_map(R"({"a":["model-a.safetensors"]})"), "unexpected a list");
@@ -222,7 +248,28 @@ TEST(TensorFile, ReadsShardsAndRefusesALyingIndex) {
                           {{"a", DType::f32, {0}}, {"c", DType::f32, {0}}});
     both.commit();
     EXPECT_CONTAINS(with_map(R"({"a":"model-a.safetensors","c":"model-c.safetensors"})"),
-                    "tensor a: is in model-a.safetensors and in model-c.safetensors");
+                    "model-c.safetensors: tensor a: model.safetensors.index.json says it is in "
+                    "model-a.safetensors");
+}
+
+TEST(TensorFile, TheSingleFileIsReadAndAnIndexOfOthersIsSaid) {
+    const TemporaryDirectory directory;
+    for (const char* name : {"model.safetensors", "model-1.safetensors"}) {
+        TensorFileWriter writer(directory.path() / name, {{"a", DType::f32, {1}}});
+        const float value = name[5] == '.' ? 1 : 2;
+        writer.append(std::span(&value, 1));
+        writer.commit();
+    }
+    EXPECT_EQ(TensorFile(directory.path()).note(), "");
+    const auto index = directory.path() / "model.safetensors.index.json";
+    write_file(index, R"({"weight_map":{"a":"model.safetensors"}})");
+    EXPECT_EQ(TensorFile(directory.path()).note(), "");
+    write_file(index, R"({"weight_map":{"a":"model-1.safetensors"}})");
+    const TensorFile file(directory.path());
+    EXPECT_CONTAINS(file.note(), "which names model-1.safetensors; model.safetensors was read");
+    float value = 0;
+    file.read(file.at("a"), std::as_writable_bytes(std::span(&value, 1)));
+    EXPECT_EQ(value, 1);
 }
 
 TEST(TensorFile, MissingPathsAreNamed) {

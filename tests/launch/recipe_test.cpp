@@ -148,6 +148,7 @@ void expect_legal(const google::protobuf::Descriptor& type, const std::string& p
             for (const std::string& other : companions(field->name(), value)) set.push_back(other);
             set.push_back(name + "=" + value);
             if (field->name() == "rope_type") set.push_back("model.rope_scaling.type=" + value);
+            if (name == "model.rope_scaling.rope_theta") set.push_back("model.rope_theta=" + value);
             if (field->name() == "type") set.push_back("model.rope_scaling.rope_type=" + value);
             try {
                 ModelSpec::from_config(model_json(parse(good(), set).recipe), "model");
@@ -164,6 +165,15 @@ TEST(Recipe, WhatTheTableCallsLegalMakesAModel) {
                   .find("model.attention_bias is true; legal: false"),
               std::string::npos)
         << error_of(good(), {"model.attention_bias=true"});
+}
+
+TEST(Recipe, TheBaseOfRotationMayStandInItsTable) {
+    std::string text = good();
+    text.erase(text.find("rope_theta = 10000\n"), std::string("rope_theta = 10000\n").size());
+    const Recipe recipe = parse(text, {"model.n_group=1", "model.topk_group=1",
+                                        "model.rope_scaling.rope_theta=500"}).recipe;
+    EXPECT_EQ(ModelSpec::from_config(model_json(recipe), "model").rope.theta, 500);
+    EXPECT_EQ(parse(text).recipe.model().rope_theta(), 10000);
 }
 
 TEST(Recipe, WrittenTomlReadsBackEqual) {

@@ -48,6 +48,71 @@ TEST(ModelSpec, NullQueryRankMeansNoQueryLatent) {
     EXPECT_EQ(test::tiny_spec({{"q_lora_rank", 0}}).attention.q_lora_rank, 0);
 }
 
+// What transformers, or DeepSeek's own code where transformers refuses, takes null for.
+TEST(ModelSpec, NullIsWhatTheOthersTakeItFor) {
+    const auto with_null = [](const char* key) { return test::tiny_spec({{key, nullptr}}); };
+    EXPECT_EQ(with_null("n_shared_experts").moe.shared_width, 0);
+    EXPECT_EQ(with_null("rope_interleave").rope.layout, RopeLayout::half_split);
+    EXPECT_FALSE(with_null("norm_topk_prob").moe.router.normalize);
+    EXPECT_FALSE(with_null("tie_word_embeddings").tied_head);
+    EXPECT_EQ(with_null("num_key_value_heads").attention.heads, 3);
+    EXPECT_EQ(with_null("num_nextn_predict_layers").mtp_layers, 0);
+    EXPECT_TRUE(with_null("eos_token_id").eos_ids.empty());
+    for (const char* key : {"attention_bias", "attention_dropout", "rope_scaling", "rope_parameters",
+                            "quantization_config", "bos_token_id", "pad_token_id"})
+        with_null(key);
+    for (const char* key :
+         {"vocab_size", "hidden_size", "num_hidden_layers", "first_k_dense_replace",
+          "intermediate_size", "moe_intermediate_size", "num_attention_heads", "kv_lora_rank",
+          "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts",
+          "num_experts_per_tok", "n_group", "topk_group", "routed_scaling_factor", "rms_norm_eps",
+          "initializer_range", "max_position_embeddings", "rope_theta", "hidden_act",
+          "topk_method", "scoring_func", "moe_layer_freq"})
+        EXPECT_CONTAINS(error_of({{key, nullptr}}), std::string(key) + " is null, expected");
+    const json yarn = {{"type", "yarn"}, {"factor", nullptr}, {"beta_fast", nullptr},
+                       {"mscale", nullptr}, {"attention_factor", nullptr}, {"truncate", nullptr},
+                       {"original_max_position_embeddings", 16}};
+    const RopeSpec rope = test::tiny_spec({{"rope_scaling", yarn}}).rope;
+    EXPECT_EQ(rope.yarn->factor, 4);
+    EXPECT_EQ(rope.yarn->beta_fast, 32);
+    EXPECT_FALSE(rope.yarn->attention_factor);
+    EXPECT_FALSE(rope.yarn->truncate);
+}
+
+TEST(ModelSpec, TwoSpellingsMustAgree) {
+    const json yarn = {{"type", "yarn"}, {"factor", 4}}, other = {{"type", "yarn"}, {"factor", 8}};
+    const json none = {{"rope_type", "default"}};
+    const json theta = {{"rope_type", "default"}, {"rope_theta", 500}};
+    struct Case {
+        json changes;
+        std::vector<std::string> named;
+    };
+    const std::vector<Case> cases = {
+        {{{"num_nextn_predict_layers", 0}, {"num_mtp_layers", 1}},
+         {"num_mtp_layers is 1", "num_nextn_predict_layers is 0"}},
+        {{{"num_local_experts", 12}}, {"num_local_experts is 12", "n_routed_experts is 6"}},
+        {{{"rope_theta", 10000}, {"rope_parameters", theta}},
+         {"rope_parameters.rope_theta is 500", "rope_theta is 10000"}},
+        {{{"rope_scaling", yarn}, {"rope_parameters", other}}, {"rope_scaling", "rope_parameters"}},
+        {{{"rope_scaling", yarn}, {"rope_parameters", none}}, {"rope_scaling", "rope_parameters"}},
+        {{{"rope_scaling", {{"type", "yarn"}, {"rope_type", "default"}}}},
+         {"rope_scaling.type is yarn", "rope_scaling.rope_type is default"}},
+        {{{"original_max_position_embeddings", 8},
+          {"rope_scaling", {{"type", "yarn"}, {"original_max_position_embeddings", 16}}}},
+         {"rope_scaling.original_max_position_embeddings is 16", "is 8"}},
+        {{{"partial_rotary_factor", 0.5}}, {"partial_rotary_factor"}},
+    };
+    for (const Case& one : cases)
+        for (const std::string& name : one.named) EXPECT_CONTAINS(error_of(one.changes), name);
+    json both = {{"rope_theta", 500}, {"rope_scaling", yarn}, {"rope_parameters", yarn}};
+    both["rope_parameters"]["rope_type"] = "yarn";
+    both["rope_parameters"]["rope_theta"] = 500;
+    EXPECT_EQ(test::tiny_spec(both).rope.theta, 500);
+    EXPECT_EQ(test::tiny_spec({{"num_local_experts", 6}, {"num_mtp_layers", 1}}).mtp_layers, 1);
+    EXPECT_EQ(test::tiny_spec({{"rope_scaling", json::object()}, {"rope_parameters", theta}}).rope.theta,
+              500);
+}
+
 TEST(ModelSpec, HubAndNewRopeSpellingsAgree) {
     const json yarn = {{"factor", 4.0},   {"original_max_position_embeddings", 16},
                        {"mscale", 1.0},   {"mscale_all_dim", 0.5},
@@ -108,7 +173,7 @@ TEST(ModelSpec, MistakesNameKeyAndBothNumbers) {
     EXPECT_CONTAINS(error_of({{"attention_bias", true}}), "attention_bias is true");
     EXPECT_CONTAINS(error_of({{"hidden_act", "gelu"}}), "\"gelu\"");
     const json llama3 = {{"type", "llama3"}};
-    EXPECT_CONTAINS(error_of({{"rope_scaling", llama3}}), "rope_scaling.rope_type");
+    EXPECT_CONTAINS(error_of({{"rope_scaling", llama3}}), "rope_scaling.type is \"llama3\"");
     EXPECT_CONTAINS(error_of({{"rope_scaling", 4}}), "rope_scaling is 4, expected an object");
     EXPECT_CONTAINS(error_of({{"eos_token_id", json::array({1, -1})}}), "eos_token_id is [1,-1]");
 }
