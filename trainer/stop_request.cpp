@@ -18,8 +18,11 @@ void handle(int signal) {
     }
 }
 
+// What was ignored when we began stays so: SIGHUP under nohup, SIGINT in a script's background.
 void install(int signal, int flags) {
     struct sigaction action = {};
+    if (sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) return;
+    action = {};
     action.sa_handler = handle;
     action.sa_flags = SA_RESTART | flags;
     sigaction(signal, &action, nullptr);
@@ -27,13 +30,11 @@ void install(int signal, int flags) {
 
 }  // namespace
 
-void install_signal_handlers(bool interactive) {
+void install_signal_handlers() {
     ::signal(SIGXFSZ, SIG_IGN);
-    install(SIGUSR1, 0);
-    install(SIGUSR2, 0);
-    if (interactive) {
-        install(SIGINT, static_cast<int>(SA_RESETHAND));
-        install(SIGTERM, static_cast<int>(SA_RESETHAND));
+    for (const int signal : {SIGUSR1, SIGUSR2, SIGPIPE}) install(signal, 0);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+        install(signal, static_cast<int>(SA_RESETHAND));
     }
 }
 

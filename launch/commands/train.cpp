@@ -1,4 +1,6 @@
 // `fucina train RECIPE` and `fucina resume RUN_DIR`.
+#include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -34,7 +36,7 @@ void set_up_process(const Recipe& recipe) {
     const std::string& products = recipe.exact().products();
     set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact,
                 products == "auto" ? ProductOrder::fma : product_order(products));
-    install_signal_handlers(process().size() == 1);
+    install_signal_handlers();
 }
 
 void print_lines(Console& console, const std::string& text) {
@@ -55,9 +57,16 @@ void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
     for (const std::string& line : parameter_table(*run.model)) console.line(line);
 }
 
+// For launch/mpirun.sh, which tells the way on if a rank is killed.
+void note_run(const std::filesystem::path& run) {
+    const char* note = std::getenv("FUCINA_RUN_NOTE");
+    if (note != nullptr) std::ofstream(note) << run.string();
+}
+
 void go(Communicator& communicator, TrainingRun run, Console& console) {
     const std::string dir = run.path.string();
     const bool writes = communicator.rank() == 0;
+    if (writes) note_run(run.path);
     if (writes) write_run_facts(run, process());
     Trainer trainer(communicator, std::move(run), console);
     const ExitCode code = trainer.train();
@@ -129,7 +138,7 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
 void run_resume(const TrainOptions& options) {
     const auto communicator = make_communicator();
     Console console(communicator->rank() == 0);
-    install_signal_handlers(process().size() == 1);
+    install_signal_handlers();
     ResumePoint point = open_for_resume(*communicator, options.run_dir);
     std::optional<TrainingRun> run;
     while (!run) run = try_resume(*communicator, options, point, console);

@@ -1,7 +1,5 @@
 """Resume after kill -9 at any point, on the same and on other ranks, equals a run never interrupted."""
-import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -75,48 +73,9 @@ def test_killed_before_the_first_checkpoint(tmp_path):
     assert (tmp_path / "run.old-1" / "metrics.jsonl").exists()
 
 
-def wait_for_step(directory, step):
-    path = directory / "run" / "metrics.jsonl"
-    for _ in range(600):
-        if path.exists() and len(path.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the run makes no progress")
-
-
-def start_long(directory, ranks=1):
-    runs.write_tokens(directory / "ids.json")
-    path = runs.write_recipe(directory / "recipe.toml",
-                             runs.recipe(directory, train__steps=100000, checkpoint__every=0))
-    command = ([runs.MPIRUN, "-np", str(ranks)] if ranks > 1 else []) + [runs.FUCINA, "train", str(path)]
-    environment = {**os.environ, "FUCINA_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=environment)
-    wait_for_step(directory, 2)
-    return process
-
-
-@slow
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("ask", [signal.SIGUSR2, signal.SIGINT, "STOP"])
-def test_stop_on_request(tmp_path, ask, ranks):
-    process = start_long(tmp_path, ranks)
-    if ask == "STOP":
-        (tmp_path / "run" / "STOP").touch()
-    else:
-        process.send_signal(ask)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 15, (process.returncode, out[-1000:], err)
-    last = runs.metrics(tmp_path)[-1]["step"]
-    assert runs.checkpoints(tmp_path) == [f"step-{last:08d}"]
-    assert not (tmp_path / "run" / "STOP").exists()
-    runs.resume(tmp_path, "--set", f"train.steps={last + 2}")
-    assert runs.metrics(tmp_path)[-1]["step"] == last + 2
-
-
 @slow
 def test_save_on_request_and_go_on(tmp_path):
-    process = start_long(tmp_path)
+    process = runs.start_long(tmp_path)
     done = runs.run("train", tmp_path / "recipe.toml")
     assert done.returncode == 2 and f"is in use by process {process.pid} on" in done.stderr
     process.send_signal(signal.SIGUSR1)
@@ -125,7 +84,7 @@ def test_save_on_request_and_go_on(tmp_path):
             break
         time.sleep(0.05)
     saved = int(runs.checkpoints(tmp_path)[0].removeprefix("step-").split(".")[0])
-    wait_for_step(tmp_path, saved + 2)
+    runs.wait_for_step(tmp_path, saved + 2)
     process.kill()
     process.communicate()
     done = runs.resume(tmp_path, "--set", f"train.steps={saved + 1}")

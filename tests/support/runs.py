@@ -5,6 +5,7 @@ import pathlib
 import random
 import shutil
 import subprocess
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FUCINA = os.environ.get("FUCINA_BINARY", str(ROOT / "build-test" / "fucina"))
@@ -122,6 +123,31 @@ def same_run(one, other, step):
         return f"tensors {sorted(a.keys() ^ b.keys())}"
     differ = [name for name in a if a[name] != b[name]]
     return f"tensors {differ[:5]} of {len(differ)}" if differ else None
+
+
+def wait_for_step(directory, step):
+    path = directory / "run" / "metrics.jsonl"
+    for _ in range(600):
+        if path.exists() and len(path.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run makes no progress")
+
+
+def long_run(directory, ranks=1):
+    """The command of a run that does not end by itself."""
+    write_tokens(directory / "ids.json")
+    path = write_recipe(directory / "recipe.toml",
+                        recipe(directory, train__steps=100000, checkpoint__every=0, data__valid=None))
+    return ([MPIRUN, "-np", str(ranks)] if ranks > 1 else []) + [FUCINA, "train", str(path)]
+
+
+def start_long(directory, ranks=1, **options):
+    environment = {**os.environ, "FUCINA_THREADS": "1"}
+    process = subprocess.Popen(long_run(directory, ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, env=environment, **options)
+    wait_for_step(directory, 2)
+    return process
 
 
 def copy_run(source, target):
