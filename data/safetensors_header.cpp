@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 
+#include "data/json.h"
 #include "data/json_events.h"
 
 namespace fucina {
@@ -21,9 +22,9 @@ struct ForeignDtype {
     std::string_view name;
     int bits;
 };
-constexpr ForeignDtype kForeign[] = {{"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6},
+constexpr ForeignDtype kForeign[] = {{"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6},
                                      {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"U16", 16},
-                                     {"U32", 32},        {"U64", 64},    {"C64", 64}};
+                                     {"U32", 32},        {"U64", 64},        {"C64", 64}};
 
 const ForeignDtype* foreign_from(std::string_view name) {
     const auto found = std::ranges::find(kForeign, name, &ForeignDtype::name);
@@ -110,7 +111,8 @@ class HeaderEvents final : public JsonEvents {
     bool end_object() override {
         if (skipped_ > 0)
             --skipped_;
-        else if (depth_-- == 2 && !metadata_) end_entry();
+        else if (depth_-- == 2 && !metadata_)
+            end_entry();
         return true;
     }
 
@@ -168,76 +170,13 @@ class HeaderEvents final : public JsonEvents {
     std::vector<int64_t> offsets_;
 };
 
-// {"metadata": {anything}, "weight_map": {"name": "model-00001-of-00002.safetensors", ...}}
-class IndexEvents final : public JsonEvents {
-  public:
-    using JsonEvents::JsonEvents;
-    std::map<std::string, std::string> shards;
-    bool has_map = false;
-
-    bool start_object(size_t) override { return open(kObject); }
-    bool start_array(size_t) override {
-        return depth_ == 0 ? unexpected("a list") : open("a list");
-    }
-    bool end_object() override { return close(); }
-    bool end_array() override { return close(); }
-    bool key(std::string& name) override {
-        key_ = name;
-        if (depth_ == 1 && name == "weight_map") {
-            if (has_map) unexpected("a second weight_map");
-            has_map = in_map_ = true;
-        }
-        return true;
-    }
-    bool string(std::string& text) override {
-        if (!in_map_) return plain_value("a string");
-        if (depth_ != 2) unexpected("a string");
-        check_shard_name(text);
-        if (!shards.emplace(key_, text).second) unexpected("a second entry of this name");
-        return true;
-    }
-    bool null() override { return plain_value("null"); }
-    bool boolean(bool) override { return plain_value("a boolean"); }
-    bool number_integer(int64_t) override { return plain_value("a number"); }
-    bool number_unsigned(uint64_t) override { return plain_value("a number"); }
-    bool number_float(double, const std::string&) override { return plain_value("a number"); }
-
-  protected:
-    std::string describe(const std::string& what) const override {
-        return "at \"" + printable(key_) + "\": unexpected " + what;
-    }
-
-  private:
-    bool open(const std::string& what) {
-        // Only weight_map's own object opens inside weight_map.
-        if (depth_ == 64 || (in_map_ && (depth_ == 2 || what != kObject))) unexpected(what);
-        ++depth_;
-        return true;
-    }
-    bool close() {
-        if (--depth_ == 1) in_map_ = false;
-        return true;
-    }
-    bool plain_value(const char* what) {
-        if (in_map_ || depth_ == 0) unexpected(what);
-        return true;
-    }
-    // A shard lies beside its index: anything that could lead elsewhere is refused.
-    void check_shard_name(const std::string& name) {
-        constexpr std::string_view suffix = ".safetensors";
-        if (name.size() <= suffix.size() || !name.ends_with(suffix) || name.front() == '.' ||
-            name.find('/') != name.npos || name.find('\\') != name.npos ||
-            has_control_characters(name)) {
-            unexpected("shard name \"" + printable(name) +
-                       "\" (a plain file name ending in .safetensors is wanted)");
-        }
-    }
-
-    static constexpr const char* kObject = "an object";
-    int depth_ = 0;
-    bool in_map_ = false;
-    std::string key_;
-};
+// A shard lies beside its index: anything that could lead elsewhere is refused.
+bool is_shard_name(const std::string& name) {
+    constexpr std::string_view suffix = ".safetensors";
+    return name.size() > suffix.size() && name.ends_with(suffix) && name.front() != '.' &&
+           name.find('/') == name.npos && name.find('\\') == name.npos &&
+           !has_control_characters(name);
+}
 
 void check_size(const TensorInfo& tensor, const std::string& file) {
     const ForeignDtype* foreign = foreign_from(tensor.foreign);
@@ -291,12 +230,19 @@ std::vector<TensorInfo> parse_safetensors_header(std::string_view json, int64_t 
 
 std::map<std::string, std::string> parse_safetensors_index(std::string_view json,
                                                            const std::string& file) {
-    IndexEvents events(json, file);
-    parse_json(json, events);
-    if (!events.has_map || events.shards.empty()) {
+    const nlohmann::json index = parse_json(json, file, ExitCode::data);
+    const auto found = index.find("weight_map");
+    if (found == index.end() || !found->is_object() || found->empty())
         fail(ExitCode::data, file, ": has no \"weight_map\" that names tensors");
+    std::map<std::string, std::string> shards;
+    for (const auto& [tensor, shard] : found->items()) {
+        if (!shard.is_string() || !is_shard_name(shard.get_ref<const std::string&>()))
+            fail(ExitCode::data, file, ": weight_map: the shard name of ", printable(tensor),
+                 " is ", printable(shard.dump()),
+                 ", expected a plain file name ending in .safetensors");
+        shards.emplace(tensor, shard.get<std::string>());
     }
-    return std::move(events.shards);
+    return shards;
 }
 
 }  // namespace fucina

@@ -74,8 +74,8 @@ void TensorFile::note_other_shards(const std::filesystem::path& index) {
     if (!std::filesystem::exists(index)) return;
     const auto shards =
         parse_safetensors_index(read_text_file(index, kLargestHeader), index.string());
-    const auto other = std::ranges::find_if(
-        shards, [](const auto& entry) { return entry.second != kSingle; });
+    const auto other =
+        std::ranges::find_if(shards, [](const auto& entry) { return entry.second != kSingle; });
     if (other == shards.end()) return;
     note_ = concat(path_.string(), ": holds ", kSingle, " and ", index.filename().string(),
                    ", which names ", other->second, "; ", kSingle,

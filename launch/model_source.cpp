@@ -1,10 +1,8 @@
 #include "launch/model_source.h"
 
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
-#include "launch/process.h"
 #include "launch/process.h"
 #include "model/weight_map.h"
 #include "trainer/checkpoint.h"
@@ -35,11 +33,7 @@ ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
                 std::printf("%s is damaged and passed over: %s\n", dir.c_str(), why.c_str());
         });
     manifest_ = read_manifest(directory_);
-    const nlohmann::json config =
-        nlohmann::json::parse(manifest_->model_config(), nullptr, /*allow_exceptions=*/false);
-    if (config.is_discarded())
-        fail(ExitCode::data, directory_.string(), ": the manifest's model is not valid JSON");
-    spec_ = ModelSpec::from_config(config, directory_.string());
+    spec_ = saved_spec(*manifest_, directory_);
 }
 
 Model ModelSource::load(const ModelOptions& options) const {

@@ -11,6 +11,8 @@ namespace fucina {
 namespace {
 
 std::string shown(const nlohmann::json& value) {
+    if (value.is_number_float() && !std::isfinite(value.get<double>()))  // JSON itself has no name
+        return std::isnan(value.get<double>()) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
     std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     if (text.size() > 60) text = text.substr(0, 57) + "...";
     return text;

@@ -1,7 +1,7 @@
 // ConfigReader: typed, range-checked access to a config.json (or a recipe's model section, which
-// has the same keys). A key that is absent gives the default; a wrong type or range fails (exit 2) in
-// one line that names source, key, what was found and what was expected. null is no default: each
-// accessor says what it is, and where it says nothing, null is a wrong type.
+// has the same keys). A key that is absent gives the default; a wrong type or range fails (exit 2)
+// in one line that names source, key, what was found and what was expected. null is no default:
+// each accessor says what it is, and where it says nothing, null is a wrong type.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>

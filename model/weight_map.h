@@ -37,10 +37,10 @@ class WeightMap {
     const std::vector<WeightEntry>& entries() const { return entries_; }
     const WeightEntry* find(std::string_view parameter) const;
 
-    // Whether a tensor that no parameter is made of belongs to what does not run: rotary frequencies,
-    // scales of caches and activations, copies of a shared embedding or head, layers beyond the
-    // model's (the MTP module when it is off), other modules. False inside what runs: such a tensor
-    // is a mistake, or would change what the model computes.
+    // Whether a tensor that no parameter is made of belongs to what does not run: rotary
+    // frequencies, scales of caches and activations, copies of a shared embedding or head, layers
+    // beyond the model's (the MTP module when it is off), other modules. False inside what runs:
+    // such a tensor is a mistake, or would change what the model computes.
     bool ignorable(std::string_view tensor) const;
 
     // Names of the first tensors of the MTP module: present in files that have one.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "data/file.h"
@@ -37,14 +36,6 @@ void check_ranks(int ranks, const Train& train) {
     if (train.numerics() == "fast" || ranks_fit_tree(ranks)) return;
     fail(ExitCode::usage, "train.numerics = \"exact\" runs on 1, 2, 4 or 8 ranks, this is ", ranks,
          "; start one of these, or set train.numerics = \"fast\"");
-}
-
-ModelSpec saved_spec(const Manifest& manifest, const fs::path& checkpoint) {
-    const nlohmann::json config = nlohmann::json::parse(manifest.model_config(), nullptr, false);
-    if (config.is_discarded()) {
-        fail(ExitCode::data, checkpoint.string(), ": the manifest's model is not valid JSON");
-    }
-    return ModelSpec::from_config(config, (checkpoint / kManifestName).string());
 }
 
 DamageReport warn_of_damage(Console& console) {

@@ -17,6 +17,7 @@
 namespace fucina {
 
 class Model;
+struct ModelSpec;
 
 // A tensor of the state under its global name; contiguous fp32 or bf16.
 struct NamedTensor {
@@ -71,6 +72,9 @@ std::filesystem::path set_aside(const std::filesystem::path& dir);
 // file: DamagedFile only where all files could be read and one holds other bytes than were written.
 void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
                   std::span<const NamedTensor> tensors);
+
+// The model whose state it is.
+ModelSpec saved_spec(const Manifest& manifest, const std::filesystem::path& dir);
 
 // All weights of a model, which must be finite (exit 3); the caller repacks. MTP stays as it is where the checkpoint has none, so
 // that training with train.mtp_loss can start from a model without it.

@@ -1,11 +1,18 @@
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
+#include "data/json.h"
 #include "model/model.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
 #include "trainer/weights.h"
 
 namespace fucina {
+
+ModelSpec saved_spec(const Manifest& manifest, const std::filesystem::path& dir) {
+    const std::string name = (dir / kManifestName).string() + ": model_config";
+    return ModelSpec::from_config(parse_json(manifest.model_config(), name, ExitCode::data), name);
+}
 
 void load_weights(const std::filesystem::path& dir, Model& model) {
     const Manifest manifest = read_manifest(dir);

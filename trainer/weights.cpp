@@ -7,7 +7,7 @@
 #include <set>
 #include <string>
 
-#include "data/file.h"
+#include "data/json.h"
 #include "kernels/error.h"
 #include "kernels/optimizer.h"
 #include "model/weight_map.h"
@@ -110,17 +110,7 @@ void check_finite(const std::string& where, std::span<const int64_t> shape, int6
 
 ModelSpec read_model_spec(const std::filesystem::path& directory) {
     const std::filesystem::path path = directory / "config.json";
-    const std::string text = read_text_file(path, kConfigLimit);
-    nlohmann::json config;
-    try {
-        config = nlohmann::json::parse(text);
-    } catch (const nlohmann::json::parse_error& error) {
-        const std::string_view before =
-            std::string_view(text).substr(0, error.byte == 0 ? 0 : error.byte - 1);
-        const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-        fail(ExitCode::usage, path.string(), ":", line, ":", before.size() - before.rfind('\n'),
-             ": not valid JSON");
-    }
+    const nlohmann::json config = read_json_file(path, kConfigLimit, ExitCode::usage);
     return ModelSpec::from_config(config, path.string());
 }
 

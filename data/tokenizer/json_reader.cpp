@@ -1,52 +1,10 @@
-// simdjson reads; for the place of a syntax error the text is scanned once more by nlohmann's
-// parser, without building.
 #include "data/tokenizer/json_reader.h"
 
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
-
 #include "data/file.h"
 
 namespace fucina {
-namespace {
-
-constexpr size_t kMaxDepth = 64;
-
-struct ErrorPlace : nlohmann::json_sax<nlohmann::json> {
-    size_t position = 0;
-
-    bool null() override { return true; }
-    bool boolean(bool) override { return true; }
-    bool number_integer(number_integer_t) override { return true; }
-    bool number_unsigned(number_unsigned_t) override { return true; }
-    bool number_float(number_float_t, const string_t&) override { return true; }
-    bool string(string_t&) override { return true; }
-    bool binary(binary_t&) override { return true; }
-    bool start_object(size_t) override { return true; }
-    bool key(string_t&) override { return true; }
-    bool end_object() override { return true; }
-    bool start_array(size_t) override { return true; }
-    bool end_array() override { return true; }
-    bool parse_error(size_t at, const std::string&, const nlohmann::json::exception&) override {
-        position = at;
-        return false;
-    }
-};
-
-[[noreturn]] void refuse_syntax(const std::string& text) {
-    ErrorPlace place;
-    nlohmann::json::sax_parse(text, &place);
-    const size_t at = std::min(place.position, text.size());
-    const auto end = text.begin() + static_cast<std::ptrdiff_t>(at);
-    const auto line = std::count(text.begin(), end, '\n') + 1;
-    const size_t line_start = at == 0 ? std::string::npos : text.rfind('\n', at - 1);
-    const size_t column = line_start == std::string::npos ? at : at - line_start - 1;
-    fail(ExitCode::data, at == text.size() ? "JSON that ends too early" : "malformed JSON",
-         ", at line ", line, ", column ", std::max<size_t>(column, 1));
-}
-
-}  // namespace
 
 std::string quoted(std::string_view text) {
     return "\"" + printable(text) + "\"";
@@ -56,17 +14,11 @@ std::string JsonValue::child(std::string_view key) const {
     return where_.empty() ? std::string(key) : where_ + "." + std::string(key);
 }
 
-simdjson::dom::object JsonValue::object() const {
-    simdjson::dom::object object;
-    if (element_.get(object) != simdjson::SUCCESS) refuse("expected an object");
-    return object;
-}
-
 std::optional<JsonValue> JsonValue::find(std::string_view key) const {
-    simdjson::dom::element value;
-    if (object().at_key(key).get(value) != simdjson::SUCCESS || value.is_null())
-        return std::nullopt;
-    return JsonValue(value, child(key));
+    if (!value_->is_object()) refuse("expected an object");
+    const auto found = value_->find(std::string(key));
+    if (found == value_->end() || found->is_null()) return std::nullopt;
+    return JsonValue(*found, child(key));
 }
 
 JsonValue JsonValue::at(std::string_view key) const {
@@ -76,15 +28,13 @@ JsonValue JsonValue::at(std::string_view key) const {
 }
 
 std::string_view JsonValue::string() const {
-    std::string_view value;
-    if (element_.get(value) != simdjson::SUCCESS) refuse("expected a string");
-    return value;
+    if (!value_->is_string()) refuse("expected a string");
+    return value_->get_ref<const std::string&>();
 }
 
 bool JsonValue::boolean() const {
-    bool value = false;
-    if (element_.get(value) != simdjson::SUCCESS) refuse("expected true or false");
-    return value;
+    if (!value_->is_boolean()) refuse("expected true or false");
+    return value_->get<bool>();
 }
 
 bool JsonValue::boolean_or(std::string_view key, bool otherwise) const {
@@ -97,31 +47,33 @@ std::string_view JsonValue::string_or(std::string_view key, std::string_view oth
     return value ? value->string() : otherwise;
 }
 
-int64_t JsonValue::integer(int64_t low, int64_t high) const {
-    int64_t value = 0;
-    if (element_.get(value) != simdjson::SUCCESS || value < low || value > high) {
-        refuse("expected an integer from ", low, " to ", high);
-    }
-    return value;
+bool JsonValue::is_string() const {
+    return value_->is_string();
+}
+
+bool JsonValue::is_zero() const {
+    return value_->is_number() && *value_ == 0;
+}
+
+size_t JsonValue::size() const {
+    return value_->size();
 }
 
 void JsonValue::for_each(const std::function<void(const JsonValue&)>& visit) const {
-    simdjson::dom::array array;
-    if (element_.get(array) != simdjson::SUCCESS) refuse("expected a list");
+    if (!value_->is_array()) refuse("expected a list");
     size_t index = 0;
-    for (const simdjson::dom::element item : array)
-        visit({item, concat(where_, "[", index++, "]")});
+    for (const nlohmann::json& item : *value_)
+        visit({item, where_ + "[" + std::to_string(index++) + "]"});
 }
 
-simdjson::dom::element parse_json(simdjson::dom::parser& parser, const std::string& text) {
-    simdjson::dom::element root;
-    if (parser.allocate(text.size() + 1, kMaxDepth) != simdjson::SUCCESS)
-        fail(ExitCode::data, "too large to parse");
-    const simdjson::error_code error = parser.parse(text).get(root);
-    if (error == simdjson::SUCCESS) return root;
-    if (error == simdjson::DEPTH_ERROR)
-        fail(ExitCode::data, "JSON nested deeper than ", kMaxDepth, " levels");
-    refuse_syntax(text);
+void JsonValue::for_each_id(int64_t most,
+                            const std::function<void(const std::string&, int32_t)>& visit) const {
+    if (!value_->is_object()) refuse("expected an object");
+    for (const auto& [key, id] : value_->items()) {
+        if (!id.is_number_unsigned() || id.get<uint64_t>() > static_cast<uint64_t>(most))
+            refuse("the id of ", quoted(key), " is not an integer from 0 to ", most);
+        visit(key, id.get<int32_t>());
+    }
 }
 
 }  // namespace fucina

@@ -1,9 +1,8 @@
 // A JSON value that knows its place in the file, so that every complaint names it:
 // `model.merges[17]: found ...`.
 #pragma once
-#include <simdjson.h>
-
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,8 +16,9 @@ std::string quoted(std::string_view text);
 
 class JsonValue {
   public:
-    JsonValue(simdjson::dom::element element, std::string where)
-        : element_(element), where_(std::move(where)) {}
+    // `value` must outlive this, and what string() gives.
+    JsonValue(const nlohmann::json& value, std::string where)
+        : value_(&value), where_(std::move(where)) {}
 
     // Reports "what, where".
     template <class... Parts>
@@ -32,22 +32,19 @@ class JsonValue {
     bool boolean() const;
     bool boolean_or(std::string_view key, bool otherwise) const;
     std::string_view string_or(std::string_view key, std::string_view otherwise) const;
-    int64_t integer(int64_t low, int64_t high) const;
-    bool is_string() const { return element_.is_string(); }
-    void for_each(const std::function<void(const JsonValue&)>& visit) const;  // of an array
-
-    const simdjson::dom::element& element() const { return element_; }
-    const std::string& where() const { return where_; }
+    bool is_string() const;
+    bool is_zero() const;
+    size_t size() const;  // of a list or an object
+    void for_each(const std::function<void(const JsonValue&)>& visit) const;  // of a list
+    // Of an object whose values are integers from 0 to `most`.
+    void for_each_id(int64_t most,
+                     const std::function<void(const std::string&, int32_t)>& visit) const;
 
   private:
     std::string child(std::string_view key) const;
-    simdjson::dom::object object() const;
 
-    simdjson::dom::element element_;
+    const nlohmann::json* value_;
     std::string where_;
 };
-
-// Parses with bounded depth; a syntax error is reported with line and column.
-simdjson::dom::element parse_json(simdjson::dom::parser& parser, const std::string& text);
 
 }  // namespace fucina

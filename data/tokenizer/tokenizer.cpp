@@ -7,8 +7,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "data/file.h"
+#include "data/json.h"
 #include "data/tokenizer/json_reader.h"
 #include "data/tokenizer/tokenizer_file.h"
 
@@ -24,10 +26,9 @@ std::optional<std::string> configured_eos(const std::string& tokenizer_path) {
         std::filesystem::path(tokenizer_path).replace_filename("tokenizer_config.json");
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
-    const std::string text = read_text_file(path, kMaxFile);
+    const nlohmann::json root = read_json_file(path, kMaxFile, ExitCode::data);
     try {
-        simdjson::dom::parser parser;
-        const JsonValue json(parse_json(parser, text), "");
+        const JsonValue json(root, "");
         const auto eos = json.find("eos_token");
         if (!eos) return std::nullopt;
         return std::string(eos->is_string() ? eos->string() : eos->at("content").string());
@@ -58,8 +59,9 @@ struct Tokenizer::State {
 Tokenizer Tokenizer::load(const std::string& path) {
     auto state = std::make_shared<State>();
     const std::string text = read_text_file(path, kMaxFile);
+    const nlohmann::json root = parse_json(text, path, ExitCode::data);
     try {
-        state->parts = read_tokenizer(text);
+        state->parts = read_tokenizer(root);
         char digits[17];
         std::snprintf(digits, sizeof digits, "%016llx",
                       static_cast<unsigned long long>(XXH3_64bits(text.data(), text.size())));

@@ -101,18 +101,13 @@ int32_t look_up(const Ids& ids, const std::string& token, const JsonValue& merge
 }
 
 MergeTable read_merges(const JsonValue& json, const Ids& ids) {
-    simdjson::dom::array array;
-    if (json.element().get(array) != simdjson::SUCCESS) json.refuse("expected a list");
     int32_t rank = 0;
-    size_t index = 0;
-    const size_t capacity = static_cast<size_t>(std::distance(array.begin(), array.end()));
-    MergeTable merges(capacity);
-    for (const simdjson::dom::element element : array) {
-        const JsonValue item(element, concat(json.where(), "[", index++, "]"));
+    MergeTable merges(json.size());
+    json.for_each([&](const JsonValue& item) {
         std::string left, right;
         if (item.is_string()) {
             const std::string_view text = item.string();
-            if (text.starts_with("#version")) continue;
+            if (text.starts_with("#version")) return;
             const size_t space = text.find(' ');
             if (space == std::string_view::npos ||
                 text.find(' ', space + 1) != std::string_view::npos) {
@@ -129,22 +124,14 @@ MergeTable read_merges(const JsonValue& json, const Ids& ids) {
         }
         const int32_t left_id = look_up(ids, left, item), right_id = look_up(ids, right, item);
         merges.insert(left_id, right_id, {rank++, look_up(ids, left + right, item)});
-    }
+    });
     return merges;
 }
 
 Ids read_vocabulary(const JsonValue& json) {
-    simdjson::dom::object object;
-    if (json.element().get(object) != simdjson::SUCCESS) json.refuse("expected an object");
     Ids ids;
-    ids.reserve(object.size());
-    for (const auto [token, value] : object) {
-        int64_t id = -1;
-        if (value.get(id) != simdjson::SUCCESS || id < 0 || id > kMaxId) {
-            json.refuse("the id of ", quoted(token), " is not an integer from 0 to ", kMaxId);
-        }
-        ids.insert_or_assign(std::string(token), static_cast<int32_t>(id));
-    }
+    ids.reserve(json.size());
+    json.for_each_id(kMaxId, [&](const std::string& token, int32_t id) { ids.emplace(token, id); });
     std::vector<bool> taken(static_cast<size_t>(kMaxId) + 1);
     for (const auto& [token, id] : ids) {
         if (taken[static_cast<size_t>(id)])
@@ -167,10 +154,7 @@ void refuse_unsupported(const JsonValue& model) {
             .refuse("byte fallback is not supported (the tokenizer must be byte-level)");
     }
     if (const auto dropout = model.find("dropout")) {
-        double rate = 0;
-        if (dropout->element().get(rate) != simdjson::SUCCESS || rate != 0) {
-            dropout->refuse("dropout is not supported");
-        }
+        if (!dropout->is_zero()) dropout->refuse("dropout is not supported");
     }
 }
 
@@ -249,9 +233,8 @@ void fill_decoded(TokenizerParts& out, bool byte_level) {
 
 }  // namespace
 
-TokenizerParts read_tokenizer(const std::string& text) {
-    simdjson::dom::parser parser;
-    const JsonValue json(parse_json(parser, text), "");
+TokenizerParts read_tokenizer(const nlohmann::json& root) {
+    const JsonValue json(root, "");
     TokenizerParts out;
     const JsonValue model = json.at("model");
     refuse_unsupported(model);

@@ -1,6 +1,7 @@
 // Reads a tokenizer.json into the parts that encode and decode.
 #pragma once
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -24,7 +25,7 @@ struct TokenizerParts {
     std::string separator;  // between decoded tokens (" " without a decoder)
 };
 
-// `json`: the whole file. Throws Error(ExitCode::data) with "what, where", without the path.
-TokenizerParts read_tokenizer(const std::string& json);
+// Throws Error(ExitCode::data) with "what, where", without the path.
+TokenizerParts read_tokenizer(const nlohmann::json& root);
 
 }  // namespace fucina

@@ -25,7 +25,8 @@ struct RopePlaces {
 double read_theta(const RopePlaces& places) {
     Agreed<double> theta;
     const auto take = [&](const ConfigReader& place) {
-        if (place.has("rope_theta")) theta.take(place, "rope_theta", place.real("rope_theta", 0, 1e-6));
+        if (place.has("rope_theta"))
+            theta.take(place, "rope_theta", place.real("rope_theta", 0, 1e-6));
     };
     take(places.config);
     for (const ConfigReader& object : places.objects) take(object);
@@ -61,8 +62,9 @@ std::optional<YarnScaling> read_yarn(const ConfigReader& object, int64_t origina
     if (read_rope_type(object) == "default") return std::nullopt;
     YarnScaling yarn;
     yarn.original_max_position = original_positions;
-    yarn.factor = object.optional_real("factor", 1).value_or(
-        static_cast<double>(max_positions) / static_cast<double>(original_positions));
+    yarn.factor =
+        object.optional_real("factor", 1)
+            .value_or(static_cast<double>(max_positions) / static_cast<double>(original_positions));
     yarn.beta_fast = object.optional_real("beta_fast", 1e-6).value_or(32);
     yarn.beta_slow = object.optional_real("beta_slow", 1e-6).value_or(1);
     yarn.mscale = object.optional_real("mscale", 0).value_or(0);
@@ -98,9 +100,10 @@ RopeSpec read_rope(const ConfigReader& config, int64_t max_positions) {
     for (const ConfigReader& object : places.objects) {
         const auto yarn = read_yarn(object, original, max_positions);
         if (&object != &places.objects.front() && !same(yarn, rope.yarn))
-            fail(ExitCode::usage, config.where("rope_scaling"),
-                 " and rope_parameters say different things, and both mean the same; keep the right "
-                 "one");
+            fail(
+                ExitCode::usage, config.where("rope_scaling"),
+                " and rope_parameters say different things, and both mean the same; keep the right "
+                "one");
         rope.yarn = yarn;
         refuse_partial_rotation(object);
     }
@@ -152,9 +155,8 @@ MoeSpec read_moe(const ConfigReader& config) {
     router.scale = static_cast<float>(config.real("routed_scaling_factor", 2.5, 0));
     moe.expert_width = config.integer("moe_intermediate_size", 2048, 1);
     // null is none, as in DeepSeek's own code.
-    const int64_t shared = config.is_null("n_shared_experts")
-                               ? 0
-                               : config.integer("n_shared_experts", 1, 0, 65536);
+    const int64_t shared =
+        config.is_null("n_shared_experts") ? 0 : config.integer("n_shared_experts", 1, 0, 65536);
     moe.shared_width = shared * moe.expert_width;
     const int64_t group_size = router.experts / router.groups;
     if (router.experts % router.groups != 0)

@@ -170,8 +170,9 @@ TEST(Recipe, WhatTheTableCallsLegalMakesAModel) {
 TEST(Recipe, TheBaseOfRotationMayStandInItsTable) {
     std::string text = good();
     text.erase(text.find("rope_theta = 10000\n"), std::string("rope_theta = 10000\n").size());
-    const Recipe recipe = parse(text, {"model.n_group=1", "model.topk_group=1",
-                                        "model.rope_scaling.rope_theta=500"}).recipe;
+    const Recipe recipe =
+        parse(text, {"model.n_group=1", "model.topk_group=1", "model.rope_scaling.rope_theta=500"})
+            .recipe;
     EXPECT_EQ(ModelSpec::from_config(model_json(recipe), "model").rope.theta, 500);
     EXPECT_EQ(parse(text).recipe.model().rope_theta(), 10000);
 }

@@ -58,19 +58,41 @@ TEST(ModelSpec, NullIsWhatTheOthersTakeItFor) {
     EXPECT_EQ(with_null("num_key_value_heads").attention.heads, 3);
     EXPECT_EQ(with_null("num_nextn_predict_layers").mtp_layers, 0);
     EXPECT_TRUE(with_null("eos_token_id").eos_ids.empty());
-    for (const char* key : {"attention_bias", "attention_dropout", "rope_scaling", "rope_parameters",
-                            "quantization_config", "bos_token_id", "pad_token_id"})
-        with_null(key);
     for (const char* key :
-         {"vocab_size", "hidden_size", "num_hidden_layers", "first_k_dense_replace",
-          "intermediate_size", "moe_intermediate_size", "num_attention_heads", "kv_lora_rank",
-          "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts",
-          "num_experts_per_tok", "n_group", "topk_group", "routed_scaling_factor", "rms_norm_eps",
-          "initializer_range", "max_position_embeddings", "rope_theta", "hidden_act",
-          "topk_method", "scoring_func", "moe_layer_freq"})
+         {"attention_bias", "attention_dropout", "rope_scaling", "rope_parameters",
+          "quantization_config", "bos_token_id", "pad_token_id"})
+        with_null(key);
+    for (const char* key : {"vocab_size",
+                            "hidden_size",
+                            "num_hidden_layers",
+                            "first_k_dense_replace",
+                            "intermediate_size",
+                            "moe_intermediate_size",
+                            "num_attention_heads",
+                            "kv_lora_rank",
+                            "qk_nope_head_dim",
+                            "qk_rope_head_dim",
+                            "v_head_dim",
+                            "n_routed_experts",
+                            "num_experts_per_tok",
+                            "n_group",
+                            "topk_group",
+                            "routed_scaling_factor",
+                            "rms_norm_eps",
+                            "initializer_range",
+                            "max_position_embeddings",
+                            "rope_theta",
+                            "hidden_act",
+                            "topk_method",
+                            "scoring_func",
+                            "moe_layer_freq"})
         EXPECT_CONTAINS(error_of({{key, nullptr}}), std::string(key) + " is null, expected");
-    const json yarn = {{"type", "yarn"}, {"factor", nullptr}, {"beta_fast", nullptr},
-                       {"mscale", nullptr}, {"attention_factor", nullptr}, {"truncate", nullptr},
+    const json yarn = {{"type", "yarn"},
+                       {"factor", nullptr},
+                       {"beta_fast", nullptr},
+                       {"mscale", nullptr},
+                       {"attention_factor", nullptr},
+                       {"truncate", nullptr},
                        {"original_max_position_embeddings", 16}};
     const RopeSpec rope = test::tiny_spec({{"rope_scaling", yarn}}).rope;
     EXPECT_EQ(rope.yarn->factor, 4);
@@ -109,8 +131,9 @@ TEST(ModelSpec, TwoSpellingsMustAgree) {
     both["rope_parameters"]["rope_theta"] = 500;
     EXPECT_EQ(test::tiny_spec(both).rope.theta, 500);
     EXPECT_EQ(test::tiny_spec({{"num_local_experts", 6}, {"num_mtp_layers", 1}}).mtp_layers, 1);
-    EXPECT_EQ(test::tiny_spec({{"rope_scaling", json::object()}, {"rope_parameters", theta}}).rope.theta,
-              500);
+    EXPECT_EQ(
+        test::tiny_spec({{"rope_scaling", json::object()}, {"rope_parameters", theta}}).rope.theta,
+        500);
 }
 
 TEST(ModelSpec, HubAndNewRopeSpellingsAgree) {

@@ -237,3 +237,21 @@ def test_headers_are_accepted_as_the_safetensors_library_accepts_them(model, tmp
         path.write_bytes(bytes_)
         run = fucina("eval", directory, "--tokens", tmp_path / "ids.json", check=False)
         assert run.returncode == (0 if accepted else 3), (odd, accepted, run.stderr)
+
+
+def test_config_json_is_read_as_python_reads_it(model, tmp_path):
+    config, weights, write = model
+    directory = write(weights)
+    clean = logits(directory, tmp_path)[0]
+    text = json.dumps(config)
+    for odd in (text[:-1] + ', "loss": NaN, "best": -Infinity}', '{"hidden_size": 3, "n_group": "x", ' + text[1:],
+                "\ufeff" + text, text[:-1] + ', "flops": 1e400, "seed": 340282366920938463463374607431768211456}'):
+        (directory / "config.json").write_text(odd, encoding="utf-8")
+        assert np.array_equal(logits(directory, tmp_path)[0], clean), odd
+    for odd, message in ((text[:-1] + ', "rms_norm_eps": NaN}', "rms_norm_eps is NaN, expected a number"),
+                         (text[:-1] + ', "rope_theta": 1e999}', "rope_theta is Infinity, expected a number"),
+                         (text[:-1] + ', "vocab_size": 340282366920938463463374607431768211456}', "vocab_size is 3.4"),
+                         (text.replace(", ", ",\n", 3)[:-1] + ",}", "config.json:4:"), (text + "\0", "config.json:1:"),
+                         ("[" * 100000, "nested deeper")):
+        (directory / "config.json").write_text(odd)
+        assert message in refused(2, "eval", directory, "--tokens", tmp_path / "ids.json")
