@@ -49,6 +49,9 @@ void TensorFile::add_file(const std::filesystem::path& path) {
              " bytes, at least 8 wanted");
     }
     file.read(0, std::as_writable_bytes(std::span(&header_bytes, 1)));
+    if (std::memcmp(&header_bytes, "version ", 8) == 0)
+        fail(ExitCode::data, path.string(),
+             ": a Git LFS pointer, not the file itself; `git lfs pull` brings it");
     if (header_bytes > uint64_t{kLargestHeader}) {
         fail(ExitCode::data, path.string(), ": not a safetensors file: a header of ", header_bytes,
              " bytes, at most ", kLargestHeader, " allowed");
@@ -87,9 +90,15 @@ void TensorFile::add_shards(const std::filesystem::path& index) {
          parse_safetensors_index(read_text_file(index, kLargestHeader), index.string()))
         promised_.emplace(name, shard);
     std::set<std::string> opened;
-    for (const auto& [name, shard] : promised_)
-        if (opened.insert(shard).second && std::filesystem::exists(path_ / shard))
+    for (const auto& [name, shard] : promised_) {
+        if (!opened.insert(shard).second || !std::filesystem::exists(path_ / shard)) continue;
+        try {
             add_file(path_ / shard);
+        } catch (const Error& error) {
+            if (error.code() != ExitCode::data) throw;
+            unreadable_.emplace(shard, error.what());
+        }
+    }
     for (const TensorInfo& tensor : tensors_) {
         const auto promised = promised_.find(tensor.name);
         const std::string found = file_of(tensor).filename().string();
@@ -104,6 +113,8 @@ std::string TensorFile::why_missing(std::string_view name) const {
     if (promised == promised_.end())
         return concat(path_.string(), ": tensor ", printable(name), ": missing among ",
                       tensors_.size(), " tensors");
+    if (const auto why = unreadable_.find(promised->second); why != unreadable_.end())
+        return concat(why->second, "; tensor ", printable(name), " should be in it");
     const auto shard = path_ / promised->second;
     const bool there = std::filesystem::exists(shard);
     return concat(shard.string(), there ? concat(": tensor ", printable(name)) : "",

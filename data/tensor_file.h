@@ -28,8 +28,8 @@ struct TensorInfo {
 };
 
 // The tensors of one file, or of a directory with model.safetensors, or else with
-// model.safetensors.index.json and its shards. What an index promises and no shard holds is missed
-// only by who asks for it. Reads are pread at known offsets, so threads may share one TensorFile.
+// model.safetensors.index.json and its shards. What an index promises and no shard holds, or
+// one that is missing or broken, is missed only by who asks for it. Reads are pread at known offsets, so threads may share one TensorFile.
 class TensorFile {
   public:
     explicit TensorFile(const std::filesystem::path& path);
@@ -58,6 +58,7 @@ class TensorFile {
     std::vector<InputFile> files_;
     std::vector<TensorInfo> tensors_;
     std::map<std::string, std::string, std::less<>> promised_;  // by the index: tensor -> shard
+    std::map<std::string, std::string> unreadable_;             // shard -> why
     std::string note_;
 };
 

@@ -11,6 +11,7 @@
 #include "kernels/error.h"
 #include "kernels/optimizer.h"
 #include "model/weight_map.h"
+#include "trainer/manifest.h"
 
 namespace fucina {
 
@@ -151,6 +152,10 @@ std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
         }
     }
     std::vector<std::string> notes;
+    for (const char* other : {"checkpoints", kManifestName})
+        if (std::filesystem::exists(file.path() / other))
+            notes.push_back(concat("WARNING: ", file.path().string(), ": holds config.json and ",
+                                   other, "; config.json and its safetensors were read"));
     if (!file.note().empty()) notes.push_back("WARNING: " + file.note());
     if (std::string aside = left_aside(file, map, used); !aside.empty())
         notes.push_back("note: " + std::move(aside));

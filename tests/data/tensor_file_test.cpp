@@ -237,6 +237,10 @@ TEST(TensorFile, ReadsShardsAndRefusesALyingIndex) {
         asked(R"({"c":"model-a.safetensors"})", "c"),
         "model-a.safetensors: tensor c: missing; model.safetensors.index.json says it is");
     EXPECT_EQ(asked(R"({"a":"model-a.safetensors","c":"model-c.safetensors"})", "a"), "");
+    write_file(directory.path() / "model-x.safetensors", "version https://git-lfs.github.com/spec/v1\n");
+    EXPECT_EQ(asked(R"({"a":"model-a.safetensors","x":"model-x.safetensors"})", "a"), "");
+    EXPECT_CONTAINS(asked(R"({"a":"model-a.safetensors","x":"model-x.safetensors"})", "x"),
+                    "model-x.safetensors: a Git LFS pointer");
     EXPECT_CONTAINS(with_map(R"({"a":"model-b.safetensors","b":"model-a.safetensors"})"),
                     "tensor b: model.safetensors.index.json says it is in model-a.safetensors");
     EXPECT_EQ(with_map(R"({"a":"x.safetensors","a":"model-a.safetensors"})"), "");  // the last

@@ -110,7 +110,7 @@ std::vector<std::string> legal_ends(const FieldDescriptor& field) {
     const Interval range = parse_interval(rule.range());
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64)
         return {std::to_string(static_cast<int64_t>(range.low)),
-                std::to_string(static_cast<int64_t>(range.high))};
+                std::to_string(range.high < 0x1p63 ? static_cast<int64_t>(range.high) : INT64_MAX)};
     const double high = std::isinf(range.high) ? 1e300 : range.high * (range.high_open ? 0.999 : 1);
     return {concat(range.low_open ? 1e-300 : range.low), concat(high)};
 }
@@ -127,6 +127,9 @@ std::vector<std::string> companions(const std::string& key, const std::string& v
         return {"model.n_routed_experts=65536", "model.n_group=1", "model.topk_group=1"};
     if (key == "n_routed_experts")
         return {"model.n_group=1", "model.topk_group=1", "model.num_experts_per_tok=1"};
+    if (key == "min_learning_rate") return {"train.learning_rate=" + value};
+    if (key == "warmup_steps" && value != "0") return {"train.steps=" + value};
+    if (key == "grain") return {"train.micro_batch=" + value, "train.global_batch=" + value};
     if (key == "num_attention_heads") return {"model.num_key_value_heads=" + value};
     return {};
 }
@@ -165,6 +168,22 @@ TEST(Recipe, WhatTheTableCallsLegalMakesAModel) {
                   .find("model.attention_bias is true; legal: false"),
               std::string::npos)
         << error_of(good(), {"model.attention_bias=true"});
+}
+
+// Outside of the model the recipe's own reader is the judge.
+TEST(Recipe, WhatTheTableCallsLegalIsRead) {
+    for (const FieldDescriptor* section : fields_of(*Recipe::descriptor())) {
+        if (section->name() == "model") continue;
+        for (const FieldDescriptor* field : fields_of(*section->message_type())) {
+            if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE || field->is_repeated()) continue;
+            const std::string name = join_path(section->name(), field->name());
+            for (const std::string& value : legal_ends(*field)) {
+                std::vector<std::string> set = companions(field->name(), value);
+                set.push_back(name + "=" + value);
+                EXPECT_EQ(error_of(good(), set), "no error") << name;
+            }
+        }
+    }
 }
 
 TEST(Recipe, TheBaseOfRotationMayStandInItsTable) {

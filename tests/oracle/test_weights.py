@@ -170,6 +170,11 @@ def test_an_index_beside_a_single_file_reads_what_transformers_reads(model, tmp_
     assert logits(directory, tmp_path)[1] == ""
     index.write_text(json.dumps(dict(weight_map=entries | {"model.layers.1.mlp.gate.weigth": "x.safetensors"})))
     assert logits(directory, tmp_path)[1] == ""
+    (directory / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert logits(directory, tmp_path)[1] == ""
+    (directory / "checkpoints").mkdir()
+    assert "holds config.json and checkpoints; config.json" in logits(directory, tmp_path)[1]
+    (directory / "checkpoints").rmdir()
     others.pop("model.norm.weight")
     save_file(others, directory / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
     text = refused(3, "eval", directory, "--tokens", tmp_path / "ids.json")
