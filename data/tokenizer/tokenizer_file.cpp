@@ -141,6 +141,21 @@ Ids read_vocabulary(const JsonValue& json) {
     return ids;
 }
 
+// The flag alone changes nothing, and transformers sets it for DeepSeek-V3: what unknown characters
+// fall back to are the pieces <0x00> to <0xFF>.
+void refuse_byte_fallback(const JsonValue& model, const Ids& ids) {
+    if (!model.boolean_or("byte_fallback", false)) return;
+    constexpr std::string_view digits = "0123456789ABCDEF";
+    for (const char high : digits) {
+        for (const char low : digits) {
+            if (ids.contains(std::string("<0x") + high + low + ">"))
+                model.at("byte_fallback")
+                    .refuse("byte fallback to <0x", high, low,
+                            "> is not supported (the tokenizer must be byte-level)");
+        }
+    }
+}
+
 void refuse_unsupported(const JsonValue& model) {
     const std::string_view type = model.string_or("type", "BPE");
     if (type != "BPE")
@@ -148,10 +163,6 @@ void refuse_unsupported(const JsonValue& model) {
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
         if (!model.string_or(key, "").empty())
             model.at(key).refuse("a prefix or suffix of tokens is not supported");
-    }
-    if (model.boolean_or("byte_fallback", false)) {
-        model.at("byte_fallback")
-            .refuse("byte fallback is not supported (the tokenizer must be byte-level)");
     }
     if (const auto dropout = model.find("dropout")) {
         if (!dropout->is_zero()) dropout->refuse("dropout is not supported");
@@ -161,6 +172,7 @@ void refuse_unsupported(const JsonValue& model) {
 void read_model(const JsonValue& model, TokenizerParts& out) {
     refuse_unsupported(model);
     out.ids = read_vocabulary(model.at("vocab"));
+    refuse_byte_fallback(model, out.ids);
     Bpe::Parts parts;
     parts.ignore_merges = model.boolean_or("ignore_merges", false);
     parts.words.reserve(out.ids.size());
@@ -177,6 +189,20 @@ void read_model(const JsonValue& model, TokenizerParts& out) {
     }
     parts.merges = read_merges(model.at("merges"), out.ids);
     out.bpe = Bpe(std::move(parts));
+}
+
+// Of two tokens that normalize alike the first is found, special ones first, as in the tokenizers
+// library.
+void fill_finders(TokenizerParts& out) {
+    for (const bool special : {true, false}) {
+        for (const AddedToken& token : out.added) {
+            if (token.special != special) continue;
+            const std::string pattern =
+                token.normalized ? out.normalizer.apply(token.content) : token.content;
+            AddedTokenFinder& finder = token.normalized ? out.normalized_finder : out.raw_finder;
+            if (!pattern.empty()) finder.add(token, pattern);
+        }
+    }
 }
 
 // A token gets its id in the vocabulary, or the next free one behind it; the `id` in the file is
@@ -206,13 +232,7 @@ void read_added_tokens(const JsonValue& json, TokenizerParts& out) {
             out.added[known->second] = std::move(token);
         }
     });
-    for (const AddedToken& token : out.added) {
-        const std::string pattern =
-            token.normalized ? out.normalizer.apply(token.content) : token.content;
-        AddedTokenFinder& finder = token.normalized ? out.normalized_finder : out.raw_finder;
-        if (!pattern.empty() && !finder.add(token, pattern))
-            json.refuse("two tokens are both ", quoted(pattern));
-    }
+    fill_finders(out);
 }
 
 void fill_decoded(TokenizerParts& out, bool byte_level) {

@@ -206,3 +206,40 @@ def test_bad_ids_name_their_line(tmp_path):
         done = subprocess.run([FUCINA, "tokenizer", "decode", "--tokenizer", str(path)], input=b"[1]\n" + line + b"\n",
                               capture_output=True)
         assert done.returncode == 3 and b"standard input:2:" in done.stderr, line
+
+
+def changed_golden(tmp_path, change):
+    file = json.loads((ROOT / "tests" / "golden" / "tokenizer" / "tokenizer.json").read_text())
+    change(file)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(file))
+    return path
+
+
+def test_a_byte_fallback_flag_without_its_pieces_changes_nothing(tmp_path):
+    path = changed_golden(tmp_path, lambda file: file["model"].update(byte_fallback=True))
+    compare(path, tokenizer_documents.documents([], all_planes=False), least=100)
+
+    def with_pieces(file):
+        file["model"]["byte_fallback"] = True
+        file["model"]["vocab"]["<0xC3>"] = len(file["model"]["vocab"]) + len(file["added_tokens"])
+
+    path = changed_golden(tmp_path, with_pieces)
+    done = subprocess.run([FUCINA, "tokenizer", "encode", "--tokenizer", path], input=b"a\n", capture_output=True)
+    assert done.returncode == 3 and b"byte fallback to <0xC3>" in done.stderr
+
+
+@pytest.mark.parametrize("specials", [(False, False), (False, True), (True, False), (True, True)])
+def test_added_tokens_with_one_normal_form(tmp_path, specials):
+    def add(file):
+        file["normalizer"] = {"type": "NFC"}
+        next_id = max(list(file["model"]["vocab"].values()) + [token["id"] for token in file["added_tokens"]]) + 1
+        for content, special in zip(("q\u0301e\u0301", "q\u0301\u00e9"), specials):
+            file["added_tokens"].append(dict(id=next_id, content=content, special=special, normalized=True,
+                                             single_word=False, lstrip=False, rstrip=False))
+            next_id += 1
+
+    path = changed_golden(tmp_path, add)
+    documents = [text.encode() for text in ("a q\u0301e\u0301 b", "a q\u0301\u00e9 b", "q\u0301\u00e9q\u0301e\u0301")]
+    library = Tokenizer.from_file(str(path))
+    assert encode(path, documents) == [library.encode(text.decode(), add_special_tokens=False).ids for text in documents]
