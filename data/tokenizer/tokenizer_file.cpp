@@ -191,17 +191,14 @@ void read_model(const JsonValue& model, TokenizerParts& out) {
     out.bpe = Bpe(std::move(parts));
 }
 
-// Of two tokens that normalize alike the first is found, special ones first, as in the tokenizers
-// library.
+// Of two tokens that normalize alike the later one is found. The tokenizers library takes either, by
+// the order of a hash table that differs from load to load.
 void fill_finders(TokenizerParts& out) {
-    for (const bool special : {true, false}) {
-        for (const AddedToken& token : out.added) {
-            if (token.special != special) continue;
-            const std::string pattern =
-                token.normalized ? out.normalizer.apply(token.content) : token.content;
-            AddedTokenFinder& finder = token.normalized ? out.normalized_finder : out.raw_finder;
-            if (!pattern.empty()) finder.add(token, pattern);
-        }
+    for (auto token = out.added.rbegin(); token != out.added.rend(); ++token) {
+        const std::string pattern =
+            token->normalized ? out.normalizer.apply(token->content) : token->content;
+        AddedTokenFinder& finder = token->normalized ? out.normalized_finder : out.raw_finder;
+        if (!pattern.empty()) finder.add(*token, pattern);
     }
 }
 

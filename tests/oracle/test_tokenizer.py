@@ -229,17 +229,23 @@ def test_a_byte_fallback_flag_without_its_pieces_changes_nothing(tmp_path):
     assert done.returncode == 3 and b"byte fallback to <0xC3>" in done.stderr
 
 
-@pytest.mark.parametrize("specials", [(False, False), (False, True), (True, False), (True, True)])
-def test_added_tokens_with_one_normal_form(tmp_path, specials):
+def test_of_added_tokens_with_one_normal_form_the_later_is_found(tmp_path):
+    """The library takes one or the other, differently from load to load; ours is always one of its answers."""
+    first, later = "q\u0301e\u0301", "q\u0301\u00e9"
+
     def add(file):
         file["normalizer"] = {"type": "NFC"}
-        next_id = max(list(file["model"]["vocab"].values()) + [token["id"] for token in file["added_tokens"]]) + 1
-        for content, special in zip(("q\u0301e\u0301", "q\u0301\u00e9"), specials):
-            file["added_tokens"].append(dict(id=next_id, content=content, special=special, normalized=True,
+        used = list(file["model"]["vocab"].values()) + [token["id"] for token in file["added_tokens"]]
+        for i, content in enumerate((first, later)):
+            file["added_tokens"].append(dict(id=max(used) + 1 + i, content=content, special=False, normalized=True,
                                              single_word=False, lstrip=False, rstrip=False))
-            next_id += 1
 
     path = changed_golden(tmp_path, add)
-    documents = [text.encode() for text in ("a q\u0301e\u0301 b", "a q\u0301\u00e9 b", "q\u0301\u00e9q\u0301e\u0301")]
+    documents = [f"a {first} b", f"a {later} b", later + first]
     library = Tokenizer.from_file(str(path))
-    assert encode(path, documents) == [library.encode(text.decode(), add_special_tokens=False).ids for text in documents]
+    ids = [library.token_to_id(content) for content in (first, later)]
+
+    def theirs(text):
+        return [ids[1] if id in ids else id for id in library.encode(text, add_special_tokens=False).ids]
+
+    assert encode(path, [text.encode() for text in documents]) == [theirs(text) for text in documents]
