@@ -25,7 +25,7 @@ double PeakShare::of(double flops, double seconds) {
     const auto now = std::chrono::steady_clock::now();
     if (peak_ == 0 || now - measured_ > std::chrono::seconds(10)) {
         const DType operands = train_.precision() == "fp32" ? DType::f32 : DType::bf16;
-        peak_ = calibrate(operands).flops * ranks_;
+        peak_ = peak_flops(operands) * ranks_;
         measured_ = now;
     }
     return peak_ > 0 ? flops / seconds / peak_ : 0;

@@ -17,8 +17,8 @@ class PeakShare {
   public:
     PeakShare(const Train& train, int ranks) : train_(train), ranks_(ranks) {}
 
-    // Of a step that made `flops` in `seconds` on all ranks. Calibrates on this rank's threads at
-    // the first call and then every ten seconds, so call it between steps.
+    // Of a step that made `flops` in `seconds` on all ranks. Calibrates on this rank's threads
+    // for two milliseconds at the first call and then every ten seconds, so call it between steps.
     double of(double flops, double seconds);
 
   private:

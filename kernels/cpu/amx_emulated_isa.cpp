@@ -1,6 +1,7 @@
 // AMX tiles in software: TDPBF16PS as Intel's manual defines it, so that the AMX code path can be
 // tested on any CPU. Needs DAZ and FTZ, as every kernel does.
 #include "kernels/cpu/amx_kernel.h"
+#include "kernels/cpu/fma_burst.h"
 
 namespace fucina::cpu::FUCINA_ISA {
 namespace {
@@ -22,6 +23,8 @@ class EmulatedTiles {
         product(a, b, c_);
         product(a, b + kTileElements, c_ + 16);
     }
+
+    static double burst(int64_t repeats) { return fma_burst(repeats); }
 
   private:
     // TDPBF16PS: one FMA chain over the even, one over the odd elements, their sum added to C.

@@ -13,7 +13,8 @@ namespace fucina::cpu::FUCINA_ISA {
 constexpr int kTileRows = 16;
 constexpr int kTileElements = 512;  // of bf16
 
-// Tiles: zero(), load(c), step(a, b), half_step(a, b) with the upper 16 rows alone, store(c).
+// Tiles: zero(), load(c), step(a, b), half_step(a, b) with the upper 16 rows alone, store(c), and
+// burst() of a GemmKernel.
 template <class Tiles>
 void amx_multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
     const auto* left = static_cast<const uint16_t*>(a);
@@ -79,7 +80,7 @@ FUCINA_INLINE void amx_pack_a_transposed(const TokenColumns& in, void* a) {
 template <class Tiles>
 constexpr GemmKernel amx_kernel() {
     return {static_cast<int64_t>(kBlock * sizeof(uint16_t)), amx_pack_a, amx_pack_a_transposed,
-            amx_multiply<Tiles>, amx_multiply<Tiles>};
+            amx_multiply<Tiles>, amx_multiply<Tiles>, Tiles::burst};
 }
 
 }  // namespace fucina::cpu::FUCINA_ISA

@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -18,39 +19,19 @@ double thread_seconds() {
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// Runs body until `seconds` have passed, the first time to warm up; runs per second.
+// Runs body, which says how much it did, until `seconds` have passed, the first time to warm up;
+// the best of its rates, since some turns are cut by interrupts.
 template <class Body>
-double rate(double seconds, const Body& body) {
+double best_rate(double seconds, const Body& body) {
     body();
+    double best = 0;
     const double begin = thread_seconds();
-    double passed = 0;
-    int64_t runs = 0;
-    while (passed < seconds) {
-        body();
-        ++runs;
-        passed = thread_seconds() - begin;
+    for (double start = begin; start - begin < seconds;) {
+        const double done = body(), end = thread_seconds();
+        if (end > start) best = std::max(best, done / (end - start));
+        start = end;
     }
-    return static_cast<double>(runs) / passed;
-}
-
-double block_flops(DType operands, double seconds) {
-    constexpr int64_t kDepth = 128;  // both operands fit in any L1
-    constexpr int kRepeat = 32;
-    const cpu::GemmSet set = cpu::gemm_set(operands);
-    const Tensor a = Tensor::zeros({set.a_bytes(kDepth)}, DType::u8);
-    const Tensor b = Tensor::zeros({set.b_bytes(kDepth)}, DType::u8);
-    const Tensor c = Tensor::zeros({cpu::kBlock * cpu::kBlock}, DType::f32);
-    const double runs = rate(seconds, [&] {
-        for (int i = 0; i < kRepeat; ++i)
-            set.kernel.multiply(a.raw(), b.raw(), kDepth, cpu::kBlock, true, c.data<float>());
-    });
-    return runs * kRepeat * 2.0 * cpu::kBlock * cpu::kBlock * kDepth;
-}
-
-double copy_bytes(double seconds) {
-    constexpr int64_t kBytes = int64_t{32} << 20;  // beyond the caches of one core
-    const Tensor from = Tensor::zeros({kBytes}, DType::u8), to = Tensor::zeros({kBytes}, DType::u8);
-    return 2.0 * kBytes * rate(seconds, [&] { std::memcpy(to.raw(), from.raw(), kBytes); });
+    return best;
 }
 
 // Of all threads at once, each measured by its own clock.
@@ -65,9 +46,22 @@ double on_all_threads(const Measure& measure) {
 
 }  // namespace
 
-MachinePeak calibrate(DType operands, double seconds) {
-    return {.flops = on_all_threads([=] { return block_flops(operands, seconds); }),
-            .bytes = on_all_threads([=] { return copy_bytes(seconds); })};
+double peak_flops(DType operands, double seconds) {
+    const cpu::GemmKernel& kernel = cpu::gemm_set(operands).kernel;
+    constexpr int64_t kRepeats = 20000;  // some fifty microseconds: long beside the clock's grain
+    return on_all_threads(
+        [&] { return best_rate(seconds, [&] { return kernel.burst(kRepeats); }); });
+}
+
+double copy_bandwidth(double seconds) {
+    constexpr int64_t kBytes = int64_t{32} << 20;  // beyond the caches of one core
+    return on_all_threads([&] {
+        std::vector<std::byte> from(kBytes), to(kBytes);
+        return best_rate(seconds, [&] {
+            std::memcpy(to.data(), from.data(), kBytes);
+            return 2.0 * kBytes;
+        });
+    });
 }
 
 }  // namespace fucina

@@ -64,6 +64,17 @@ class HardwareTiles {
         _tile_dpbf16ps(1, 4, 7);
     }
 
+    static double burst(int64_t repeats) {
+        configure();
+        for (int64_t i = 0; i < repeats; ++i) {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        return 4 * 2.0 * kTileRows * kTileRows * 32 * static_cast<double>(repeats);
+    }
+
   private:
     static constexpr int64_t kRowBytes = kBlock * sizeof(float);
 };

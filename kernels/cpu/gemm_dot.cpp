@@ -126,9 +126,31 @@ void pack_a_transposed(const TokenColumns& in, void* a) {
     }
 }
 
+double burst(int64_t repeats) {
+    constexpr int kChains = 16;
+    const volatile float one = 1;  // read anew for each: to the compiler, no two chains are one
+    const volatile uint32_t ones = 0x3f803f80;
+    const uint32_t pair = ones;
+    const __m512bh left = repeat(&pair), right = repeat(&pair);
+    __m512 sum[kChains];
+    for (__m512& x : sum) x = _mm512_set1_ps(one);
+    for (int64_t i = 0; i < repeats; ++i)
+#pragma GCC unroll 16
+        for (__m512& x : sum) x = _mm512_dpbf16_ps(x, left, right);
+    for (const __m512& x : sum) {
+        const volatile float used = _mm512_cvtss_f32(x);
+        static_cast<void>(used);
+    }
+    return 4.0 * kLanes * kChains * static_cast<double>(repeats);
+}
+
 }  // namespace
 
-constinit const GemmKernel kDotKernel = {static_cast<int64_t>(kBlock * sizeof(uint16_t)), pack_a,
-                                         pack_a_transposed, multiply<16, 1>, multiply<1, kGroup>};
+constinit const GemmKernel kDotKernel = {static_cast<int64_t>(kBlock * sizeof(uint16_t)),
+                                         pack_a,
+                                         pack_a_transposed,
+                                         multiply<16, 1>,
+                                         multiply<1, kGroup>,
+                                         burst};
 
 }  // namespace fucina::cpu::FUCINA_ISA

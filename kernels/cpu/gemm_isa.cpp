@@ -3,6 +3,7 @@
 //
 // A is kept in fp32 in groups of G rows, [group][k/32][G][32], so that every element is a broadcast
 // load with a constant offset; transposed, [group][k][G].
+#include "kernels/cpu/fma_burst.h"
 #include "kernels/cpu/gemm_tokens.h"
 
 namespace fucina::cpu::FUCINA_ISA {
@@ -267,9 +268,12 @@ void pack_a_transposed(const TokenColumns& in, void* a) {
 
 template <class Type>
 constexpr GemmKernel kernel() {
-    return {static_cast<int64_t>(kBlock * sizeof(float)), pack_a<typename Type::Element>,
-            pack_a_transposed<typename Type::Element>, multiply<Type, Straight>,
-            multiply<Type, Transposed>};
+    return {static_cast<int64_t>(kBlock * sizeof(float)),
+            pack_a<typename Type::Element>,
+            pack_a_transposed<typename Type::Element>,
+            multiply<Type, Straight>,
+            multiply<Type, Transposed>,
+            fma_burst};
 }
 
 }  // namespace

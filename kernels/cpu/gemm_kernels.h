@@ -41,6 +41,9 @@ struct GemmKernel {
     // The same for A of pack_a_transposed.
     void (*multiply_transposed)(const void* a, const void* b, int64_t k, int rows, bool accumulate,
                                 float* c);
+    // The kernel's instruction on registers alone, in as many chains as hide its latency, `repeats`
+    // times; how many operations that was. What it reaches a second is the peak (calibrate.h).
+    double (*burst)(int64_t repeats);
 };
 
 struct Fp32Rows {

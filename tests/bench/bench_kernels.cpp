@@ -42,15 +42,15 @@ void bench(const KernelCase& kernel) {
     const std::function<void()> body = kernel.timed ? kernel.timed(kernel.inputs) : [&] {
         kernel.run(Version::fast, kernel.inputs);
     };
-    const MachinePeak peak = calibrate(operands);
+    const double peak = peak_flops(operands), bandwidth = copy_bandwidth();
     const double seconds = best_seconds(body);
     std::printf("%-76s %9.3f ms", kernel.name.c_str(), 1e3 * seconds);
     if (kernel.flops > 0)
         std::printf(" %8.1f GFLOP/s %3.0f %%", 1e-9 * kernel.flops / seconds,
-                    100 * kernel.flops / seconds / peak.flops);
+                    100 * kernel.flops / seconds / peak);
     if (kernel.bytes > 0)
         std::printf(" %6.1f GB/s %3.0f %%", 1e-9 * kernel.bytes / seconds,
-                    100 * kernel.bytes / seconds / peak.bytes);
+                    100 * kernel.bytes / seconds / bandwidth);
     std::printf("\n");
     std::fflush(stdout);
 }

@@ -1,10 +1,11 @@
 """The peer of the training benchmark: transformers' DeepseekV3 on the CPU, as one would run it there.
 
     peer_transformers.py init OUT_DIR TOKENS.json   writes the random initial model and the token ids
-    peer_transformers.py train DIR TOKENS.json --experts eager|grouped_mm --steps N
+    peer_transformers.py train DIR TOKENS.json --dtype bf16|fp32 --experts eager|grouped_mm --steps N
 
 `train` prints one JSON object a step: {"step", "loss", "tokens_per_s"}, and last {"peak_bytes"}.
-bf16 autocast over fp32 weights, fused AdamW, micro-batches of 4 x 512 tokens, 4 accumulated.
+fp32 weights, under bf16 autocast or not; fused AdamW; micro-batches of 4 x 512 tokens, 4 accumulated. Where a step
+would take over five minutes, as the first micro-batch tells, steps are one micro-batch and {"cut": seconds} comes first.
 """
 import argparse
 import json
@@ -18,6 +19,7 @@ import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 LENGTH, MICRO_BATCH, ACCUMULATE = 512, 4, 4
+LONGEST_STEP = 300  # seconds
 CONFIG = dict(
     vocab_size=8192, hidden_size=512, num_hidden_layers=8, num_attention_heads=8,
     num_key_value_heads=8, q_lora_rank=256, kv_lora_rank=128, qk_nope_head_dim=64,
@@ -37,7 +39,7 @@ def init(directory, tokens, steps):
         json.dump(ids.tolist(), file)
 
 
-def train(directory, tokens, experts, steps):
+def train(directory, tokens, dtype, experts, steps):
     model = DeepseekV3ForCausalLM.from_pretrained(
         directory, dtype=torch.float32, experts_implementation=experts)
     model.train()
@@ -45,21 +47,31 @@ def train(directory, tokens, experts, steps):
                                   weight_decay=0.1, fused=True)
     with open(tokens) as file:
         ids = torch.tensor(json.load(file))
-    tokens_a_step = LENGTH * MICRO_BATCH * ACCUMULATE
+
+    def micro_batch(number, parts):
+        first = number * MICRO_BATCH
+        batch = ids[[(first + i) % len(ids) for i in range(MICRO_BATCH)]]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
+            loss = model(batch, labels=batch, use_cache=False).loss / parts
+        loss.backward()
+        return loss.item()
+
+    begin = time.perf_counter()
+    micro_batch(0, ACCUMULATE)
+    optimizer.zero_grad(set_to_none=True)
+    step_seconds = ACCUMULATE * (time.perf_counter() - begin)
+    parts = ACCUMULATE if step_seconds <= LONGEST_STEP else 1
+    if parts == 1:
+        steps = 2
+        print(json.dumps(dict(cut=step_seconds)))
     for step in range(steps):
         begin = time.perf_counter()
-        total = 0.0
-        for part in range(ACCUMULATE):
-            first = (step * ACCUMULATE + part) * MICRO_BATCH
-            batch = ids[[(first + i) % len(ids) for i in range(MICRO_BATCH)]]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = model(batch, labels=batch, use_cache=False).loss / ACCUMULATE
-            loss.backward()
-            total += loss.item()
+        total = sum(micro_batch(step * ACCUMULATE + part, parts) for part in range(parts))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - begin
+        tokens_a_step = LENGTH * MICRO_BATCH * parts
         print(json.dumps(dict(step=step + 1, loss=total, tokens_per_s=tokens_a_step / seconds)),
               flush=True)
     print(json.dumps(dict(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))
@@ -70,13 +82,15 @@ def main():
     parser.add_argument("command", choices=["init", "train"])
     parser.add_argument("directory")
     parser.add_argument("tokens")
+    parser.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--experts", default="eager")
     parser.add_argument("--steps", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.command == "init":
         init(arguments.directory, arguments.tokens, 16)
     else:
-        train(arguments.directory, arguments.tokens, arguments.experts, arguments.steps)
+        train(arguments.directory, arguments.tokens, arguments.dtype, arguments.experts,
+              arguments.steps)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 // Times the matrix products, attention and the head at the shape of the training benchmark, and
-// prints each as milliseconds, GFLOP/s and the share of a calibrated peak: a loop over the same
-// inner kernel on operands that lie in L1, timed in the same seconds.
-//   bench_step [threads] [exact|fast] [tokens] [part of the names to run]
+// prints each as milliseconds, GFLOP/s and the share of the peak of its instruction in registers,
+// timed in the same seconds.
+//   bench_step [threads] [fast|amx|vdpbf16|fma] [tokens] [part of the names to run]
 #include <fmt/core.h>
 
 #include <time.h>
@@ -13,7 +13,7 @@
 #include <string>
 
 #include "kernels/attention.h"
-#include "kernels/cpu/gemm_select.h"
+#include "kernels/calibrate.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
 #include "kernels/moe.h"
@@ -38,30 +38,16 @@ double seconds() {
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// GFLOP/s of all threads on 32 x 32 blocks with k = 256, which stay in L1.
-double calibrated_peak() {
-    const cpu::GemmSet set = cpu::gemm_set(DType::bf16);
-    constexpr int64_t k = 256, repeats = 2000;
-    const int threads = runtime().threads;
-    const double start = seconds();
-    parallel_tasks(threads, [&](int64_t) {
-        alignas(64) static thread_local std::byte a[32 * k * 4], b[32 * k * 2];
-        alignas(64) float c[32 * 32];
-        for (int64_t i = 0; i < repeats; ++i) set.kernel.multiply(a, b, k, 32, false, c);
-    });
-    return 2e-9 * 32 * 32 * k * static_cast<double>(repeats * threads) / (seconds() - start);
-}
-
 void measure(const std::string& name, double flops, int times_a_step,
              const std::function<void()>& run) {
     if (name.find(wanted()) == std::string::npos) return;
     run();
     double best = 1e9, share = 0;
     for (int i = 0; i < 3; ++i) {
-        const double before = calibrated_peak(), start = seconds();
+        const double before = 1e-9 * peak_flops(DType::bf16), start = seconds();
         run();
         const double time = seconds() - start;
-        const double peak = (before + calibrated_peak()) / 2;
+        const double peak = (before + 1e-9 * peak_flops(DType::bf16)) / 2;
         share = std::max(share, flops * 1e-9 / time / peak);
         best = std::min(best, time);
     }
@@ -226,12 +212,15 @@ void head(const Shape& s) {
 
 int run(int argc, char** argv) {
     const int threads = argc > 1 ? std::atoi(argv[1]) : 0;
-    const bool fast = argc > 2 && std::string(argv[2]) == "fast";
-    set_runtime(threads, fast ? Numerics::fast : Numerics::exact);
+    const std::string order = argc > 2 ? argv[2] : "fast";
+    if (order == "fast")
+        set_runtime(threads, Numerics::fast);
+    else
+        set_runtime(threads, Numerics::exact, product_order(order));
     if (argc > 4) wanted() = argv[4];
     const Shape s{.tokens = argc > 3 ? std::atoll(argv[3]) : 8192};
     fmt::print("{}, {} threads, {}, {} tokens; peak {:.0f} GFLOP/s\n", describe_runtime(),
-               runtime().threads, fast ? "fast" : "exact", s.tokens, calibrated_peak());
+               runtime().threads, order, s.tokens, 1e-9 * peak_flops(DType::bf16));
     expert_layer(s);
     attention_layer(s);
     dense(s, "q_a", 256, 512, 8);
