@@ -1,22 +1,26 @@
 #include "data/documents.h"
 
 #include <simdjson.h>
+
 #include <algorithm>
 
+#include "data/text_check.h"
 #include "kernels/error.h"
 
 namespace fucina {
 namespace {
 
-// Reads a file in order; drops a byte order mark.
+// Reads a text file in order; drops a byte order mark.
 class Stream {
   public:
-    Stream(const std::filesystem::path& path, int64_t block_bytes)
+    Stream(const std::filesystem::path& path, int64_t block_bytes, bool lines)
         : file_(path), block_bytes_(block_bytes) {
         if (file_.size() == 0) fail(ExitCode::data, path.string(), ": is empty");
-        char mark[3] = {};
-        if (file_.size() >= 3) file_.read(0, std::as_writable_bytes(std::span(mark)));
-        if (std::string_view(mark, 3) == "\xef\xbb\xbf") at_ = 3;
+        std::string head(static_cast<size_t>(std::min(file_.size(), kTextHead)), '\0');
+        file_.read(0, std::as_writable_bytes(std::span(head)));
+        check_is_text(path.string(), head);
+        if (lines) check_is_lines(path.string(), head);
+        if (head.starts_with("\xef\xbb\xbf")) at_ = 3;
     }
 
     // Appends the next bytes; false when there are none.
@@ -42,7 +46,7 @@ class Stream {
 class LineReader final : public BlockReader {
   public:
     LineReader(const std::filesystem::path& path, BlockOptions options)
-        : stream_(path, options.block_bytes), longest_line_(options.longest_line) {}
+        : stream_(path, options.block_bytes, true), longest_line_(options.longest_line) {}
 
     bool next(TextBlock& block) override {
         block = {.bytes = std::exchange(after_dropped_, {})};
@@ -94,7 +98,7 @@ bool is_continuation(char c) {
 class SegmentReader final : public BlockReader {
   public:
     SegmentReader(const std::filesystem::path& path, BlockOptions options, EncodeText encode)
-        : stream_(path, options.block_bytes), encode_(std::move(encode)) {}
+        : stream_(path, options.block_bytes, false), encode_(std::move(encode)) {}
 
     bool next(TextBlock& block) override {
         block = {};
@@ -162,28 +166,7 @@ bool is_blank(std::string_view line) {
     return line.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-// The document of a line, or why there is none. The parser keeps the text that it returns.
-std::optional<BadLine> text_of(simdjson::dom::parser& parser, std::string_view line,
-                               std::string_view& text) {
-    simdjson::dom::element root, field;
-    // No copy for padding: encode_lines has put it behind the block.
-    const auto error = parser.parse(line.data(), line.size(), false).get(root);
-    if (error == simdjson::UTF8_ERROR) return BadLine::utf8;
-    if (error != simdjson::SUCCESS) return BadLine::json;
-    if (root["text"].get(field) != simdjson::SUCCESS) return BadLine::no_text;
-    if (field.get(text) != simdjson::SUCCESS) return BadLine::not_text;
-    if (text.empty()) return BadLine::empty;
-    return std::nullopt;
-}
-
 }  // namespace
-
-const char* name_of(BadLine reason) {
-    constexpr const char* kNames[kBadLineKinds] = {"bad JSON",    "bad UTF-8",
-                                                   "no \"text\"", "\"text\" is not a string",
-                                                   "empty text",  "line too long"};
-    return kNames[static_cast<int>(reason)];
-}
 
 std::unique_ptr<BlockReader> read_lines(const std::filesystem::path& path, BlockOptions options) {
     return std::make_unique<LineReader>(path, options);
@@ -197,27 +180,27 @@ std::unique_ptr<BlockReader> read_segments(const std::filesystem::path& path, Bl
 EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeText& encode) {
     EncodedBlock out;
     if (block.too_long) {
-        out.bad.push_back({.line = 0, .reason = BadLine::too_long});
+        out.bad.push_back({.line = 0, .fault = {BadLine::too_long, ""}});
         out.lines = out.records = 1;
         return out;
     }
     const size_t size = block.bytes.size();
     block.bytes.append(simdjson::SIMDJSON_PADDING, '\0');
-    simdjson::dom::parser parser;
+    LineReaderJson json;
     for (size_t begin = 0; begin < size; ++out.lines) {
         size_t end = std::min(block.bytes.find('\n', begin), size);
         const std::string_view line(block.bytes.data() + begin, end - begin);
         begin = end + 1;
         if (is_blank(line)) continue;
         ++out.records;
-        std::string_view text;
-        const bool too_long = static_cast<int64_t>(line.size()) > longest_line;
-        if (const auto reason =
-                too_long ? std::optional(BadLine::too_long) : text_of(parser, line, text)) {
-            out.bad.push_back({.line = out.lines, .reason = *reason});
+        LineFault fault{BadLine::too_long, ""};
+        std::optional<std::string_view> text;
+        if (static_cast<int64_t>(line.size()) <= longest_line) text = json.text_of(line, fault);
+        if (!text) {
+            out.bad.push_back({.line = out.lines, .fault = std::move(fault)});
             continue;
         }
-        encode(text, out.ids);
+        encode(*text, out.ids);
         out.document_ends.push_back(static_cast<int64_t>(out.ids.size()));
     }
     return out;
@@ -225,7 +208,7 @@ EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeTe
 
 EncodedBlock encode_segment(const TextBlock& block, const EncodeText& encode) {
     EncodedBlock out;
-    out.utf8_replaced = !simdjson::validate_utf8(block.bytes.data(), block.bytes.size());
+    out.broken_bytes = count_broken_utf8(block.bytes);
     encode(block.bytes, out.ids);
     return out;
 }

@@ -1,4 +1,5 @@
-// Text files of any size as blocks that workers encode on their own, in bounded memory.
+// Text files of any size as blocks that workers encode on their own, in bounded memory. Files that
+// are no text at all are refused (data/text_check.h).
 // text: the file is one document; a block is a segment of it. jsonl: a block is whole lines, each
 // {"text": "..."}, a document. A byte order mark at the start of the file is not text.
 #pragma once
@@ -11,15 +12,12 @@
 #include <vector>
 
 #include "data/file.h"
+#include "data/json_line.h"
 
 namespace fucina {
 
 // Appends the ids of a text. Threads call it at the same time.
 using EncodeText = std::function<void(std::string_view text, std::vector<int32_t>& ids)>;
-
-enum class BadLine : uint8_t { json, utf8, no_text, not_text, empty, too_long };
-inline constexpr int kBadLineKinds = 6;
-const char* name_of(BadLine reason);
 
 // A longer line is skipped: it would not be a document but a damaged file.
 inline constexpr int64_t kLongestLine = int64_t{64} << 20;  // bytes
@@ -55,14 +53,14 @@ std::unique_ptr<BlockReader> read_segments(const std::filesystem::path& path, Bl
 struct EncodedBlock {
     struct Bad {
         int64_t line = 0;  // within the block, from 0
-        BadLine reason = BadLine::json;
+        LineFault fault;
     };
     std::vector<int32_t> ids;
     std::vector<int64_t> document_ends;  // into ids; empty for text, whose document goes on
     std::vector<Bad> bad;
-    int64_t lines = 0;           // blank ones included
-    int64_t records = 0;         // lines that are not blank
-    bool utf8_replaced = false;  // text had bytes that are not UTF-8
+    int64_t lines = 0;         // blank ones included
+    int64_t records = 0;       // lines that are not blank
+    int64_t broken_bytes = 0;  // text: that are not UTF-8 and were read as U+FFFD
 };
 
 EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeText& encode);

@@ -48,7 +48,8 @@ void watch_files(FileWatch* watch) {
 }
 
 ExitCode read_failure(int number) {
-    for (const int mendable : {ENOENT, ENOTDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EISDIR, ENXIO}) {
+    for (const int mendable :
+         {ENOENT, ENOTDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EISDIR, ENXIO}) {
         if (number == mendable) return ExitCode::data;
     }
     return ExitCode::storage;
@@ -92,7 +93,8 @@ FileDescriptor create_file(const fs::path& path, int flags, const fs::path& show
     FileDescriptor file;
     check(attempt(FileCall::create, shown,
                   [&] {
-                      file = FileDescriptor(::open(path.c_str(), O_CREAT | O_CLOEXEC | flags, 0666));
+                      file =
+                          FileDescriptor(::open(path.c_str(), O_CREAT | O_CLOEXEC | flags, 0666));
                       return file.get();
                   }),
           shown, "create");
@@ -121,8 +123,7 @@ void truncate_file(const FileDescriptor& file, const fs::path& path, int64_t siz
 }
 
 void sync_file(const FileDescriptor& file, const fs::path& path) {
-    check(attempt(FileCall::sync, path,
-                  [&] { return ::fsync(file.get()) == 0 ? file.get() : -1; }),
+    check(attempt(FileCall::sync, path, [&] { return ::fsync(file.get()) == 0 ? file.get() : -1; }),
           path, "make durable");
 }
 

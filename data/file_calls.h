@@ -1,6 +1,6 @@
-// The calls that read files, change them, and make changes durable: one place, so that every failure
-// is one line with the file's name, and so that tests can let any call fail and know, after each,
-// what a power cut would leave. Failures throw StorageError (exit 11).
+// The calls that read files, change them, and make changes durable: one place, so that every
+// failure is one line with the file's name, and so that tests can let any call fail and know, after
+// each, what a power cut would leave. Failures throw StorageError (exit 11).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,7 +12,17 @@
 
 namespace fucina {
 
-enum class FileCall { read, create, write, truncate, sync, make_directory, rename, remove, sync_directory };
+enum class FileCall {
+    read,
+    create,
+    write,
+    truncate,
+    sync,
+    make_directory,
+    rename,
+    remove,
+    sync_directory
+};
 
 class FileWatch {
   public:

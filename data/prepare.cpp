@@ -1,6 +1,8 @@
 #include "data/prepare.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <thread>
 
@@ -12,8 +14,6 @@
 
 namespace fucina {
 namespace {
-
-constexpr size_t kListedLines = 20;
 
 // Adds encoded blocks to the store in the order of the file.
 class Collector {
@@ -49,12 +49,12 @@ class Collector {
     }
 
     PrepareReport finish(int64_t bytes) {
-        report_.check_bad_lines(options_.input.string(), options_.bad_line_limit);
+        report_.bytes = bytes;
+        report_.check_broken(options_.input.string(), options_.broken_limit);
         if (writer_.tokens() == 0) fail(ExitCode::data, options_.input.string(), ": holds no text");
         writer_.commit();
         report_.documents = writer_.documents();
         report_.tokens = writer_.tokens();
-        report_.bytes = bytes;
         return report_;
     }
 
@@ -134,6 +134,7 @@ SourceFormat source_format(const std::string& name, const std::filesystem::path&
         fail(ExitCode::usage, "unknown format \"", printable(name),
              "\"; one of text, jsonl, tokens, store");
     }
+    check_file_is_text(path);
     fail(ExitCode::usage, path.string(),
          ": its ending is not .txt, .jsonl, .json or .h5; say the format: text, jsonl, tokens or "
          "store");
@@ -146,19 +147,44 @@ int64_t PrepareReport::bad_lines() const {
 void PrepareReport::count(const EncodedBlock& block, const std::string& file,
                           int64_t lines_before) {
     for (const auto& line : block.bad) {
-        ++bad[static_cast<size_t>(line.reason)];
-        if (first_bad.size() == kListedLines) continue;
-        first_bad.push_back(
-            concat(file, ":", lines_before + line.line + 1, ": ", name_of(line.reason)));
+        const LineFault& fault = line.fault;
+        ++bad[static_cast<size_t>(fault.reason)];
+        if (static_cast<int64_t>(first_bad.size()) >= list_at_most) continue;
+        const bool column = fault.reason == BadLine::json;  // the detail begins with it
+        first_bad.push_back(concat(file, ":", lines_before + line.line + 1, column ? ":" : ": ",
+                                   fault.detail.empty() ? name_of(fault.reason) : fault.detail));
     }
     records += block.records;
-    utf8_replaced |= block.utf8_replaced;
+    broken_bytes += block.broken_bytes;
 }
 
-void PrepareReport::check_bad_lines(const std::string& file, double limit) const {
-    if (static_cast<double>(bad_lines()) <= limit * static_cast<double>(records)) return;
-    fail(ExitCode::data, file, ": ", bad_lines(), " of ", records, " lines are broken (",
-         bad_summary(), "), more than ", limit * 100, " %; first: ", first_bad.front());
+std::vector<std::string> PrepareReport::notes() const {
+    std::vector<std::string> lines;
+    if (broken_bytes > 0)
+        lines.push_back(
+            concat(broken_bytes, " of ", bytes, " bytes are not UTF-8 and are read as U+FFFD"));
+    if (bad_lines() == 0) return lines;
+    lines.push_back(concat(bad_lines(), " of ", records, " lines skipped: ", bad_summary()));
+    for (const std::string& line : first_bad) lines.push_back("  " + line);
+    if (static_cast<int64_t>(first_bad.size()) < bad_lines())
+        lines.push_back("  ...; `fucina data check` lists all");
+    return lines;
+}
+
+void PrepareReport::check_broken(const std::string& file, double limit) const {
+    const auto refuse = [&](int64_t broken, int64_t all, const auto&... what) {
+        if (static_cast<double>(broken) <= limit * static_cast<double>(all)) return;
+        // Rounded up to three decimals.
+        const double wanted =
+            std::ceil(static_cast<double>(broken) / static_cast<double>(all) * 1000) / 1000;
+        fail(ExitCode::data, file, ": ", what..., ", more than ", limit * 100,
+             " %; mend them, or go on without them by data.broken_limit = ", wanted,
+             " (--broken-limit ", wanted, ")");
+    };
+    if (bad_lines() > 0)
+        refuse(bad_lines(), records, bad_lines(), " of ", records, " lines are broken (",
+               bad_summary(), "; first: ", first_bad.front(), "; `fucina data check` lists all)");
+    refuse(broken_bytes, bytes, broken_bytes_in_words(broken_bytes, bytes));
 }
 
 std::string PrepareReport::bad_summary() const {
@@ -189,7 +215,7 @@ PrepareReport survey_text(const std::filesystem::path& path, SourceFormat format
     const EncodeText nothing = [](std::string_view, std::vector<int32_t>&) {};
     const BlockOptions blocks;
     const auto reader = lines ? read_lines(path, blocks) : read_segments(path, blocks, nothing);
-    PrepareReport report;
+    PrepareReport report{.list_at_most = std::numeric_limits<int64_t>::max()};
     int64_t lines_before = 0;
     for (TextBlock block; reader->next(block);) {
         const EncodedBlock found = lines ? encode_lines(block, blocks.longest_line, nothing)

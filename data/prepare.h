@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/documents.h"
+#include "data/text_check.h"
 
 namespace fucina {
 
@@ -34,9 +35,10 @@ struct PrepareProgress {
 struct PrepareOptions {
     std::filesystem::path input, output;
     SourceFormat format = SourceFormat::text;
-    bool append_eos = true;         // text and jsonl; `tokens` are taken as they are
-    int64_t threads = 0;            // 0: as many as the machine has
-    double bad_line_limit = 0.001;  // a larger share of broken lines fails (exit 3)
+    bool append_eos = true;  // text and jsonl; `tokens` are taken as they are
+    int64_t threads = 0;     // 0: as many as the machine has
+    // A larger share of broken lines, or of a text's bytes that are not UTF-8, fails (exit 3).
+    double broken_limit = kBrokenLimit;
     BlockOptions blocks = {};
     std::function<void(const PrepareProgress&)> progress = {};  // called now and then
 };
@@ -45,22 +47,25 @@ struct PrepareReport {
     int64_t documents = 0, tokens = 0, bytes = 0;
     int64_t records = 0;                       // jsonl: lines that are not blank
     std::array<int64_t, kBadLineKinds> bad{};  // of them, skipped, by reason
-    std::vector<std::string> first_bad;        // "file:line: reason", at most 20
-    bool utf8_replaced = false;                // text: some bytes were read as U+FFFD
+    std::vector<std::string> first_bad;        // "file:line: reason", as many as are listed
+    int64_t broken_bytes = 0;                  // text: not UTF-8, read as U+FFFD
+    int64_t list_at_most = 20;
 
     int64_t bad_lines() const;
     std::string bad_summary() const;  // "2 bad JSON, 1 empty text"
     // Counts a block whose first line follows `lines_before` lines of the file.
     void count(const EncodedBlock& block, const std::string& file, int64_t lines_before);
-    // Fails when more than `limit` of the records are broken.
-    void check_bad_lines(const std::string& file, double limit) const;
+    // What was broken and is left out or replaced, a line each; none if nothing was.
+    std::vector<std::string> notes() const;
+    // Fails when more than `limit` of the records, or of a text's bytes, are broken.
+    void check_broken(const std::string& file, double limit) const;
 };
 
 // A tokenizer.json for prepare; a copy shares it.
 TextTokenizer load_text_tokenizer(const std::string& path);
 
 // Reads a jsonl or text file as prepare does, without encoding: what would be kept (documents and
-// bytes, no tokens) and what is broken. Never fails because of broken lines.
+// bytes, no tokens) and what is broken, every line of it listed. Never fails because of that.
 PrepareReport survey_text(const std::filesystem::path& path, SourceFormat format);
 
 // Writes options.output. Of the tokenizer, `tokens` need vocab_size alone. Fails with exit 3 on bad

@@ -64,7 +64,7 @@ std::filesystem::path cache_path(const PrepareOptions& options, const TextTokeni
     const std::string key =
         concat(kTokenStoreVersion, " ", hash_of_file(options.input), " ", tokenizer.hash, " ",
                tokenizer.vocab_size, " ", static_cast<int>(options.format), " ",
-               options.append_eos ? tokenizer.eos.value_or(-1) : -1, " ", options.bad_line_limit);
+               options.append_eos ? tokenizer.eos.value_or(-1) : -1, " ", options.broken_limit);
     char digits[17];
     std::snprintf(digits, sizeof digits, "%016" PRIx64, XXH3_64bits(key.data(), key.size()));
     return cache_directory / (options.input.stem().string() + "-" + digits + ".h5");

@@ -29,7 +29,8 @@ struct TensorInfo {
 
 // The tensors of one file, or of a directory with model.safetensors, or else with
 // model.safetensors.index.json and its shards. What an index promises and no shard holds, or
-// one that is missing or broken, is missed only by who asks for it. Reads are pread at known offsets, so threads may share one TensorFile.
+// one that is missing or broken, is missed only by who asks for it. Reads are pread at known
+// offsets, so threads may share one TensorFile.
 class TensorFile {
   public:
     explicit TensorFile(const std::filesystem::path& path);

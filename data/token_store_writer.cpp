@@ -71,7 +71,8 @@ class TokenStoreWriter::Spill {
         buffer_.resize(kBufferBytes);
         for (int64_t at = 0; at < size_;) {
             const int64_t got = read_at(file_, target_, at, buffer_);
-            if (got == 0) fail(ExitCode::storage, target_.string(), ": cannot read back: cut short");
+            if (got == 0)
+                fail(ExitCode::storage, target_.string(), ": cannot read back: cut short");
             file.write(offset + at, std::span(buffer_).first(static_cast<size_t>(got)));
             at += got;
         }

@@ -71,6 +71,7 @@ class Opener {
         options.prepare.input = source.path();
         options.prepare.format = source_format(source.format(), source.path());
         options.prepare.append_eos = recipe_.data().append_eos();
+        options.prepare.broken_limit = recipe_.data().broken_limit();
         options.prepare.threads = runtime().threads;
         options.prepare.progress = [&](const PrepareProgress& now) {
             console_.progress(fmt::format("preparing {}: {} of {} bytes, {} tokens", source.path(),
@@ -87,10 +88,7 @@ class Opener {
     void report(const Source& source, const PrepareReport& report) {
         console_.line(fmt::format("prepared {}: {} documents, {} tokens", source.path(),
                                   report.documents, report.tokens));
-        if (report.bad_lines() == 0) return;
-        console_.line(fmt::format("  {} of {} lines skipped: {}", report.bad_lines(),
-                                  report.records, report.bad_summary()));
-        for (const std::string& bad : report.first_bad) console_.line("  " + bad);
+        for (const std::string& note : report.notes()) console_.line("  " + note);
     }
 
     const Recipe& recipe_;

@@ -73,8 +73,14 @@ void count_words(const TokenizerTraining& training, WordCounts& counts, TrainedT
     const AddedTokenFinder finder = finder_of(training.eos);
     for (const std::filesystem::path& input : training.inputs) {
         std::string text = read_text_file(input, kMaxInput);
+        check_is_text(input.string(), std::string_view(text).substr(0, kTextHead));
         result.bytes += static_cast<int64_t>(text.size());
-        if (!is_valid_utf8(text)) text = repair_utf8(text);
+        const int64_t broken = count_broken_utf8(text), bytes = std::ssize(text);
+        if (static_cast<double>(broken) > training.broken_limit * static_cast<double>(bytes))
+            fail(ExitCode::data, input.string(), ": ", broken_bytes_in_words(broken, bytes),
+                 "; --broken-limit takes them for U+FFFD");
+        result.broken_bytes += broken;
+        if (broken > 0) text = repair_utf8(text);
         std::vector<TextPiece> pieces;
         finder.split(text, pieces);
         std::unordered_map<std::string_view, int64_t> local;

@@ -21,6 +21,7 @@ struct DataOptions {
     std::string tokenizer, input, format, output;
     int64_t vocab_size = 0;
     bool no_eos = false;
+    double broken_limit = PrepareOptions{}.broken_limit;
     std::vector<std::string> files;
 };
 
@@ -64,18 +65,12 @@ class ProgressLine {
     bool drawn_ = false;
 };
 
-void print_broken_lines(const PrepareReport& report) {
-    if (report.bad_lines() > 0) {
-        std::printf("skipped   %s of %s lines: %s\n", grouped(report.bad_lines()).c_str(),
-                    grouped(report.records).c_str(), report.bad_summary().c_str());
-        for (const std::string& line : report.first_bad)
-            std::printf("          %s\n", line.c_str());
-        if (static_cast<int64_t>(report.first_bad.size()) < report.bad_lines()) {
-            std::printf("          ...\n");
-        }
+void print_notes(const PrepareReport& report) {
+    const char* title = "note     ";
+    for (const std::string& note : report.notes()) {
+        std::printf("%s %s\n", title, note.c_str());
+        title = "         ";
     }
-    if (report.utf8_replaced)
-        std::printf("note      bytes that are not UTF-8 are read as U+FFFD\n");
 }
 
 void run_prepare(const DataOptions& options) {
@@ -85,7 +80,8 @@ void run_prepare(const DataOptions& options) {
                                    .output = options.output,
                                    .format = source_format(options.format, options.input),
                                    .append_eos = !options.no_eos,
-                                   .threads = threads};
+                                   .threads = threads,
+                                   .broken_limit = options.broken_limit};
     TextTokenizer tokenizer;
     if (!options.tokenizer.empty()) {
         tokenizer = load_text_tokenizer(options.tokenizer);
@@ -102,7 +98,7 @@ void run_prepare(const DataOptions& options) {
     std::printf("%s\ndocuments %s\ntokens    %s (%.2f bytes a token)\n", options.output.c_str(),
                 grouped(report.documents).c_str(), grouped(report.tokens).c_str(),
                 static_cast<double>(report.bytes) / static_cast<double>(report.tokens));
-    print_broken_lines(report);
+    print_notes(report);
     std::printf("took      %.1f s (%.1f MB/s)\n", line.elapsed(),
                 static_cast<double>(report.bytes) * 1e-6 / line.elapsed());
 }
@@ -130,14 +126,14 @@ void check_ids(const std::string& path, int64_t vocab_size) {
                 largest);
 }
 
-void check_text(const std::string& path, SourceFormat format) {
+void check_text(const std::string& path, SourceFormat format, double limit) {
     const PrepareReport report = survey_text(path, format);
     std::printf("%s: %s\ndocuments %s\nbytes     %s\n", path.c_str(),
                 format == SourceFormat::jsonl ? "JSONL" : "text, one document",
                 grouped(report.documents).c_str(), grouped(report.bytes).c_str());
-    print_broken_lines(report);
+    print_notes(report);
     std::fflush(stdout);
-    report.check_bad_lines(path, PrepareOptions{}.bad_line_limit);
+    report.check_broken(path, limit);
     if (report.documents == 0) fail(ExitCode::data, path, ": holds no text");
 }
 
@@ -150,8 +146,16 @@ void run_check(const DataOptions& options) {
         else if (format == SourceFormat::tokens)
             check_ids(file, options.vocab_size);
         else
-            check_text(file, format);
+            check_text(file, format, options.broken_limit);
     }
+}
+
+void add_broken_limit(Command& command, DataOptions& options) {
+    command
+        .option("--broken-limit", options.broken_limit,
+                "fail if a larger share of lines, or of a text's bytes, is broken")
+        .range(0.0, 1.0)
+        .show_default();
 }
 
 }  // namespace
@@ -168,12 +172,14 @@ void add_data_command(Command app) {
     prepare.option("--output", options->output, "the store to write (.h5)").required();
     prepare.option("--vocab-size", options->vocab_size, "for id lists without a tokenizer");
     prepare.flag("--no-eos", options->no_eos, "do not end documents with the end-of-text token");
+    add_broken_limit(prepare, *options);
     prepare.run([options] { run_prepare(*options); });
 
     Command check = command.subcommand("check", "Read data whole and report what is in it");
     check.option("files", options->files, "token stores, or text, JSONL or id lists").required();
     check.option("--format", options->format, format_help);
     check.option("--vocab-size", options->vocab_size, "ids of lists must be below this");
+    add_broken_limit(check, *options);
     check.run([options] { run_check(*options); });
 }
 

@@ -5,6 +5,7 @@
 
 #include "data/ids_file.h"
 #include "data/npy.h"
+#include "data/text_check.h"
 #include "kernels/runtime.h"
 #include "launch/commands.h"
 #include "launch/model_source.h"
@@ -112,6 +113,7 @@ RunData load_file(Communicator& communicator, const EvalOptions& options, const 
     file.set_weight(1);
     data.set_append_eos(!source.manifest() || source.manifest()->recipe().data().append_eos());
     data.set_shuffle(false);
+    data.set_broken_limit(kBrokenLimit);
     data.set_sequence_length(sequence_length(options, source));
     data.set_tokenizer(source.tokenizer_path(options.tokenizer));
     return open_run_data(communicator, recipe, source.spec().vocab_size, console);

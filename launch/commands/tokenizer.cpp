@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/file.h"
+#include "data/text_check.h"
 #include "data/tokenizer/trainer.h"
 #include "kernels/error.h"
 #include "launch/commands.h"
@@ -31,7 +32,8 @@ void for_each_line(Each each) {
 void encode_lines(const std::string& path) {
     const Tokenizer tokenizer = Tokenizer::load(path);
     std::string out;
-    for_each_line([&](const std::string& line, int64_t) {
+    for_each_line([&](const std::string& line, int64_t number) {
+        if (number == 1) check_is_text("standard input", line);
         out = "[";
         for (const int32_t id : tokenizer.encode(line)) {
             if (out.size() > 1) out += ", ";
@@ -96,6 +98,9 @@ void train(const TokenizerTraining& training, const std::string& output) {
     file.commit();
     std::cout << output << ": " << trained.vocab_size << " tokens from " << trained.words
               << " different words in " << trained.bytes << " bytes of text\n";
+    if (trained.broken_bytes > 0)
+        std::cout << "note: " << trained.broken_bytes
+                  << " bytes are not UTF-8 and are read as U+FFFD\n";
     if (trained.vocab_size < training.vocab_size) {
         std::cout << "note: the text yields fewer than the " << training.vocab_size
                   << " tokens asked for\n";
@@ -112,6 +117,11 @@ void add_tokenizer_train_command(Command parent) {
     command.option("--vocab-size", training->vocab_size, "Tokens in all, EOS included").required();
     command.option("--output", *output, "The file to write").required();
     command.option("--eos", training->eos, "The end-of-text token").show_default();
+    command
+        .option("--broken-limit", training->broken_limit,
+                "fail if a larger share of a text's bytes is not UTF-8")
+        .range(0.0, 1.0)
+        .show_default();
     command.run([training, inputs, output] {
         training->inputs.assign(inputs->begin(), inputs->end());
         if (process().rank() == 0) train(*training, *output);

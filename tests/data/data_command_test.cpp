@@ -82,13 +82,22 @@ TEST_F(DataCommand, ListsBrokenLines) {
     EXPECT_EQ(run("check a.jsonl"), 0) << error_;
     EXPECT_CONTAINS(out_, "documents 1,000\n");
     EXPECT_CONTAINS(out_,
-                    "skipped   1 of 1,001 lines: 1 bad JSON\n          a.jsonl:1: bad JSON\n");
+                    "note      1 of 1001 lines skipped: 1 bad JSON\n"
+                    "            a.jsonl:1:1: not valid JSON: a value is expected\n");
     write("b.jsonl", "broken\n{\"text\": \"\"}\n{\"text\": \"ab\"}\n");
     EXPECT_EQ(run("check b.jsonl"), 3);
     EXPECT_CONTAINS(out_, "b.jsonl:2: empty text");
     EXPECT_EQ(error_,
-              "error: b.jsonl: 2 of 3 lines are broken (1 bad JSON, 1 empty text), more than 0.1 "
-              "%; first: b.jsonl:1: bad JSON\n");
+              "error: b.jsonl: 2 of 3 lines are broken (1 bad JSON, 1 empty text; first: "
+              "b.jsonl:1:1: not valid JSON: a value is expected; `fucina data check` lists all), "
+              "more than 0.1 %; mend them, or go on without them by data.broken_limit = 0.667 "
+              "(--broken-limit 0.667)\n");
+    EXPECT_EQ(run("check b.jsonl --broken-limit 0.667"), 0);
+    std::string many;
+    for (int i = 1; i <= 100; ++i) many += "{\"id\": 1}\n";
+    write("c.jsonl", many + "{\"text\": \"ab\"}\n");
+    EXPECT_EQ(run("check c.jsonl --broken-limit 1"), 0);
+    EXPECT_CONTAINS(out_, "  c.jsonl:100: no \"text\", but \"id\"\n");  // every one is listed
 }
 
 }  // namespace

@@ -237,7 +237,8 @@ TEST(TensorFile, ReadsShardsAndRefusesALyingIndex) {
         asked(R"({"c":"model-a.safetensors"})", "c"),
         "model-a.safetensors: tensor c: missing; model.safetensors.index.json says it is");
     EXPECT_EQ(asked(R"({"a":"model-a.safetensors","c":"model-c.safetensors"})", "a"), "");
-    write_file(directory.path() / "model-x.safetensors", "version https://git-lfs.github.com/spec/v1\n");
+    write_file(directory.path() / "model-x.safetensors",
+               "version https://git-lfs.github.com/spec/v1\n");
     EXPECT_EQ(asked(R"({"a":"model-a.safetensors","x":"model-x.safetensors"})", "a"), "");
     EXPECT_CONTAINS(asked(R"({"a":"model-a.safetensors","x":"model-x.safetensors"})", "x"),
                     "model-x.safetensors: a Git LFS pointer");

@@ -259,14 +259,15 @@ TEST_F(TokenizerTest, TrainingFollowsTheDefinition) {
 TEST_F(TokenizerTest, TrainedTokenizerRoundTrips) {
     const std::string text =
         "It's the theme<|endoftext|>of the <|endoftext|> other théâtre.\n\n  12345 \xFF";
-    const std::string path = train({.inputs = {write(text, "text.txt")}, .vocab_size = 280});
+    const std::string path =
+        train({.inputs = {write(text, "text.txt")}, .vocab_size = 280, .broken_limit = 0.1});
     const Tokenizer tokenizer = Tokenizer::load(path);
     EXPECT_EQ(tokenizer.eos_id(), 0);
     const Ids ids = tokenizer.encode(text);
     EXPECT_EQ(std::count(ids.begin(), ids.end(), 0), 2);
     EXPECT_EQ(tokenizer.decode(ids), repair_utf8(text));
-    const std::string custom =
-        train({.inputs = {write(text, "text.txt")}, .vocab_size = 280, .eos = "th"});
+    const std::string custom = train(
+        {.inputs = {write(text, "text.txt")}, .vocab_size = 280, .eos = "th", .broken_limit = 0.1});
     EXPECT_EQ(Tokenizer::load(custom).eos_id(), 0);
     EXPECT_EQ(Tokenizer::load(custom).encode("th"), Ids{0});
 }
