@@ -26,6 +26,7 @@ PackedStore::PackedStore(std::shared_ptr<const TokenStore> store, int64_t sequen
                     used = 0;
                 }
                 used += length;
+                labels_ += length - 1;
             }
         }
     }

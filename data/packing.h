@@ -34,6 +34,8 @@ class PackedStore {
 
     const TokenStore& store() const { return *store_; }
     int64_t sequences() const { return static_cast<int64_t>(starts_.size()) - 1; }
+    // Tokens that follow another one in their piece: what can be predicted.
+    int64_t labels() const { return labels_; }
     // Appends pack i, in [0, sequences()). Reading a store once, in order, is i = 0, 1, 2, ...
     void append(int64_t i, PackedSequences& out) const;
 
@@ -43,6 +45,7 @@ class PackedStore {
     };
     std::shared_ptr<const TokenStore> store_;
     int64_t sequence_length_;
+    int64_t labels_ = 0;
     std::vector<Start> starts_;  // [sequences + 1]
 };
 

@@ -43,21 +43,31 @@ int32_t choose_token(std::span<const float> logits, const Sampling& sampling, ui
     return order[count - 1];
 }
 
+void check_positions(int64_t tokens, const ModelSpec& spec, const std::string& what,
+                     ExitCode code) {
+    if (tokens <= spec.max_positions) return;
+    fail(code, what, ": ", tokens, " tokens, but the model has positions for ", spec.max_positions,
+         "; shorten it, or raise max_position_embeddings if the model is made for more");
+}
+
 std::vector<int32_t> generate(Model& model, std::span<const int32_t> prompt,
                               const GenerationOptions& options,
                               const std::function<void(int32_t)>& on_token) {
     FUCINA_CHECK(!prompt.empty(), "generation needs a prompt");
-    LatentCache cache = model.make_cache(static_cast<int64_t>(prompt.size()) + options.max_tokens);
+    const auto length = static_cast<int64_t>(prompt.size());
+    check_positions(length, model.spec(), "the prompt", ExitCode::usage);
+    const int64_t max_tokens = std::min(options.max_tokens, model.spec().max_positions - length);
+    LatentCache cache = model.make_cache(length + max_tokens);
     std::vector<int32_t> tokens;
     Tensor logits = model.extend(prompt, cache);
-    while (static_cast<int64_t>(tokens.size()) < options.max_tokens) {
+    while (static_cast<int64_t>(tokens.size()) < max_tokens) {
         const int32_t next =
             choose_token({logits.data<float>(), static_cast<size_t>(logits.size())},
                          options.sampling, static_cast<uint32_t>(tokens.size()));
         if (std::ranges::find(options.stop_ids, next) != options.stop_ids.end()) break;
         tokens.push_back(next);
         on_token(next);
-        if (static_cast<int64_t>(tokens.size()) < options.max_tokens)
+        if (static_cast<int64_t>(tokens.size()) < max_tokens)
             logits = model.extend({&tokens.back(), 1}, cache);
     }
     return tokens;

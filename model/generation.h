@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/model.h"
@@ -25,7 +26,12 @@ struct GenerationOptions {
     std::vector<int32_t> stop_ids;  // ends after any of them, which is not part of the result
 };
 
-// prompt: at least one id. on_token hears of every new token as it is chosen.
+// Fails with `code` where `tokens` are more than the model has positions for, `what` being what is
+// so long. Rotary positions beyond those trained would compute, and mean nothing.
+void check_positions(int64_t tokens, const ModelSpec& spec, const std::string& what, ExitCode code);
+
+// prompt: at least one id, and no more than the model has positions for; generation ends at the
+// model's last position. on_token hears of every new token as it is chosen.
 std::vector<int32_t> generate(Model& model, std::span<const int32_t> prompt,
                               const GenerationOptions& options,
                               const std::function<void(int32_t)>& on_token);

@@ -72,16 +72,17 @@ std::string BalanceWatch::describe(size_t layer, const std::vector<int64_t>& cou
     const RouterConfig& router = spec_.moe.router;
     const std::string remedy =
         bias_update_ > 0
-            ? fmt::format("train.router_bias_update = {:g} does not keep up with "
-                          "train.learning_rate = {:g}; try {:g}",
-                          bias_update_, learning_rate_,
-                          std::max(5 * learning_rate_, 3 * bias_update_))
+            ? fmt::format(
+                  "train.router_bias_update = {:g} does not keep up with "
+                  "train.learning_rate = {:g}; try {:g}",
+                  bias_update_, learning_rate_, std::max(5 * learning_rate_, 3 * bias_update_))
             : fmt::format("train.router_bias_update = 0 balances nothing; try {:g}",
                           5 * learning_rate_);
-    return fmt::format("WARNING: {}: the {} busiest of {} experts have taken most tokens since step "
-                       "{}, {:.0f} % now; {}",
-                       name, router.top_k, router.experts, since_[layer],
-                       100 * share_of_busiest(counts, router.top_k), remedy);
+    return fmt::format(
+        "WARNING: {}: the {} busiest of {} experts have taken most tokens since step "
+        "{}, {:.0f} % now; {}",
+        name, router.top_k, router.experts, since_[layer],
+        100 * share_of_busiest(counts, router.top_k), remedy);
 }
 
 }  // namespace fucina

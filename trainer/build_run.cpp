@@ -7,6 +7,7 @@
 
 #include "data/file.h"
 #include "kernels/error.h"
+#include "model/generation.h"
 #include "parallel/agreement.h"
 #include "parallel/grain_plan.h"
 #include "trainer/manifest.h"
@@ -40,8 +41,8 @@ void check_ranks(int ranks, const Train& train) {
 
 DamageReport warn_of_damage(Console& console) {
     return [&](const fs::path& dir, const std::string& why) {
-        console.line(concat("WARNING: checkpoint ", dir.string(),
-                            " is damaged and is passed over: ", why));
+        console.line(
+            concat("WARNING: checkpoint ", dir.string(), " is damaged and is passed over: ", why));
     };
 }
 
@@ -135,6 +136,8 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
     });
     std::unique_ptr<Origin> origin;
     agree(communicator, [&] { origin = std::make_unique<Origin>(request, console); });
+    check_positions(run.recipe.data().sequence_length(), origin->spec(), "data.sequence_length",
+                    ExitCode::usage);
     run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
     agree(communicator, [&] {
         run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe.train()));
@@ -187,8 +190,8 @@ void find_resume_point(Communicator& communicator, ResumePoint& point, Console& 
     agree(communicator, [&] { point.manifest = read_manifest(point.checkpoint); });
 }
 
-// What decides which sequences next_sample counts, and has changed: "train.seed was 0 and is now 7".
-// Checkpoints without an order or hashes are older than these.
+// What decides which sequences next_sample counts, and has changed: "train.seed was 0 and is now
+// 7". Checkpoints without an order or hashes are older than these.
 std::string changed_order(const RunData& data, const Recipe& recipe, const Manifest& manifest) {
     std::string changes;
     const auto add = [&](const auto&... parts) {
@@ -234,9 +237,10 @@ void check_tokenizer(const RunData& data, const Data& recipe, const Manifest& ma
 void check_same_data(const RunData& data, const Recipe& recipe, const Manifest& manifest) {
     const std::string changes = changed_order(data, recipe, manifest);
     if (!changes.empty() && manifest.data_hashes_size() > 0) {
-        fail(ExitCode::usage, changes, ": sample ", manifest.next_sample(),
-             ", where the run goes on, would be another; undo it, or begin the data anew with --set "
-             "data.restart=true");
+        fail(
+            ExitCode::usage, changes, ": sample ", manifest.next_sample(),
+            ", where the run goes on, would be another; undo it, or begin the data anew with --set "
+            "data.restart=true");
     }
     const std::vector<std::string> hashes = data.train_hashes();
     for (int i = 0; i < manifest.data_hashes_size(); ++i) {
@@ -326,6 +330,9 @@ void check_resumable(const Manifest& manifest, const Recipe& recipe) {
         compare(("model." + keys->field(i)->name()).c_str(), text(old.model()),
                 text(recipe.model()));
     }
+    if (recipe.train().steps() < manifest.step())
+        fail(ExitCode::usage, "train.steps = ", recipe.train().steps(), ", but the run is at step ",
+             manifest.step(), " already; --set train.steps takes ", manifest.step(), " or more");
     compare("data.sequence_length", concat(old.data().sequence_length()),
             concat(recipe.data().sequence_length()));
     compare("train.moments", old.train().moments(), recipe.train().moments());

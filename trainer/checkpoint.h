@@ -57,9 +57,9 @@ void remove_leftovers(const std::filesystem::path& run_dir);
 using DamageReport = std::function<void(const std::filesystem::path& dir, const std::string& why)>;
 
 // A run directory's newest checkpoint whose manifest and files are in order, or the checkpoint
-// directory itself. Damaged ones (DamagedFile) are reported and passed over, those in `known` without
-// a word; whatever else is wrong with one, such as a file that cannot be opened, is thrown. Exit 10
-// if there is none.
+// directory itself. Damaged ones (DamagedFile) are reported and passed over, those in `known`
+// without a word; whatever else is wrong with one, such as a file that cannot be opened, is thrown.
+// Exit 10 if there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path,
                                       const DamageReport& damaged,
                                       std::span<const std::filesystem::path> known = {});
@@ -76,8 +76,9 @@ void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
 // The model whose state it is.
 ModelSpec saved_spec(const Manifest& manifest, const std::filesystem::path& dir);
 
-// All weights of a model, which must be finite (exit 3); the caller repacks. MTP stays as it is where the checkpoint has none, so
-// that training with train.mtp_loss can start from a model without it.
+// All weights of a model, which must be finite (exit 3); the caller repacks. MTP stays as it is
+// where the checkpoint has none, so that training with train.mtp_loss can start from a model
+// without it.
 void load_weights(const std::filesystem::path& dir, Model& model);
 
 // Re-reads everything and compares checksums, then opens the shards with libhdf5 and compares

@@ -21,8 +21,8 @@ std::string frame_manifest(const Manifest& manifest);
 // are not those that were written, another Error where they are and break the rules.
 Manifest parse_manifest(std::string_view bytes, const std::string& path);
 
-// dir/MANIFEST.pb, parsed; and every shard is a regular file of the size it says: DamagedFile if one
-// is missing or has another size.
+// dir/MANIFEST.pb, parsed; and every shard is a regular file of the size it says: DamagedFile if
+// one is missing or has another size.
 Manifest read_manifest(const std::filesystem::path& dir);
 
 // The rules alone, as at save and at load.

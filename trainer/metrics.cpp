@@ -49,8 +49,8 @@ std::optional<int64_t> step_of(const std::string& line) {
     return step->get<int64_t>();
 }
 
-// Bytes of the file up to the last whole line that is not after `last_step`. What cannot be read must
-// not pass for nothing to keep.
+// Bytes of the file up to the last whole line that is not after `last_step`. What cannot be read
+// must not pass for nothing to keep.
 int64_t bytes_to_keep(const std::string& path, int64_t last_step) {
     std::ifstream file(path, std::ios::binary);
     if (!file) fail(ExitCode::storage, path, ": cannot open: ", std::strerror(errno));

@@ -15,9 +15,9 @@ struct StepMetrics {
     double loss = 0;                     // token-mean cross-entropy of the step, nats; nothing else
     std::optional<double> balance_loss;  // unweighted, as is mtp_loss
     std::optional<double> mtp_loss;
-    std::optional<double> valid_loss;  // token-mean, on data.valid, after this step
+    std::optional<double> valid_loss;           // token-mean, on data.valid, after this step
     std::optional<double> valid_bits_per_byte;  // the same over the text's bytes
-    double grad_norm = 0;              // global, before clipping
+    double grad_norm = 0;                       // global, before clipping
     double lr = 0;
     int64_t tokens = 0;                               // of this step, over all ranks
     double tokens_per_s = 0;                          // of this step, without save and evaluation

@@ -60,8 +60,8 @@ void find_resume_point(Communicator& communicator, ResumePoint& point, Console& 
 // What may not change when a run goes on: fails (exit 2) naming the keys and both values.
 void check_resumable(const Manifest& manifest, const Recipe& recipe);
 
-// Collective. recipe: the manifest's with changes applied. Nothing where the checkpoint turns out to
-// be damaged: find_resume_point then goes on from the one before. Nothing is touched until a
+// Collective. recipe: the manifest's with changes applied. Nothing where the checkpoint turns out
+// to be damaged: find_resume_point then goes on from the one before. Nothing is touched until a
 // checkpoint is loaded whole; then the damaged ones are set aside.
 std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumePoint& point,
                                              const Recipe& recipe, const std::string& toml,

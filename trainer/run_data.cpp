@@ -139,9 +139,22 @@ RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t 
     agree(communicator, [&] {
         data.train = opener->open(recipe.data().train());
         data.valid = opener->open(recipe.data().valid());
+        check_predicts(*data.train);
+        if (data.valid) check_predicts(*data.valid);
         data.tokenizer = opener->tokenizer();
     });
     return data;
+}
+
+void check_predicts(const BatchLoader& loader) {
+    for (int64_t i = 0; i < loader.sources(); ++i) {
+        const PackedStore& source = loader.source(i);
+        if (source.labels() > 0) continue;
+        fail(ExitCode::data, source.store().name(), ": there is nothing to predict: none of its ",
+             source.store().documents(), " documents (", source.store().tokens(),
+             " tokens) has two tokens in a row at a sequence length of ",
+             loader.options().sequence_length);
+    }
 }
 
 std::vector<std::string> data_card(const Recipe& recipe, const RunData& data) {

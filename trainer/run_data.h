@@ -29,6 +29,10 @@ struct RunData {
 RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t vocab_size,
                       Console& console);
 
+// Fails (exit 3) where a source of the loader has no two tokens in a row, so that nothing can be
+// predicted.
+void check_predicts(const BatchLoader& loader);
+
 // The data card: what each source holds and how often the run will go over it.
 std::vector<std::string> data_card(const Recipe& recipe, const RunData& data);
 

@@ -16,8 +16,8 @@ namespace {
 constexpr size_t kPromptTokens = 12;
 constexpr int64_t kNewTokens = 48;
 
-// The file without the lines of later steps and without a torn one. It is replaced, not cut: a crash
-// leaves the old lines or the new ones.
+// The file without the lines of later steps and without a torn one. It is replaced, not cut: a
+// crash leaves the old lines or the new ones.
 void drop_later(const std::filesystem::path& path, int64_t last_step) {
     if (!std::filesystem::exists(path)) return;
     std::ifstream in(path);

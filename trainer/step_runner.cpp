@@ -142,7 +142,8 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
     reducer_.reduce(trained_grads(parts_.model.parameters()), shares_);
 
     StepResult result;
-    result.loss = ratio(tree_sum(sums.loss), totals[0]);
+    // A batch that predicts nothing has no loss, and no update.
+    result.loss = totals[0] > 0 ? ratio(tree_sum(sums.loss), totals[0]) : std::nan("");
     result.mtp_loss = ratio(tree_sum(sums.mtp), totals[1]);
     result.balance_loss = ratio(tree_sum(sums.balance), train.global_batch());
     result.tokens = totals[2];

@@ -8,10 +8,10 @@ struct StopRequest {
     bool stop = false;  // save and end with exit code 15
 };
 
-// SIGUSR1 asks to save. SIGUSR2, SIGINT, SIGTERM, SIGHUP (a terminal that closes) and SIGPIPE (nobody
-// reads our output any more) ask to save and stop; a second SIGINT, SIGTERM or SIGHUP ends the process
-// at once. One rank's signal counts for all. SIGXFSZ is ignored: a file that may not grow is a failed
-// write, not a death.
+// SIGUSR1 asks to save. SIGUSR2, SIGINT, SIGTERM, SIGHUP (a terminal that closes) and SIGPIPE
+// (nobody reads our output any more) ask to save and stop; a second SIGINT, SIGTERM or SIGHUP ends
+// the process at once. One rank's signal counts for all. SIGXFSZ is ignored: a file that may not
+// grow is a failed write, not a death.
 void install_signal_handlers();
 
 // What signals have asked for since the last call.

@@ -128,9 +128,8 @@ void Trainer::evaluate(StepMetrics& metrics) {
         console_.line("WARNING: samples.jsonl could not be written");
     }
     if (!run_.data.valid) return;
-    const HeldOutLoss loss =
-        evaluate_loss(communicator_, *run_.model, *run_.data.valid,
-                      run_.recipe.train().micro_batch(), token_bytes_);
+    const HeldOutLoss loss = evaluate_loss(communicator_, *run_.model, *run_.data.valid,
+                                           run_.recipe.train().micro_batch(), token_bytes_);
     metrics.valid_loss = loss.nats_per_token;
     if (!std::isfinite(loss.nats_per_token))
         console_.line(

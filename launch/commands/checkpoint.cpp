@@ -23,11 +23,10 @@ std::filesystem::path find(const std::string& directory) {
     if (!std::filesystem::is_directory(directory)) {
         fail(ExitCode::data, directory, ": no such directory; expected a run or a checkpoint");
     }
-    return find_checkpoint(
-        directory, [](const std::filesystem::path& dir, const std::string& why) {
-            std::printf("WARNING: checkpoint %s is damaged and is passed over: %s\n", dir.c_str(),
-                        why.c_str());
-        });
+    return find_checkpoint(directory, [](const std::filesystem::path& dir, const std::string& why) {
+        std::printf("WARNING: checkpoint %s is damaged and is passed over: %s\n", dir.c_str(),
+                    why.c_str());
+    });
 }
 
 std::string shape_of(const SavedTensor& tensor) {

@@ -10,6 +10,7 @@
 #include "launch/commands.h"
 #include "launch/model_source.h"
 #include "launch/process.h"
+#include "model/generation.h"
 #include "parallel/mpi_communicator.h"
 #include "trainer/evaluator.h"
 #include "trainer/run_data.h"
@@ -98,7 +99,11 @@ std::unique_ptr<BatchLoader> load_lists(const Documents& documents, const std::s
 }
 
 int64_t sequence_length(const EvalOptions& options, const ModelSource& source) {
-    if (options.sequence_length > 0) return options.sequence_length;
+    if (options.sequence_length > 0) {
+        check_positions(options.sequence_length, source.spec(), "--sequence-length",
+                        ExitCode::usage);
+        return options.sequence_length;
+    }
     if (source.manifest()) return source.manifest()->recipe().data().sequence_length();
     return std::min(kSequenceLength, source.spec().max_positions);
 }
@@ -125,7 +130,12 @@ RunData open_data(Communicator& communicator, const EvalOptions& options, const 
     if (options.tokens.empty()) return load_file(communicator, options, source, console);
     const int64_t vocab_size = source.spec().vocab_size;
     RunData data;
-    data.train = load_lists(read_ids(options.tokens, vocab_size), options.tokens, vocab_size);
+    const Documents documents = read_ids(options.tokens, vocab_size);
+    for (size_t i = 0; i < documents.size(); ++i)
+        check_positions(static_cast<int64_t>(documents[i].size()), source.spec(),
+                        concat(options.tokens, ": list ", i), ExitCode::data);
+    data.train = load_lists(documents, options.tokens, vocab_size);
+    check_predicts(*data.train);
     return data;
 }
 
@@ -147,9 +157,6 @@ void run_eval(const EvalOptions& options) {
     if (!note.empty()) console.line(note);
     const RunData opened = open_data(*communicator, options, source, console);
     const PackedStore& data = opened.train->source(0);
-    if (data.store().tokens() <= data.store().documents())
-        fail(ExitCode::data, data.store().name(),
-             ": no document has two tokens, so there is nothing to predict");
     Model model = source.load({.compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
                                .with_mtp = options.mtp_loss > 0});

@@ -53,6 +53,18 @@ GenerationOptions generation_options(const GenerateOptions& options, const Model
     return result;
 }
 
+// The ids after `prompt`; says so where the model's positions, not the text, end them.
+std::vector<int32_t> go_on(Model& model, const std::vector<int32_t>& prompt,
+                           const GenerationOptions& options,
+                           const std::function<void(int32_t)>& on_token) {
+    const std::vector<int32_t> made = generate(model, prompt, options, on_token);
+    const auto all = static_cast<int64_t>(prompt.size() + made.size());
+    if (all == model.spec().max_positions && std::ssize(made) < options.max_tokens)
+        std::cerr << "note: stopped at the last of the model's " << all
+                  << " positions (max_position_embeddings)" << std::endl;
+    return made;
+}
+
 // Ids in, ids out: one JSON list a line, prompt included.
 void continue_lists(const GenerateOptions& options, const ModelSource& source, Model& model) {
     const GenerationOptions generation = generation_options(options, source.spec());
@@ -61,7 +73,7 @@ void continue_lists(const GenerateOptions& options, const ModelSource& source, M
         if (prompts[i].empty())
             fail(ExitCode::data, options.tokens, ": list ", i, " has no ids to begin with");
         std::vector<int32_t> ids = prompts[i];
-        const auto made = generate(model, prompts[i], generation, [](int32_t) {});
+        const auto made = go_on(model, prompts[i], generation, [](int32_t) {});
         ids.insert(ids.end(), made.begin(), made.end());
         for (size_t t = 0; t < ids.size(); ++t) std::cout << (t ? ", " : "[") << ids[t];
         std::cout << "]" << std::endl;
@@ -76,7 +88,7 @@ void continue_text(const GenerateOptions& options, const ModelSource& source, Mo
     if (tokenizer.eos_id() && !options.ignore_eos)
         generation.stop_ids.push_back(*tokenizer.eos_id());
     TextStream stream(tokenizer, prompt);
-    generate(model, prompt, generation, [&](int32_t id) { stream.add(id); });
+    go_on(model, prompt, generation, [&](int32_t id) { stream.add(id); });
     stream.finish();
 }
 

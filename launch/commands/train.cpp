@@ -144,6 +144,9 @@ void run_resume(const TrainOptions& options) {
     while (!run) run = try_resume(*communicator, options, point, console);
     console.line(concat("resumed ", run->path.string(), " after step ", run->step));
     print_start(console, run->recipe, *run);
+    if (run->step == run->recipe.train().steps())
+        console.line(concat("nothing is left to do: the run is at step ", run->step, " of ",
+                            run->step, "; --set train.steps=N goes on to step N"));
     go(*communicator, std::move(*run), console);
 }
 
