@@ -99,7 +99,7 @@ Tensor Model::Parts::hidden(const TokenBatch& batch) {
     Tensor x = embedding.forward(pass, batch.ids.data());
     for (const DecoderBlock& block : blocks) {
         DecoderBlock::Saved dropped;
-        x = block.forward(pass, {x}, dropped).x;
+        x = block.forward(pass, {std::move(x)}, dropped).x;
     }
     Head::Saved dropped;
     return head.forward(pass, {x}, dropped);
@@ -169,6 +169,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
         parts.moe_layers().size(),
         std::vector<int64_t>(static_cast<size_t>(parts.spec.moe.router.experts), 0));
     PassContext context = parts.context(batch);
+    context.keeps = true;
     context.balance_scale = pass.balance_scale;
     parts.weight_grads.done = pass.grad_done;
     context.report = &report;

@@ -29,6 +29,7 @@ struct PassContext {
     const RopeTable* rope = nullptr;
     DType dtype = DType::f32;  // of activations
     RecomputeKind recompute = RecomputeKind::none;
+    bool keeps = false;  // what backward needs; without backward, layers let go of all they can
     double balance_scale = 0;
     WeightGradQueue* weight_grads = nullptr;
     MoeReport* report = nullptr;

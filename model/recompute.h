@@ -26,14 +26,16 @@ class Recompute {
     explicit Recompute(const Layer& layer) : layer_(layer) {}
 
     template <class Context>
-    Out forward(Context& context, const In& in, Saved& saved) const {
+    Out forward(const Context& context, const In& in, Saved& saved) const {
         saved.in = in;
+        Context alone = context;
+        alone.keeps = false;
         typename Layer::Saved dropped;
-        return layer_.forward(context, in, dropped);
+        return layer_.forward(alone, in, dropped);
     }
 
     template <class Context>
-    In backward(Context& context, const Out& grad, Saved& saved) const {
+    In backward(const Context& context, const Out& grad, Saved& saved) const {
         typename Layer::Saved again;
         layer_.forward(context, std::exchange(saved.in, {}), again);
         return layer_.backward(context, grad, again);

@@ -84,9 +84,11 @@ AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in
     norm_latents(context, saved);
     compute_q(context, saved);
     compute_kv(context, saved);
+    if (!context.keeps) drop(RecomputeKind::norm, saved);
     saved.o = context.activations(in.x.rows(), mla_.heads * mla_.v_dim);
-    saved.lse = Tensor::empty({mla_.heads, in.x.rows()}, DType::f32);
+    if (context.keeps) saved.lse = Tensor::empty({mla_.heads, in.x.rows()}, DType::f32);
     ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.down), saved.o, saved.lse);
+    if (!context.keeps) saved = {.o = saved.o};
     Out out{context.activations(in.x.rows(), in.x.dim(1))};
     ops::linear(saved.o, out_->forward, out.y);
     return out;

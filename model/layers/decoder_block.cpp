@@ -26,6 +26,7 @@ DecoderBlock::Out DecoderBlock::forward(const PassContext& context, const In& in
     saved.x = in.x;
     const Tensor x = attention_norm_.forward(context, in.x, saved.x_rstd);
     const Tensor attended = attention_.forward(context, {x}, saved.attention).y;
+    if (!context.keeps) saved.attention = {};
     Out out = finish(context, attended, saved);
     drop(context.recompute, saved);
     return out;
@@ -35,7 +36,7 @@ DecoderBlock::Out DecoderBlock::forward(const PassContext& context, const In& in
 DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor& attended,
                                        Saved& saved) const {
     saved.mid = context.activations(attended.rows(), attended.dim(1));
-    saved.mid_rstd = Tensor::empty({attended.rows()}, DType::f32);
+    if (context.keeps) saved.mid_rstd = Tensor::empty({attended.rows()}, DType::f32);
     Tensor x = context.activations(attended.rows(), attended.dim(1));
     ops::add_rmsnorm(attended, saved.x, saved.mid, mlp_norm_.gain->value, mlp_norm_.eps, x,
                      saved.mid_rstd);
@@ -48,10 +49,11 @@ DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor&
     return {y};
 }
 
+// Under `block` a forward keeps nothing, or it is the one that backward has asked for.
 void DecoderBlock::drop(RecomputeKind kind, Saved& saved) const {
+    if (kind == RecomputeKind::none || kind == RecomputeKind::block) return;
     attention_.drop(kind, saved.attention);
-    if (kind != RecomputeKind::none)
-        std::visit([](auto& feed_forward) { feed_forward.drop_input(); }, saved.feed_forward);
+    std::visit([](auto& feed_forward) { feed_forward.drop_input(); }, saved.feed_forward);
 }
 
 DecoderBlock::In DecoderBlock::backward(const PassContext& context, const Out& grad,

@@ -15,7 +15,7 @@ Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) co
     const int64_t tokens = in.x.rows();
     const std::array<int64_t, 2> rows = {0, tokens};
     saved.x = in.x;
-    saved.gate_up = context.activations(tokens, 2 * width_);
+    if (context.keeps) saved.gate_up = context.activations(tokens, 2 * width_);
     Tensor h = context.activations(tokens, width_);
     ops::gate_up_swiglu(in.x, {rows}, gate_up_->forward, saved.gate_up, h);
     Out out{context.activations(tokens, in.x.dim(1))};

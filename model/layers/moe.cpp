@@ -35,7 +35,7 @@ void Moe::route(const PassContext& context, Saved& saved) const {
 
 Tensor Moe::experts(const PassContext& context, Saved& saved) const {
     const TokenMap& map = saved.route.map;
-    saved.gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
+    if (context.keeps) saved.gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
     Tensor h = context.activations(map.slots(), spec_.expert_width);
     ops::gate_up_swiglu(saved.x, map.groups(true), gate_up_->forward, saved.gate_up, h);
     Tensor slots = context.activations(map.slots(), saved.x.dim(1));

@@ -86,8 +86,8 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     const Tensor embedded = embedding_.forward(context, rows.next_ids.data());
     const Tensor gathered = gather_rows(context, hidden, rows.rows);
     Tensor joined = context.activations(context.tokens, 2 * d), embedded_rstd, gathered_rstd;
-    embedding_norm_.into(embedded, joined.columns(0, d), embedded_rstd);
-    hidden_norm_.into(gathered, joined.columns(d, 2 * d), gathered_rstd);
+    embedding_norm_.into(context, embedded, joined.columns(0, d), embedded_rstd);
+    hidden_norm_.into(context, gathered, joined.columns(d, 2 * d), gathered_rstd);
 
     Tensor x = context.activations(context.tokens, d);
     ops::linear(joined, join_->forward, x);

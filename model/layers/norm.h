@@ -15,14 +15,14 @@ struct Norm {
     Norm(ParameterSet& set, const std::string& name, int64_t width, double epsilon)
         : gain(set.plain(name, {width})), eps(static_cast<float>(epsilon)) {}
 
-    // x [T, D] -> [T, D]; rstd fp32 [T] is allocated if undefined.
+    // x [T, D] -> [T, D]; rstd fp32 [T] is allocated if undefined, where backward follows.
     Tensor forward(const PassContext& context, const Tensor& x, Tensor& rstd) const {
         Tensor y = context.activations(x.rows(), x.dim(1));
-        into(x, y, rstd);
+        into(context, x, y, rstd);
         return y;
     }
-    void into(const Tensor& x, const Tensor& y, Tensor& rstd) const {
-        if (!rstd.defined()) rstd = Tensor::empty({x.rows()}, DType::f32);
+    void into(const PassContext& context, const Tensor& x, const Tensor& y, Tensor& rstd) const {
+        if (!rstd.defined() && context.keeps) rstd = Tensor::empty({x.rows()}, DType::f32);
         ops::rmsnorm(x, gain->value, eps, y, rstd);
     }
     // dx may alias residual_grad, which is added to it if defined.

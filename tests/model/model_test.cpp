@@ -102,9 +102,11 @@ TEST(ModelGradients, FiniteDifferencesWithYarnAndWithoutMtp) {
 TEST(Model, EvaluateIsTheLossOfForwardBackward) {
     const ModelSpec spec = tiny_spec();
     const TokenBatch batch = make_batch(random_documents({13, 9}, spec.vocab_size, 4));
-    Model model = tiny_model(spec, {.compute = DType::f32});
-    EXPECT_EQ(model.evaluate(batch).grain_loss,
-              model.forward_backward(batch, {.loss_scale = 1}).grain_loss);
+    for (const DType compute : {DType::f32, DType::bf16}) {
+        Model model = tiny_model(spec, {.compute = compute});
+        EXPECT_EQ(model.evaluate(batch).grain_loss,
+                  model.forward_backward(batch, {.loss_scale = 1}).grain_loss);
+    }
 }
 
 TEST(Model, MtpWithoutLossHasZeroGradients) {
