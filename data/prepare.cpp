@@ -9,7 +9,6 @@
 #include "data/ids_file.h"
 #include "data/run_on_threads.h"
 #include "data/token_store.h"
-#include "data/tokenizer/tokenizer.h"
 #include "kernels/error.h"
 
 namespace fucina {
@@ -20,13 +19,15 @@ class Collector {
   public:
     Collector(const PrepareOptions& options, const TextTokenizer& tokenizer)
         : options_(options),
-          eos_(options.append_eos ? tokenizer.eos : std::nullopt),
+          begin_(tokenizer.begin),
+          end_(options.append_eos ? tokenizer.end : std::nullopt),
           writer_(options.output, tokenizer.vocab_size, tokenizer.hash) {}
 
     void add(const EncodedBlock& block) {
         const std::span<const int32_t> ids(block.ids);
         int64_t begin = 0;
         for (const int64_t end : block.document_ends) {
+            begin_document();
             writer_.append(
                 ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
             end_document();
@@ -37,8 +38,9 @@ class Collector {
         lines_ += block.lines;
     }
 
+    void begin_document() { writer_.append(begin_); }
     void end_document() {
-        if (eos_) writer_.append(std::span(&*eos_, 1));
+        if (end_) writer_.append(std::span(&*end_, 1));
         writer_.end_document();
     }
 
@@ -60,22 +62,24 @@ class Collector {
 
   private:
     const PrepareOptions& options_;
-    std::optional<int32_t> eos_;
+    const std::vector<int32_t> begin_;
+    const std::optional<int32_t> end_;
     TokenStoreWriter writer_;
     PrepareReport report_;
     int64_t lines_ = 0;
 };
 
 PrepareReport prepare_blocks(const PrepareOptions& options, const TextTokenizer& tokenizer) {
-    if (options.append_eos && !tokenizer.eos) {
+    if (options.append_eos && !tokenizer.end) {
         fail(ExitCode::usage, options.input.string(),
-             ": the tokenizer names no end-of-text token to append; ask for none (append_eos = "
-             "false, or --no-eos)");
+             ": the tokenizer names no end-of-text token to append; name one (data.end_token, or "
+             "--end-token), or ask for none (data.append_eos = false, or --no-eos)");
     }
     const bool lines = options.format == SourceFormat::jsonl;
     const auto reader = lines ? read_lines(options.input, options.blocks)
                               : read_segments(options.input, options.blocks, tokenizer.encode);
     Collector collector(options, tokenizer);
+    if (!lines) collector.begin_document();
     const int64_t threads = options.threads > 0
                                 ? options.threads
                                 : std::max<int64_t>(1, std::thread::hardware_concurrency());
@@ -198,8 +202,7 @@ std::string PrepareReport::bad_summary() const {
     return text;
 }
 
-TextTokenizer load_text_tokenizer(const std::string& path) {
-    const Tokenizer tokenizer = Tokenizer::load(path);
+TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends) {
     return {.encode =
                 [tokenizer](std::string_view text, std::vector<int32_t>& ids) {
                     const std::vector<int32_t> more = tokenizer.encode(text);
@@ -207,7 +210,8 @@ TextTokenizer load_text_tokenizer(const std::string& path) {
                 },
             .vocab_size = tokenizer.vocab_size(),
             .hash = tokenizer.hash(),
-            .eos = tokenizer.eos_id()};
+            .begin = ends.begin,
+            .end = ends.end};
 }
 
 PrepareReport survey_text(const std::filesystem::path& path, SourceFormat format) {

@@ -11,6 +11,7 @@
 
 #include "data/documents.h"
 #include "data/text_check.h"
+#include "data/tokenizer/tokenizer.h"
 
 namespace fucina {
 
@@ -23,9 +24,10 @@ SourceFormat source_format(const std::string& name, const std::filesystem::path&
 // What text becomes ids with.
 struct TextTokenizer {
     EncodeText encode;
-    int64_t vocab_size = 0;  // every id is below it
-    std::string hash;        // names the tokenizer in stores and caches
-    std::optional<int32_t> eos;
+    int64_t vocab_size = 0;           // every id is below it
+    std::string hash;                 // names the tokenizer in stores and caches
+    std::vector<int32_t> begin = {};  // put before every document
+    std::optional<int32_t> end = {};  // and after it
 };
 
 struct PrepareProgress {
@@ -35,7 +37,7 @@ struct PrepareProgress {
 struct PrepareOptions {
     std::filesystem::path input, output;
     SourceFormat format = SourceFormat::text;
-    bool append_eos = true;  // text and jsonl; `tokens` are taken as they are
+    bool append_eos = true;  // `end`, to text and jsonl; `tokens` are taken as they are
     int64_t threads = 0;     // 0: as many as the machine has
     // A larger share of broken lines, or of a text's bytes that are not UTF-8, fails (exit 3).
     double broken_limit = kBrokenLimit;
@@ -61,8 +63,8 @@ struct PrepareReport {
     void check_broken(const std::string& file, double limit) const;
 };
 
-// A tokenizer.json for prepare; a copy shares it.
-TextTokenizer load_text_tokenizer(const std::string& path);
+// What prepare does with a tokenizer; it shares it.
+TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends);
 
 // Reads a jsonl or text file as prepare does, without encoding: what would be kept (documents and
 // bytes, no tokens) and what is broken, every line of it listed. Never fails because of that.

@@ -61,10 +61,11 @@ std::shared_ptr<const TokenStore> open_store(const SourceOptions& options) {
 
 std::filesystem::path cache_path(const PrepareOptions& options, const TextTokenizer& tokenizer,
                                  const std::filesystem::path& cache_directory) {
-    const std::string key =
+    std::string key =
         concat(kTokenStoreVersion, " ", hash_of_file(options.input), " ", tokenizer.hash, " ",
                tokenizer.vocab_size, " ", static_cast<int>(options.format), " ",
-               options.append_eos ? tokenizer.eos.value_or(-1) : -1, " ", options.broken_limit);
+               options.append_eos ? tokenizer.end.value_or(-1) : -1, " ", options.broken_limit);
+    for (const int32_t id : tokenizer.begin) key += concat(" begin ", id);
     char digits[17];
     std::snprintf(digits, sizeof digits, "%016" PRIx64, XXH3_64bits(key.data(), key.size()));
     return cache_directory / (options.input.stem().string() + "-" + digits + ".h5");

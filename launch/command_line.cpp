@@ -149,6 +149,11 @@ Command Command::subcommand(const std::string& name, const std::string& help) co
 Option Command::option(const std::string& name, std::string& value, const std::string& help) const {
     return Option(app_->add_option(name, value, help));
 }
+Option Command::option(const std::string& name, std::optional<std::string>& value,
+                       const std::string& help) const {
+    return Option(app_->add_option_function<std::string>(
+        name, [&value](const std::string& text) { value = text; }, help));
+}
 Option Command::option(const std::string& name, int64_t& value, const std::string& help) const {
     return Option(
         app_->add_option(name, value, help)->check(integer_problem<int64_t>, "", kNumber));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,8 @@ class Command {
     Command subcommand(const std::string& name, const std::string& help) const;
 
     Option option(const std::string& name, std::string& value, const std::string& help = "") const;
+    Option option(const std::string& name, std::optional<std::string>& value,
+                  const std::string& help = "") const;  // absent is not empty
     Option option(const std::string& name, int64_t& value, const std::string& help = "") const;
     Option option(const std::string& name, uint64_t& value, const std::string& help = "") const;
     Option option(const std::string& name, double& value,

@@ -80,6 +80,34 @@ Tokenizer ModelSource::tokenizer(const std::string& given) const {
     return tokenizer;
 }
 
+TextEndChoice ModelSource::end_choice(const std::string& begin) const {
+    TextEndChoice choice;
+    if (manifest_ && manifest_->recipe().data().has_begin_token())
+        choice = {manifest_->recipe().data().begin_token(), manifest_->recipe().data().end_token()};
+    if (begin != "auto") choice.begin = begin;
+    return choice;
+}
+
+std::vector<int32_t> ModelSource::stops(const TextEnds& ends) const {
+    const bool named = !spec_.eos_by_default || ends.stops.empty();
+    return with_stops(named ? spec_.eos_ids : std::vector<int32_t>(), ends.stops);
+}
+
+std::vector<int32_t> begin_text(const Tokenizer& tokenizer, const TextEnds& ends,
+                                const std::string& text, std::optional<int32_t> bos) {
+    std::vector<int32_t> ids = tokenizer.encode(text);
+    const auto front = ids.begin() + std::min(std::ssize(ids), std::ssize(ends.begin));
+    if (!std::equal(ids.begin(), front, ends.begin.begin(), ends.begin.end()))
+        ids.insert(ids.begin(), ends.begin.begin(), ends.begin.end());
+    if (ids.empty() && ends.start) ids.push_back(*ends.start);
+    if (ids.empty() && bos && *bos < tokenizer.vocab_size()) ids.push_back(*bos);
+    if (ids.empty())
+        fail(ExitCode::usage,
+             "the prompt is empty, and neither the tokenizer nor config.json names a token that "
+             "begins a text; give a prompt, or name the token with --begin-token");
+    return ids;
+}
+
 std::string compute_as_trained(Communicator& communicator, const ModelSource& source,
                                DType compute) {
     const Recipe* run = source.manifest() == nullptr ? nullptr : &source.manifest()->recipe();

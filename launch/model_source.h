@@ -32,12 +32,23 @@ class ModelSource {
     std::string tokenizer_path(const std::string& given) const;
     // Fails (exit 2 without a path, exit 3 on another tokenizer than the model was trained with).
     Tokenizer tokenizer(const std::string& given) const;
+    // data.begin_token and data.end_token of the model's run; `begin`, unless it is "auto",
+    // instead.
+    TextEndChoice end_choice(const std::string& begin) const;
+    // Where a text ends that the model generates.
+    std::vector<int32_t> stops(const TextEnds& ends) const;
 
   private:
     std::filesystem::path directory_;
     std::optional<Manifest> manifest_;
     ModelSpec spec_;
 };
+
+// The ids that a text to be gone on with begins with: what begins every text, unless it is there,
+// and the text. A text of nothing begins with `ends.start`, or else with the model's `bos`; without
+// either it fails (exit 2).
+std::vector<int32_t> begin_text(const Tokenizer& tokenizer, const TextEnds& ends,
+                                const std::string& text, std::optional<int32_t> bos);
 
 // Collective. Sets the runtime for exact numerics with all of this process's cores, and for
 // products in the order that the model's run had, or the fastest. Returns what is to be said:

@@ -186,6 +186,8 @@ nlohmann::json model_json(const Recipe& recipe) {
     FUCINA_CHECK(!recipe.model().has_from(), "model_json of a recipe with model.from");
     nlohmann::json json = json_of(recipe.model());
     if (recipe.model().q_lora_rank() == 0) json["q_lora_rank"] = nullptr;
+    // Not the default of config.json: the tokenizer's, if there is one.
+    if (!recipe.model().has_eos_token_id()) json["eos_token_id"] = nullptr;
     return json;
 }
 

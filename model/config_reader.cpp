@@ -84,15 +84,16 @@ std::string ConfigReader::text(const std::string& key, const std::string& fallba
     return value.get<std::string>();
 }
 
-std::vector<int32_t> ConfigReader::ids(const std::string& key,
-                                       std::vector<int32_t> fallback) const {
+std::vector<int32_t> ConfigReader::ids(const std::string& key, std::vector<int32_t> fallback,
+                                       int64_t vocab_size) const {
     if (!has(key)) return fallback;
     if (is_null(key)) return {};
     const nlohmann::json& value = config_->at(key);
     std::vector<int32_t> ids;
     for (const nlohmann::json& item : value.is_array() ? value : nlohmann::json::array({value})) {
-        if (!item.is_number_integer() || item < 0 || item > std::numeric_limits<int32_t>::max())
-            mistyped(where(key), value, "a token id or a list of token ids");
+        if (!item.is_number_integer() || item < 0 || item >= vocab_size)
+            mistyped(where(key), value,
+                     concat("a token id or a list of token ids, below vocab_size = ", vocab_size));
         ids.push_back(item.get<int32_t>());
     }
     return ids;

@@ -27,8 +27,9 @@ class ConfigReader {
     std::optional<double> optional_real(const std::string& key, double least) const;
     bool flag(const std::string& key, bool fallback) const;  // null is false, as in Python
     std::string text(const std::string& key, const std::string& fallback) const;
-    // One id or a list of ids; null is none.
-    std::vector<int32_t> ids(const std::string& key, std::vector<int32_t> fallback) const;
+    // One id or a list of ids, below vocab_size; null is none.
+    std::vector<int32_t> ids(const std::string& key, std::vector<int32_t> fallback,
+                             int64_t vocab_size) const;
     // The object under key, with messages that say key.inner; null and {} are none.
     std::optional<ConfigReader> object(const std::string& key) const;
 

@@ -46,6 +46,8 @@ struct ModelSpec {
     double initializer_range = 0.02;
     bool tied_head = false;
     std::vector<int32_t> eos_ids;  // generation stops at any of them
+    bool eos_by_default = false;   // no file named them
+    std::optional<int32_t> bos_id;
     MlaSpec attention;
     RopeSpec rope;
     MoeSpec moe;

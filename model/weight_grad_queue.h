@@ -1,5 +1,5 @@
-// WeightGradQueue: weight gradients as data, so that when they are computed is decided in one place:
-// at once, and never for a frozen parameter.
+// WeightGradQueue: weight gradients as data, so that when they are computed is decided in one
+// place: at once, and never for a frozen parameter.
 #pragma once
 #include <cstddef>
 #include <cstdint>

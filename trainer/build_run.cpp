@@ -78,7 +78,7 @@ class Origin {
         }
     }
 
-    const ModelSpec& spec() const { return spec_; }
+    ModelSpec& spec() { return spec_; }
 
     void fill(Model& model) const {
         model.initialize(static_cast<uint64_t>(request_.recipe.train().seed()),
@@ -139,6 +139,7 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
     check_positions(run.recipe.data().sequence_length(), origin->spec(), "data.sequence_length",
                     ExitCode::usage);
     run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
+    adopt_ends(origin->spec(), run.data.ends, console);
     agree(communicator, [&] {
         run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe.train()));
         origin->fill(*run.model);

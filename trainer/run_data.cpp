@@ -28,9 +28,13 @@ class Opener {
             fail(ExitCode::usage, path, ": the tokenizer has ", tokenizer_->vocab_size(),
                  " ids, model.vocab_size is ", vocab_size);
         }
+        ends_ = tokenizer_->ends(
+            {.begin = recipe.data().begin_token(), .end = recipe.data().end_token()});
+        console_.line(ends_->note);
     }
 
     const std::optional<Tokenizer>& tokenizer() const { return tokenizer_; }
+    const std::optional<TextEnds>& ends() const { return ends_; }
 
     // Encodes all text into the cache, where the other ranks then find it.
     void prepare_text() {
@@ -56,17 +60,7 @@ class Opener {
   private:
     std::shared_ptr<const TokenStore> open(const Source& source) {
         std::optional<TextTokenizer> text;
-        if (tokenizer_) {
-            text = TextTokenizer{.encode =
-                                     [this](std::string_view line, std::vector<int32_t>& ids) {
-                                         const std::vector<int32_t> encoded =
-                                             tokenizer_->encode(line);
-                                         ids.insert(ids.end(), encoded.begin(), encoded.end());
-                                     },
-                                 .vocab_size = tokenizer_->vocab_size(),
-                                 .hash = tokenizer_->hash(),
-                                 .eos = tokenizer_->eos_id()};
-        }
+        if (tokenizer_) text = text_tokenizer(*tokenizer_, *ends_);
         SourceOptions options;
         options.prepare.input = source.path();
         options.prepare.format = source_format(source.format(), source.path());
@@ -95,6 +89,7 @@ class Opener {
     const int64_t vocab_size_;
     Console& console_;
     std::optional<Tokenizer> tokenizer_;
+    std::optional<TextEnds> ends_;
 };
 
 void describe(const Sources& sources, const BatchLoader& loader, std::vector<std::string>& lines) {
@@ -142,6 +137,7 @@ RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t 
         check_predicts(*data.train);
         if (data.valid) check_predicts(*data.valid);
         data.tokenizer = opener->tokenizer();
+        data.ends = opener->ends();
     });
     return data;
 }
@@ -155,6 +151,20 @@ void check_predicts(const BatchLoader& loader) {
              " tokens) has two tokens in a row at a sequence length of ",
              loader.options().sequence_length);
     }
+}
+
+void adopt_ends(ModelSpec& spec, const std::optional<TextEnds>& ends, Console& console) {
+    if (!ends || ends->stops.empty()) return;
+    const std::vector<int32_t> before = spec.eos_by_default ? std::vector<int32_t>() : spec.eos_ids;
+    spec.eos_ids = with_stops(before, ends->stops);
+    spec.eos_by_default = false;
+    std::string ids;
+    for (const int32_t id : spec.eos_ids) ids += concat(ids.empty() ? "" : ", ", id);
+    if (!before.empty() && with_stops(before, {}) != ends->stops)
+        console.line(
+            concat("WARNING: the model's files and the tokenizer's name different ends of a text; "
+                   "generation stops at any of ",
+                   ids));
 }
 
 std::vector<std::string> data_card(const Recipe& recipe, const RunData& data) {

@@ -109,10 +109,32 @@ void check_finite(const std::string& where, std::span<const int64_t> shape, int6
     }
 }
 
+// Texts end at every token that config.json or generation_config.json names.
+void add_ends(const nlohmann::json& generation, nlohmann::json& config) {
+    if (!generation.is_object() || !config.is_object()) return;
+    if (!config.contains("bos_token_id") && generation.contains("bos_token_id"))
+        config["bos_token_id"] = generation["bos_token_id"];
+    const auto as_list = [](const nlohmann::json& value) {
+        if (value.is_null()) return nlohmann::json::array();
+        return value.is_array() ? value : nlohmann::json::array({value});
+    };
+    const auto more = generation.find("eos_token_id");
+    if (more == generation.end()) return;
+    nlohmann::json all = as_list(config.value("eos_token_id", nlohmann::json()));
+    for (const nlohmann::json& id : as_list(*more))
+        if (std::ranges::find(all, id) == all.end()) all.push_back(id);
+    config["eos_token_id"] = std::move(all);
+}
+
 ModelSpec read_model_spec(const std::filesystem::path& directory) {
     const std::filesystem::path path = directory / "config.json";
-    const nlohmann::json config = read_json_file(path, kConfigLimit, ExitCode::usage);
-    return ModelSpec::from_config(config, path.string());
+    nlohmann::json config = read_json_file(path, kConfigLimit, ExitCode::usage);
+    const std::filesystem::path generation = directory / "generation_config.json";
+    if (!std::filesystem::exists(generation)) return ModelSpec::from_config(config, path.string());
+    const nlohmann::json more = read_json_file(generation, kConfigLimit, ExitCode::usage);
+    ModelSpec::from_config(config, path.string());  // what is wrong is said of its own file
+    add_ends(more, config);
+    return ModelSpec::from_config(config, concat(path.string(), " with generation_config.json"));
 }
 
 bool has_mtp_weights(const TensorFile& file, const ModelSpec& spec) {

@@ -3,15 +3,12 @@
 
 #include <xxhash.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
 #include "data/json.h"
-#include "data/tokenizer/json_reader.h"
 #include "data/tokenizer/tokenizer_file.h"
 
 namespace fucina {
@@ -19,40 +16,11 @@ namespace {
 
 constexpr int64_t kMaxFile = int64_t{1} << 28;
 
-// The content of "eos_token" in tokenizer_config.json beside the tokenizer: a string or {"content":
-// string}.
-std::optional<std::string> configured_eos(const std::string& tokenizer_path) {
-    const auto path =
-        std::filesystem::path(tokenizer_path).replace_filename("tokenizer_config.json");
-    std::error_code ignored;
-    if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
-    const nlohmann::json root = read_json_file(path, kMaxFile, ExitCode::data);
-    try {
-        const JsonValue json(root, "");
-        const auto eos = json.find("eos_token");
-        if (!eos) return std::nullopt;
-        return std::string(eos->is_string() ? eos->string() : eos->at("content").string());
-    } catch (const Error& error) {
-        fail(error.code(), path.string(), ": ", error.what());
-    }
-}
-
-// Without a configuration: a name that models use, or the only special token there is.
-std::optional<int32_t> guessed_eos(const TokenizerParts& parts) {
-    for (const char* name : {"<|endoftext|>", "<｜end▁of▁sentence｜>", "<|end_of_text|>", "</s>"}) {
-        const auto found = parts.ids.find(name);
-        if (found != parts.ids.end()) return found->second;
-    }
-    const auto is_special = [](const AddedToken& token) { return token.special; };
-    if (std::count_if(parts.added.begin(), parts.added.end(), is_special) != 1) return std::nullopt;
-    return std::find_if(parts.added.begin(), parts.added.end(), is_special)->id;
-}
-
 }  // namespace
 
 struct Tokenizer::State {
     TokenizerParts parts;
-    std::optional<int32_t> eos;
+    TextEndSources ends;
     std::string hash;
 };
 
@@ -69,12 +37,7 @@ Tokenizer Tokenizer::load(const std::string& path) {
     } catch (const Error& error) {
         fail(error.code(), path, ": ", error.what());
     }
-    if (const std::optional<std::string> name = configured_eos(path)) {
-        const auto found = state->parts.ids.find(*name);
-        if (found != state->parts.ids.end()) state->eos = found->second;
-    } else {
-        state->eos = guessed_eos(state->parts);
-    }
+    state->ends = read_text_ends(path, root, state->parts.ids);
     return Tokenizer(std::move(state));
 }
 
@@ -145,8 +108,8 @@ std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
     return found == state_->parts.ids.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::optional<int32_t> Tokenizer::eos_id() const {
-    return state_->eos;
+TextEnds Tokenizer::ends(const TextEndChoice& choice) const {
+    return resolve_text_ends(state_->ends, choice, state_->parts.ids);
 }
 
 const std::string& Tokenizer::hash() const {

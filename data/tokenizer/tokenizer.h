@@ -11,12 +11,14 @@
 #include <string_view>
 #include <vector>
 
+#include "data/tokenizer/text_ends.h"
+
 namespace fucina {
 
 class Tokenizer {
   public:
-    // Reads the file, and tokenizer_config.json beside it, if there, for the name of the
-    // end-of-sequence token. Throws Error(ExitCode::data), "path: what, where", on a file that is
+    // Reads the file, and what lies beside it and says where texts begin and end (text_ends.h).
+    // Throws Error(ExitCode::data), "path: what, where", on a file that is
     // missing, broken or of another kind.
     static Tokenizer load(const std::string& path);
 
@@ -31,7 +33,8 @@ class Tokenizer {
     std::vector<int32_t> token_bytes() const;
     std::optional<int32_t> id_of(
         std::string_view token) const;  // in the file's spelling (space is Ġ)
-    std::optional<int32_t> eos_id() const;
+    // Where texts begin and end; Error(usage) where the files contradict each other.
+    TextEnds ends(const TextEndChoice& choice = {}) const;
     const std::string& hash() const;  // XXH3-64 of the file, 16 hexadecimal digits
 
   private:

@@ -21,6 +21,7 @@ struct DataOptions {
     std::string tokenizer, input, format, output;
     int64_t vocab_size = 0;
     bool no_eos = false;
+    TextEndChoice ends;
     double broken_limit = PrepareOptions{}.broken_limit;
     std::vector<std::string> files;
 };
@@ -84,7 +85,10 @@ void run_prepare(const DataOptions& options) {
                                    .broken_limit = options.broken_limit};
     TextTokenizer tokenizer;
     if (!options.tokenizer.empty()) {
-        tokenizer = load_text_tokenizer(options.tokenizer);
+        const Tokenizer loaded = Tokenizer::load(options.tokenizer);
+        const TextEnds ends = loaded.ends(options.ends);
+        tokenizer = text_tokenizer(loaded, ends);
+        std::printf("%s\n", ends.note.c_str());
     } else if (prepare_options.format == SourceFormat::tokens && options.vocab_size > 0) {
         tokenizer.vocab_size = options.vocab_size;
     } else {
@@ -172,6 +176,9 @@ void add_data_command(Command app) {
     prepare.option("--output", options->output, "the store to write (.h5)").required();
     prepare.option("--vocab-size", options->vocab_size, "for id lists without a tokenizer");
     prepare.flag("--no-eos", options->no_eos, "do not end documents with the end-of-text token");
+    prepare.option("--begin-token", options->ends.begin,
+                   "before documents: auto, none, or a token");
+    prepare.option("--end-token", options->ends.end, "after documents: auto, none, or a token");
     add_broken_limit(prepare, *options);
     prepare.run([options] { run_prepare(*options); });
 

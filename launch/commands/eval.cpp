@@ -116,7 +116,10 @@ RunData load_file(Communicator& communicator, const EvalOptions& options, const 
     file.set_path(options.data);
     file.set_format(options.format);
     file.set_weight(1);
-    data.set_append_eos(!source.manifest() || source.manifest()->recipe().data().append_eos());
+    const Data trained = source.manifest() ? source.manifest()->recipe().data() : Data();
+    data.set_append_eos(!trained.has_append_eos() || trained.append_eos());
+    data.set_begin_token(trained.has_begin_token() ? trained.begin_token() : "auto");
+    data.set_end_token(trained.has_end_token() ? trained.end_token() : "auto");
     data.set_shuffle(false);
     data.set_broken_limit(kBrokenLimit);
     data.set_sequence_length(sequence_length(options, source));

@@ -14,7 +14,8 @@ namespace fucina {
 namespace {
 
 struct GenerateOptions {
-    std::string model, prompt, tokens, tokenizer, precision;
+    std::optional<std::string> prompt;
+    std::string model, tokens, tokenizer, precision, begin_token = "auto";
     int64_t max_tokens = 256;
     Sampling sampling{.temperature = 0.8, .top_p = 0.95};
     bool ignore_eos = false;
@@ -47,9 +48,10 @@ class TextStream {
     size_t printed_ = 0;  // bytes
 };
 
-GenerationOptions generation_options(const GenerateOptions& options, const ModelSpec& spec) {
+GenerationOptions generation_options(const GenerateOptions& options, const ModelSource& source,
+                                     const TextEnds& ends) {
     GenerationOptions result{.max_tokens = options.max_tokens, .sampling = options.sampling};
-    if (!options.ignore_eos) result.stop_ids = spec.eos_ids;
+    if (!options.ignore_eos) result.stop_ids = source.stops(ends);
     return result;
 }
 
@@ -67,7 +69,7 @@ std::vector<int32_t> go_on(Model& model, const std::vector<int32_t>& prompt,
 
 // Ids in, ids out: one JSON list a line, prompt included.
 void continue_lists(const GenerateOptions& options, const ModelSource& source, Model& model) {
-    const GenerationOptions generation = generation_options(options, source.spec());
+    const GenerationOptions generation = generation_options(options, source, {});
     const auto prompts = read_ids(options.tokens, source.spec().vocab_size);
     for (size_t i = 0; i < prompts.size(); ++i) {
         if (prompts[i].empty())
@@ -82,12 +84,12 @@ void continue_lists(const GenerateOptions& options, const ModelSource& source, M
 
 void continue_text(const GenerateOptions& options, const ModelSource& source, Model& model,
                    const Tokenizer& tokenizer) {
-    const std::vector<int32_t> prompt = tokenizer.encode(options.prompt);
-    if (prompt.empty()) fail(ExitCode::usage, "--prompt has no tokens to begin with");
-    GenerationOptions generation = generation_options(options, source.spec());
-    if (tokenizer.eos_id() && !options.ignore_eos)
-        generation.stop_ids.push_back(*tokenizer.eos_id());
-    TextStream stream(tokenizer, prompt);
+    const TextEnds ends = tokenizer.ends(source.end_choice(options.begin_token));
+    std::cerr << ends.note << std::endl;
+    const std::vector<int32_t> prompt =
+        begin_text(tokenizer, ends, *options.prompt, source.spec().bos_id);
+    const GenerationOptions generation = generation_options(options, source, ends);
+    TextStream stream(tokenizer, tokenizer.encode(*options.prompt));  // without what begins it
     go_on(model, prompt, generation, [&](int32_t id) { stream.add(id); });
     stream.finish();
 }
@@ -132,10 +134,12 @@ void add_generate_command(Command app) {
         .range(0.0, 1.0)
         .show_default();
     command.option("--seed", options->sampling.seed, "of the draws").show_default();
+    command.option("--begin-token", options->begin_token,
+                   "before the text: auto (as the tokenizer asks), none, or a token");
     command.flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
     command.option("--precision", options->precision, "bf16 or fp32").one_of({"bf16", "fp32"});
     command.run([options] {
-        if (options->prompt.empty() && options->tokens.empty())
+        if (!options->prompt && options->tokens.empty())
             fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");
         run_generate(*options);
     });

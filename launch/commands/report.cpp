@@ -28,13 +28,13 @@ void add_sample(const ReportOptions& options) {
     set_runtime(process().use_threads(0), Numerics::exact);
     const ModelSource source(options.run_dir, false);
     const Tokenizer tokenizer = source.tokenizer("");
-    const std::vector<int32_t> prompt = tokenizer.encode(options.prompt);
-    if (prompt.empty()) fail(ExitCode::usage, "--prompt has no tokens to begin with");
+    const TextEnds ends = tokenizer.ends(source.end_choice("auto"));
+    const std::vector<int32_t> prompt =
+        begin_text(tokenizer, ends, options.prompt, source.spec().bos_id);
     Model model = source.load({.compute = DType::bf16, .training = false});
     GenerationOptions generation{.max_tokens = options.max_tokens,
                                  .sampling = {.temperature = options.temperature, .top_p = 0.9},
-                                 .stop_ids = source.spec().eos_ids};
-    if (tokenizer.eos_id()) generation.stop_ids.push_back(*tokenizer.eos_id());
+                                 .stop_ids = source.stops(ends)};
     const std::vector<int32_t> made = generate(model, prompt, generation, [](int32_t) {});
     nlohmann::ordered_json sample;
     if (source.manifest() != nullptr) sample["step"] = source.manifest()->step();

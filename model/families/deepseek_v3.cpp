@@ -211,7 +211,10 @@ ModelSpec read_config(const ConfigReader& config) {
     spec.norm_eps = config.real("rms_norm_eps", 1e-6, 0);
     spec.initializer_range = config.real("initializer_range", 0.02, 0);
     spec.tied_head = config.flag("tie_word_embeddings", false);
-    spec.eos_ids = config.ids("eos_token_id", {1});
+    spec.eos_ids = config.ids("eos_token_id", {1}, spec.vocab_size);
+    spec.eos_by_default = !config.has("eos_token_id");
+    const std::vector<int32_t> bos = config.ids("bos_token_id", {}, spec.vocab_size);
+    if (!bos.empty()) spec.bos_id = bos.front();
     spec.attention = read_attention(config);
     spec.rope = read_rope(config, spec.max_positions);
     spec.moe = read_moe(config);
@@ -255,6 +258,7 @@ nlohmann::json write_config(const ModelSpec& spec) {
         {"num_nextn_predict_layers", spec.mtp_layers},
         {"eos_token_id", spec.eos_ids},
     };
+    if (spec.bos_id) config["bos_token_id"] = *spec.bos_id;
     if (const auto& yarn = spec.rope.yarn) {
         nlohmann::json& scaling = config["rope_scaling"];
         scaling = {{"type", "yarn"},

@@ -29,7 +29,7 @@ TextTokenizer byte_tokenizer() {
                 },
             .vocab_size = 301,
             .hash = "bytes",
-            .eos = kEos};
+            .end = kEos};
 }
 
 std::vector<std::vector<int32_t>> documents_of(const TokenStore& store) {
@@ -297,7 +297,7 @@ TEST_F(Prepare, AFailingTokenizerFailsThePreparation) {
                          tokenizer),
                  Error);
     tokenizer = byte_tokenizer();
-    tokenizer.eos.reset();
+    tokenizer.end.reset();
     try {
         prepare({.input = directory_.path() / "a.jsonl",
                  .output = directory_.path() / "out.h5",

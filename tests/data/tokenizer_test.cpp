@@ -78,7 +78,7 @@ TEST_F(TokenizerTest, KnowsItsTokens) {
     EXPECT_EQ(tokenizer.vocab_size(), 303);
     EXPECT_EQ(tokenizer.id_of("<eos>"), 0);
     EXPECT_EQ(tokenizer.id_of("no such token"), std::nullopt);
-    EXPECT_EQ(tokenizer.eos_id(), 0);  // the only special token
+    EXPECT_EQ(tokenizer.ends().end, 0);  // the only special token
     EXPECT_EQ(tokenizer.hash().size(), 16u);
     EXPECT_EQ(tokenizer.decode(Ids{-1, 0, 303, 1 << 30}), "<eos>");
 }
@@ -98,11 +98,11 @@ TEST_F(TokenizerTest, TakesTheEosTokenFromTheConfiguration) {
     const std::string path = write(read(kGolden + "tokenizer.json"));
     write(R"({"eos_token": {"content": "<word>"}})", "tokenizer_config.json");
     const Tokenizer tokenizer = Tokenizer::load(path);
-    EXPECT_EQ(tokenizer.eos_id(), tokenizer.id_of("<word>"));
+    EXPECT_EQ(tokenizer.ends().end, tokenizer.id_of("<word>"));
     write(R"({"eos_token": "<left>"})", "tokenizer_config.json");
-    EXPECT_EQ(Tokenizer::load(path).eos_id(), tokenizer.id_of("<left>"));
+    EXPECT_EQ(Tokenizer::load(path).ends().end, tokenizer.id_of("<left>"));
     write(R"({"eos_token": null})", "tokenizer_config.json");
-    EXPECT_EQ(Tokenizer::load(path).eos_id(), 0);  // says nothing
+    EXPECT_EQ(Tokenizer::load(path).ends().end, 0);  // says nothing
     write(R"({"eos_token": 7})", "tokenizer_config.json");
     EXPECT_THROW(Tokenizer::load(path), Error);
 }
@@ -262,13 +262,13 @@ TEST_F(TokenizerTest, TrainedTokenizerRoundTrips) {
     const std::string path =
         train({.inputs = {write(text, "text.txt")}, .vocab_size = 280, .broken_limit = 0.1});
     const Tokenizer tokenizer = Tokenizer::load(path);
-    EXPECT_EQ(tokenizer.eos_id(), 0);
+    EXPECT_EQ(tokenizer.ends().end, 0);
     const Ids ids = tokenizer.encode(text);
     EXPECT_EQ(std::count(ids.begin(), ids.end(), 0), 2);
     EXPECT_EQ(tokenizer.decode(ids), repair_utf8(text));
     const std::string custom = train(
         {.inputs = {write(text, "text.txt")}, .vocab_size = 280, .eos = "th", .broken_limit = 0.1});
-    EXPECT_EQ(Tokenizer::load(custom).eos_id(), 0);
+    EXPECT_EQ(Tokenizer::load(custom).ends().end, 0);
     EXPECT_EQ(Tokenizer::load(custom).encode("th"), Ids{0});
 }
 

@@ -134,7 +134,7 @@ TEST(Program, ThreadsCanBeSetAndAreChecked) {
 TEST(Mpirun, TermAsksTheRanksToSaveAndStop) {
     const TemporaryDirectory directory;
     const std::string rank = (directory.path() / "rank.sh").string();
-    std::ofstream(rank) << "trap 'echo saved; exit 15' USR2\necho ready >> "
+    std::ofstream(rank) << "trap 'echo saved; sleep 1; exit 15' USR2\necho ready >> "
                         << directory.path().string()
                         << "/ready\nfor i in $(seq 100); do sleep 0.1; done\n";
     const Ended ended =

@@ -130,6 +130,7 @@ std::vector<std::string> companions(const std::string& key, const std::string& v
     if (key == "min_learning_rate") return {"train.learning_rate=" + value};
     if (key == "warmup_steps" && value != "0") return {"train.steps=" + value};
     if (key == "grain") return {"train.micro_batch=" + value, "train.global_batch=" + value};
+    if (key == "bos_token_id" || key == "eos_token_id") return {"model.vocab_size=16777216"};
     if (key == "num_attention_heads") return {"model.num_key_value_heads=" + value};
     return {};
 }
