@@ -79,6 +79,9 @@ PrepareReport prepare(const PrepareOptions& options, const TextTokenizer& tokeni
 std::filesystem::path cache_path(const PrepareOptions& options, const TextTokenizer& tokenizer,
                                  const std::filesystem::path& cache_directory);
 
+// Whether files can be made in the directory, which is made if it is not there.
+bool can_hold_files(const std::filesystem::path& directory);
+
 struct PreparedText {
     std::filesystem::path store;
     std::optional<PrepareReport> report;  // absent when the store was there already

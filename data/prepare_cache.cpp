@@ -1,4 +1,5 @@
 // The cache of data/prepare.h, and data/source.h which uses it.
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -71,6 +72,12 @@ std::filesystem::path cache_path(const PrepareOptions& options, const TextTokeni
     return cache_directory / (options.input.stem().string() + "-" + digits + ".h5");
 }
 
+bool can_hold_files(const std::filesystem::path& directory) {
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    return !error && ::access(directory.c_str(), W_OK | X_OK) == 0;
+}
+
 PreparedText prepare_text(PrepareOptions options, const TextTokenizer& tokenizer,
                           const std::filesystem::path& cache_directory) {
     const auto path = cache_path(options, tokenizer, cache_directory);
@@ -78,7 +85,8 @@ PreparedText prepare_text(PrepareOptions options, const TextTokenizer& tokenizer
     std::error_code error;
     std::filesystem::create_directories(cache_directory, error);
     if (error) {
-        fail(ExitCode::storage, cache_directory.string(), ": cannot create: ", error.message());
+        fail(ExitCode::storage, cache_directory.string(), ": cannot create: ", error.message(),
+             "; data.cache names another place for encoded text");
     }
     options.output = path;
     return {.store = path, .report = prepare(options, tokenizer)};

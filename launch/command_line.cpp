@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/error.h"
+#include "launch/home_path.h"
 #include "launch/suggest.h"
 
 namespace fucina {
@@ -127,6 +128,10 @@ Option Option::range(int64_t least, int64_t most) const {
 }
 Option Option::range(double least, double most) const {
     check_range(option_, least, most);
+    return *this;
+}
+Option Option::path() const {
+    option_->transform(std::function<std::string(std::string)>(expand_home));
     return *this;
 }
 Option Option::one_word() const {

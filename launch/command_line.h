@@ -27,6 +27,7 @@ class Option {
     // Both ends included; a value outside, or one that is no finite number, is refused by name.
     Option range(int64_t least, int64_t most) const;
     Option range(double least, double most) const;
+    Option path() const;          // ~ is the home directory
     Option one_word() const;      // of a list: one word each time the option is given
     Option hidden() const;        // not in --help
     Option show_default() const;  // in --help, as the value is now

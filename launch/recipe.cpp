@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "kernels/error.h"
+#include "launch/home_path.h"
 #include "launch/recipe_reader.h"
 #include "launch/recipe_rules.h"
 
@@ -85,6 +86,7 @@ class Resolver {
             const std::string inner = join_path(path, field->name());
             const FieldRule& rule = rule_of(*field);
             const bool table = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+            if (rule.path() && is_present(*message, *field)) expand(message, *field);
             if (is_present(*message, *field) || (table && !field->is_repeated())) {
                 fill_inside(reader, message, *field, inner);
             } else if (!rule.value().empty()) {
@@ -93,6 +95,11 @@ class Resolver {
                 missing_ += concat(missing_.empty() ? "" : ", ", inner);
             }
         }
+    }
+
+    static void expand(Message* message, const FieldDescriptor& field) {
+        const auto& reflection = *message->GetReflection();
+        reflection.SetString(message, &field, expand_home(reflection.GetString(*message, &field)));
     }
 
     void fill_inside(RecipeReader* reader, Message* message, const FieldDescriptor& field,

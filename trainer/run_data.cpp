@@ -15,7 +15,7 @@ namespace {
 
 using Sources = google::protobuf::RepeatedPtrField<Source>;
 
-constexpr const char* kCacheDirectory = ".fucina-cache";
+constexpr const char* kDefaultCache = ".fucina-cache";
 
 class Opener {
   public:
@@ -73,10 +73,27 @@ class Opener {
         };
         options.vocab_size = vocab_size_;
         options.tokenizer = text ? &*text : nullptr;
-        options.cache_directory = kCacheDirectory;
+        options.cache_directory = cache();
         const OpenedSource opened = open_source(options);
         if (opened.report) report(source, *opened.report);
         return opened.store;
+    }
+
+    // data.cache; where that is the default and cannot be written, a place beside the run's
+    // directory, or without one that of temporary files.
+    std::filesystem::path cache() {
+        if (!cache_.empty()) return cache_;
+        const std::string& wanted = recipe_.data().cache();
+        cache_ = wanted.empty() ? kDefaultCache : wanted;
+        if (cache_ != kDefaultCache || can_hold_files(cache_)) return cache_;
+        const std::string& run = recipe_.run().dir();
+        std::filesystem::path other = run.empty()
+                                          ? std::filesystem::temp_directory_path() / "fucina-cache"
+                                          : std::filesystem::path(run + ".cache");
+        console_.line(concat("note     ", cache_.string(),
+                             " cannot be written here; encoded text is kept in ", other.string(),
+                             " (data.cache names another place)"));
+        return cache_ = std::move(other);
     }
 
     void report(const Source& source, const PrepareReport& report) {
@@ -90,6 +107,7 @@ class Opener {
     Console& console_;
     std::optional<Tokenizer> tokenizer_;
     std::optional<TextEnds> ends_;
+    std::filesystem::path cache_;
 };
 
 void describe(const Sources& sources, const BatchLoader& loader, std::vector<std::string>& lines) {

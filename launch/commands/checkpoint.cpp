@@ -97,7 +97,9 @@ void add_checkpoint_command(Command app) {
     Command verify_command =
         command.subcommand("verify", "Read everything and compare all checksums");
     for (Command each : {inspect_command, verify_command}) {
-        each.option("directory", options->directory, "run or checkpoint directory").required();
+        each.option("directory", options->directory, "run or checkpoint directory")
+            .path()
+            .required();
     }
     inspect_command.flag("--tensors", options->tensors,
                          "every tensor, with the file and byte where each box begins");

@@ -170,10 +170,10 @@ void add_data_command(Command app) {
     const std::string format_help = "text, jsonl, tokens or store; default: by the ending";
 
     Command prepare = command.subcommand("prepare", "Encode text into a token store");
-    prepare.option("--tokenizer", options->tokenizer, "a Hugging Face tokenizer.json");
-    prepare.option("--input", options->input, "the text, JSONL or id lists").required();
+    prepare.option("--tokenizer", options->tokenizer, "a Hugging Face tokenizer.json").path();
+    prepare.option("--input", options->input, "the text, JSONL or id lists").path().required();
     prepare.option("--format", options->format, format_help);
-    prepare.option("--output", options->output, "the store to write (.h5)").required();
+    prepare.option("--output", options->output, "the store to write (.h5)").path().required();
     prepare.option("--vocab-size", options->vocab_size, "for id lists without a tokenizer");
     prepare.flag("--no-eos", options->no_eos, "do not end documents with the end-of-text token");
     prepare.option("--begin-token", options->ends.begin,
@@ -183,7 +183,9 @@ void add_data_command(Command app) {
     prepare.run([options] { run_prepare(*options); });
 
     Command check = command.subcommand("check", "Read data whole and report what is in it");
-    check.option("files", options->files, "token stores, or text, JSONL or id lists").required();
+    check.option("files", options->files, "token stores, or text, JSONL or id lists")
+        .path()
+        .required();
     check.option("--format", options->format, format_help);
     check.option("--vocab-size", options->vocab_size, "ids of lists must be below this");
     add_broken_limit(check, *options);

@@ -120,6 +120,7 @@ RunData load_file(Communicator& communicator, const EvalOptions& options, const 
     data.set_append_eos(!trained.has_append_eos() || trained.append_eos());
     data.set_begin_token(trained.has_begin_token() ? trained.begin_token() : "auto");
     data.set_end_token(trained.has_end_token() ? trained.end_token() : "auto");
+    data.set_cache(trained.cache());
     data.set_shuffle(false);
     data.set_broken_limit(kBrokenLimit);
     data.set_sequence_length(sequence_length(options, source));
@@ -184,25 +185,30 @@ void run_eval(const EvalOptions& options) {
 void add_eval_command(Command app) {
     Command command = app.subcommand("eval", "Loss and perplexity of a model on data");
     auto options = std::make_shared<EvalOptions>();
-    command.option("model", options->model, "run, checkpoint or Hugging Face directory").required();
-    const Option data = command.option("--data", options->data, "text, JSON lines or token store");
+    command.option("model", options->model, "run, checkpoint or Hugging Face directory")
+        .path()
+        .required();
+    const Option data =
+        command.option("--data", options->data, "text, JSON lines or token store").path();
     command
         .option("--format", options->format, "text, jsonl, tokens or store; default: by the ending")
         .one_of({"text", "jsonl", "tokens", "store"});
-    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own");
+    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own")
+        .path();
     command
         .option("--sequence-length", options->sequence_length,
                 "longer documents are cut; default: as in training")
         .range(int64_t{1}, int64_t{1} << 24);
     const Option tokens =
-        command.option("--tokens", options->tokens, "token ids: a JSON list of lists");
+        command.option("--tokens", options->tokens, "token ids: a JSON list of lists").path();
     command
         .option("--logits", options->logits,
                 "write logits here: .npy, fp32 [sequences, length, vocabulary]")
+        .path()
         .needs(tokens);
     command.option("--precision", options->precision, "bf16 or fp32; default: as in training")
         .one_of({"bf16", "fp32"});
-    command.option("--gradients", options->gradients).hidden().needs(tokens);
+    command.option("--gradients", options->gradients).path().hidden().needs(tokens);
     command.option("--mtp-loss", options->mtp_loss).hidden();
     command.option("--balance-loss", options->balance_loss).hidden();
     tokens.excludes(data);

@@ -114,13 +114,17 @@ void run_generate(const GenerateOptions& options) {
 void add_generate_command(Command app) {
     Command command = app.subcommand("generate", "Go on with a text");
     auto options = std::make_shared<GenerateOptions>();
-    command.option("model", options->model, "run, checkpoint or Hugging Face directory").required();
+    command.option("model", options->model, "run, checkpoint or Hugging Face directory")
+        .path()
+        .required();
     const Option prompt = command.option("--prompt", options->prompt, "the text's beginning");
     command
         .option("--tokens", options->tokens,
                 "prompts as token ids, a JSON list of lists; prints ids")
+        .path()
         .excludes(prompt);
-    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own");
+    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own")
+        .path();
     command.option("--max-tokens", options->max_tokens, "at most so many new tokens")
         .range(int64_t{1}, int64_t{1} << 24)
         .show_default();

@@ -53,7 +53,7 @@ void add_sample(const ReportOptions& options) {
 void add_report_command(Command app) {
     Command command = app.subcommand("report", "Write a run's report.html");
     const auto options = std::make_shared<ReportOptions>();
-    command.option("RUN_DIR", options->run_dir, "the run directory").required();
+    command.option("RUN_DIR", options->run_dir, "the run directory").path().required();
     const Option prompt = command.option(
         "--prompt", options->prompt, "add a sample: the newest checkpoint goes on with this text");
     command.option("--max-tokens", options->max_tokens, "of the sample")

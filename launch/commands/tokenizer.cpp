@@ -85,7 +85,7 @@ void add_lines_command(Command parent, const std::string& name, const std::strin
                        void (*run)(const std::string&)) {
     Command command = parent.subcommand(name, help);
     auto path = std::make_shared<std::string>();
-    command.option("--tokenizer", *path, "A tokenizer.json").required();
+    command.option("--tokenizer", *path, "A tokenizer.json").path().required();
     command.run([path, run] {
         if (process().rank() == 0) run(*path);
     });
@@ -113,9 +113,9 @@ void add_tokenizer_train_command(Command parent) {
     auto training = std::make_shared<TokenizerTraining>();
     auto inputs = std::make_shared<std::vector<std::string>>();
     auto output = std::make_shared<std::string>();
-    command.option("--input", *inputs, "Text files").required();
+    command.option("--input", *inputs, "Text files").path().required();
     command.option("--vocab-size", training->vocab_size, "Tokens in all, EOS included").required();
-    command.option("--output", *output, "The file to write").required();
+    command.option("--output", *output, "The file to write").path().required();
     command.option("--eos", training->eos, "The end-of-text token").show_default();
     command
         .option("--broken-limit", training->broken_limit,

@@ -155,7 +155,7 @@ void run_resume(const TrainOptions& options) {
 void add_train_command(Command app) {
     Command command = app.subcommand("train", "Train a model as a recipe says");
     auto options = std::make_shared<TrainOptions>();
-    command.option("recipe", options->recipe, "recipe, a TOML file").required();
+    command.option("recipe", options->recipe, "recipe, a TOML file").path().required();
     command.option("--set", options->overrides, "path=value: override a value of the recipe")
         .one_word();
     command.flag("--fresh", options->fresh,
@@ -166,7 +166,7 @@ void add_train_command(Command app) {
 void add_resume_command(Command app) {
     Command command = app.subcommand("resume", "Go on with a run from its newest valid checkpoint");
     auto options = std::make_shared<TrainOptions>();
-    command.option("run_dir", options->run_dir, "the run's directory").required();
+    command.option("run_dir", options->run_dir, "the run's directory").path().required();
     command.option("--set", options->overrides, "path=value: change a value of the recipe")
         .one_word();
     command.run([options] { run_resume(*options); });
