@@ -33,6 +33,10 @@ class Error : public std::runtime_error {
     ExitCode code_;
 };
 
+// For catch (...): what is being handled, as an Error. Failures of std::filesystem are storage, a
+// want of memory and whatever else are internal.
+Error current_error();
+
 // All arguments written one after the other, as operator<< writes them.
 template <class... Parts>
 std::string concat(const Parts&... parts) {

@@ -9,17 +9,22 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "data/file.h"
 #include "launch/machine.h"
+#include "parallel/agreement.h"
+#include "parallel/mpi_communicator.h"
+#include "trainer/manifest.h"
 
 namespace fucina {
 namespace {
 
 // How long a failed rank waits for the others to fail too before it ends the job for all.
-constexpr double kAgreementSeconds = 5.0;
+constexpr double kAgreementSeconds = 0.4;
 
 bool is_set(const char* name) {
     return std::getenv(name) != nullptr;
@@ -92,8 +97,34 @@ void Process::start(int* argc, char*** argv) {
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
     MPI_Comm_size(machine, &local_size_);
     sharing_ = std::max(1, ranks_sharing(affinity_cpus(), machine, local_size_));
+    share_failure(machine);
     MPI_Comm_free(&machine);
     MPI_Comm_dup(MPI_COMM_WORLD, &endings_);
+}
+
+// A word of memory that all ranks of this machine see.
+void Process::share_failure(MPI_Comm machine) {
+    int machine_rank = 0, unit = 0;
+    MPI_Comm_rank(machine, &machine_rank);
+    MPI_Aint bytes = machine_rank == 0 ? sizeof(*failed_) : 0;
+    void* word = nullptr;
+    MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, machine, &word, &failed_window_);
+    MPI_Win_shared_query(failed_window_, 0, &bytes, &unit, &word);
+    if (machine_rank == 0) new (word) std::atomic<int>(0);
+    failed_ = static_cast<std::atomic<int>*>(word);
+    MPI_Barrier(machine);
+}
+
+void Process::require_same_command(const std::string& version, const std::string& command) const {
+    if (size_ == 1) return;
+    const InputFile program("/proc/self/exe");
+    std::string bytes(static_cast<size_t>(program.size()), '\0');
+    program.read(0, std::as_writable_bytes(std::span(bytes)));
+    const auto communicator = make_mpi_communicator();
+    require_same(*communicator,
+                 {{"the command", command},
+                  {"the program", concat(version, " with hash ", content_hash(bytes))}},
+                 ExitCode::usage, "start the same on every rank");
 }
 
 int Process::finish(const Outcome& outcome) {
@@ -108,15 +139,19 @@ int Process::finish(const Outcome& outcome) {
     std::vector<int> codes(static_cast<size_t>(size_), 0);
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Iallgather(&code, 1, MPI_INT, codes.data(), 1, MPI_INT, endings_, &request);
+    const auto speak = [&](bool with_rank) {
+        int none = 0;
+        if (!failed_->compare_exchange_strong(none, code)) return;
+        print_error(with_rank ? concat("rank ", rank_, ": ") : "", outcome.message);
+    };
     if (!wait_for(&request, failed ? kAgreementSeconds : 0)) {
-        print_error(concat("rank ", rank_, ": "), outcome.message);
+        speak(true);
         MPI_Abort(MPI_COMM_WORLD, code);
     }
     const auto first = std::find_if(codes.begin(), codes.end(), [](int c) { return c != 0; });
     const int speaker = static_cast<int>(first - codes.begin());
-    if (failed && rank_ == speaker) {
-        print_error(speaker == 0 ? std::string() : concat("rank ", rank_, ": "), outcome.message);
-    }
+    if (failed && rank_ == speaker) speak(speaker > 0);
+    MPI_Win_free(&failed_window_);
     MPI_Finalize();
     return first == codes.end() ? 0 : *first;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <mpi.h>
 
+#include <atomic>
 #include <string>
 
 #include "kernels/error.h"
@@ -21,11 +22,18 @@ class Process {
     // needs no MPI.
     void start(int* argc, char*** argv);
 
+    // Collective; fails (exit 2) unless all ranks run the same command of the same program.
+    void require_same_command(const std::string& version, const std::string& command) const;
+
     // Ends the process's part in the job and returns its exit code. Ranks that fail together (every
-    // rank arrives here within a few seconds) print one line on one rank, finalize and return the
-    // same code; if some rank never arrives, because it waits for us in a collective, the message
-    // is printed here and MPI_Abort ends the job.
+    // rank arrives here within half a second) print one line on one rank, finalize and return the
+    // same code; if some rank does not arrive, because it waits for us in a collective or computes,
+    // the message is printed here and MPI_Abort ends the job.
     int finish(const Outcome& outcome);
+
+    // The code with which a rank of this machine ends the job, 0 before; null without MPI. A signal
+    // handler may read it.
+    const std::atomic<int>* job_failed() const { return failed_; }
 
     bool with_mpi() const { return with_mpi_; }
     int rank() const { return rank_; }
@@ -37,12 +45,16 @@ class Process {
     int use_threads(int requested);
 
   private:
+    void share_failure(MPI_Comm machine);
+
     bool with_mpi_ = false;
     int rank_ = 0;
     int size_ = 1;
     int local_size_ = 1;
     int sharing_ = 1;                   // ranks here that may run on our cores, this one included
     MPI_Comm endings_ = MPI_COMM_NULL;  // only for finish, so that it meets no other collective
+    MPI_Win failed_window_ = MPI_WIN_NULL;
+    std::atomic<int>* failed_ = nullptr;
 };
 
 // The process's only handle.

@@ -1,7 +1,6 @@
 #include "launch/program.h"
 
 #include <algorithm>
-#include <new>
 #include <string>
 
 #include "kernels/error.h"
@@ -20,14 +19,12 @@ std::string one_line(std::string text) {
 
 Outcome parse_and_run(CommandLine& line, int argc, char** argv) {
     try {
+        process().require_same_command(kVersion, argc > 1 ? argv[1] : "");
         line.parse(argc, argv, process().rank() == 0);
         return {};
-    } catch (const Error& error) {
+    } catch (...) {
+        const Error error = current_error();
         return {error.code(), one_line(error.what())};
-    } catch (const std::bad_alloc&) {
-        return {ExitCode::internal, "out of memory"};
-    } catch (const std::exception& error) {
-        return {ExitCode::internal, one_line(error.what())};
     }
 }
 

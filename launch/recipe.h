@@ -5,6 +5,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "configs/recipe.pb.h"
@@ -32,6 +33,9 @@ std::string recipe_toml(const Recipe& recipe);
 
 // One line a value, for the screen: path, value, origin.
 std::string recipe_listing(const ResolvedRecipe& resolved);
+
+// Every value that is set, as (path, TOML).
+std::vector<std::pair<std::string, std::string>> recipe_values(const Recipe& recipe);
 
 // The model section under config.json's names (a q_lora_rank of 0 becomes null), for ModelSpec.
 // Needs a recipe without model.from.

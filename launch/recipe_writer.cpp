@@ -170,15 +170,22 @@ std::string recipe_toml(const Recipe& recipe) {
     return text;
 }
 
+std::vector<std::pair<std::string, std::string>> recipe_values(const Recipe& recipe) {
+    std::vector<std::pair<std::string, std::string>> values;
+    walk(recipe, "",
+         [&](const std::string& path, const Message& message, const FieldDescriptor& field) {
+             values.emplace_back(join_path(path, field.name()), toml_value(message, field, -1));
+         });
+    return values;
+}
+
 std::string recipe_listing(const ResolvedRecipe& resolved) {
     std::string text;
-    walk(resolved.recipe, "",
-         [&](const std::string& path, const Message& message, const FieldDescriptor& field) {
-             const std::string name = join_path(path, field.name());
-             const auto origin = resolved.origins.find(name);
-             text += fmt::format("  {:<34} {:<26} {}\n", name, toml_value(message, field, -1),
-                                 origin == resolved.origins.end() ? "default" : origin->second);
-         });
+    for (const auto& [name, value] : recipe_values(resolved.recipe)) {
+        const auto origin = resolved.origins.find(name);
+        text += fmt::format("  {:<34} {:<26} {}\n", name, value,
+                            origin == resolved.origins.end() ? "default" : origin->second);
+    }
     return text;
 }
 

@@ -1,34 +1,75 @@
 #include "parallel/agreement.h"
 
-#include <string>
-
-#include "kernels/error.h"
+#include <algorithm>
 
 namespace fucina {
+namespace {
 
-void agree(Communicator& communicator, const std::function<void()>& body) {
-    int64_t code = 0;
-    std::string message;
-    try {
-        body();
-    } catch (const Error& error) {
-        code = static_cast<int64_t>(error.code());
-        message = error.what();
+std::string flatten(const Facts& facts) {
+    std::string text;
+    for (const auto& [name, value] : facts) text += name + '\0' + value + '\0';
+    return text;
+}
+
+Facts unflatten(const std::string& text) {
+    Facts facts;
+    for (size_t at = 0; at < text.size();) {
+        const size_t middle = text.find('\0', at), end = text.find('\0', middle + 1);
+        facts.emplace_back(text.substr(at, middle - at), text.substr(middle + 1, end - middle - 1));
+        at = end + 1;
     }
-    if (communicator.size() == 1) {
-        if (code != 0) throw Error(static_cast<ExitCode>(code), message);
-        return;
-    }
+    return facts;
+}
+
+std::string value_of(const Facts& facts, const std::string& name) {
+    const auto found = std::find_if(facts.begin(), facts.end(),
+                                    [&](const auto& fact) { return fact.first == name; });
+    return found == facts.end() ? "not set" : found->second;
+}
+
+}  // namespace
+
+std::string first_text(Communicator& communicator, std::string text) {
     const int none = communicator.size();
-    std::vector<int64_t> first{code == 0 ? -none : -communicator.rank()};
+    std::vector<int64_t> first{text.empty() ? -none : -communicator.rank()};
     communicator.all_reduce_max(first);
     const int speaker = static_cast<int>(-first[0]);
-    if (speaker == none) return;
-    int64_t header[2] = {code, static_cast<int64_t>(message.size())};
-    communicator.broadcast(std::as_writable_bytes(std::span(header)), speaker);
-    message.resize(static_cast<size_t>(header[1]));
-    communicator.broadcast(std::as_writable_bytes(std::span(message)), speaker);
-    throw Error(static_cast<ExitCode>(header[0]), message);
+    if (speaker == none) return "";
+    auto length = static_cast<int64_t>(text.size());
+    communicator.broadcast(std::as_writable_bytes(std::span(&length, 1)), speaker);
+    text.resize(static_cast<size_t>(length));
+    communicator.broadcast(std::as_writable_bytes(std::span(text)), speaker);
+    return text;
+}
+
+void agree(Communicator& communicator, const std::function<void()>& body) {
+    std::string failure;  // its code, a space, its message
+    try {
+        body();
+    } catch (...) {
+        const Error error = current_error();
+        const std::string who =
+            communicator.rank() > 0 ? concat("rank ", communicator.rank(), ": ") : "";
+        failure = concat(static_cast<int>(error.code()), " ", who, error.what());
+    }
+    failure = first_text(communicator, failure);
+    if (failure.empty()) return;
+    throw Error(static_cast<ExitCode>(std::stoi(failure)), failure.substr(failure.find(' ') + 1));
+}
+
+void require_same(Communicator& communicator, const Facts& facts, ExitCode code,
+                  const std::string& otherwise) {
+    const Facts theirs =
+        unflatten(first_text(communicator, communicator.rank() == 0 ? flatten(facts) : ""));
+    agree(communicator, [&] {
+        for (const Facts* names : {&facts, &theirs}) {
+            for (const auto& [name, unused] : *names) {
+                const std::string here = value_of(facts, name), there = value_of(theirs, name);
+                if (here != there)
+                    fail(code, name, " is ", here, ", on rank 0 ", there, "; ", otherwise);
+            }
+        }
+    });
 }
 
 }  // namespace fucina

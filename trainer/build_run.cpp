@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <google/protobuf/text_format.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <map>
@@ -44,20 +45,6 @@ DamageReport warn_of_damage(Console& console) {
         console.line(
             concat("WARNING: checkpoint ", dir.string(), " is damaged and is passed over: ", why));
     };
-}
-
-// The text of the lowest rank whose text is not empty.
-std::string first_text(Communicator& communicator, std::string text) {
-    const int none = communicator.size();
-    std::vector<int64_t> first{text.empty() ? -none : -communicator.rank()};
-    communicator.all_reduce_max(first);
-    const int speaker = static_cast<int>(-first[0]);
-    if (speaker == none) return "";
-    auto length = static_cast<int64_t>(text.size());
-    communicator.broadcast(std::as_writable_bytes(std::span(&length, 1)), speaker);
-    text.resize(static_cast<size_t>(length));
-    communicator.broadcast(std::as_writable_bytes(std::span(text)), speaker);
-    return text;
 }
 
 // Where the weights of a new run come from.
@@ -106,6 +93,20 @@ class Origin {
     ModelSpec spec_;
 };
 
+// What every rank makes or loads by itself.
+void require_same_model(Communicator& communicator, Model& model) {
+    if (communicator.size() == 1) return;
+    const auto hashed = [](std::string_view bytes) { return "of hash " + content_hash(bytes); };
+    Facts facts{{"the model's config", hashed(model.spec().to_config().dump())}};
+    for (const Parameter* parameter : model.parameters()) {
+        const Tensor& value = parameter->value;
+        facts.emplace_back(parameter->name, hashed({reinterpret_cast<const char*>(value.raw()),
+                                                    static_cast<size_t>(value.bytes())}));
+    }
+    require_same(communicator, facts, ExitCode::replica_mismatch,
+                 "every rank must read the same model.from");
+}
+
 void start_log(TrainingRun& run, const std::string& toml, Console& console) {
     write_text_file(run.path / "recipe.resolved.toml", toml);
     console.open_log((run.path / "log.txt").string());
@@ -144,6 +145,7 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
         run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe.train()));
         origin->fill(*run.model);
     });
+    require_same_model(communicator, *run.model);
     run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters());
     agree(communicator, [&] {
         if (!first) return;
@@ -189,6 +191,10 @@ void find_resume_point(Communicator& communicator, ResumePoint& point, Console& 
     });
     point.checkpoint = first_text(communicator, found);
     agree(communicator, [&] { point.manifest = read_manifest(point.checkpoint); });
+    require_same(communicator,
+                 {{point.checkpoint.string(),
+                   concat("of hash ", content_hash(point.manifest.SerializeAsString()))}},
+                 ExitCode::data, "every rank must see the same run directory");
 }
 
 // What decides which sequences next_sample counts, and has changed: "train.seed was 0 and is now

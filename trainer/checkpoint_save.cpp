@@ -121,7 +121,7 @@ class Save {
         try {
             on_first([&] { begin(); });
             share_temporary();
-            on_all([&] { write(); });
+            agree(communicator_, [&] { write(); });
             gather();
             on_first([&] { commit(); });
         } catch (const Error& error) {
@@ -139,21 +139,8 @@ class Save {
     template <class Body>
     void on_first(const Body& body) {
         agree(communicator_, [&] {
-            if (communicator_.rank() == 0) storage_errors(body);
+            if (communicator_.rank() == 0) body();
         });
-    }
-    template <class Body>
-    void on_all(const Body& body) {
-        agree(communicator_, [&] { storage_errors(body); });
-    }
-    // std::filesystem's failures are storage failures here.
-    template <class Body>
-    static void storage_errors(const Body& body) {
-        try {
-            body();
-        } catch (const fs::filesystem_error& error) {
-            fail(ExitCode::storage, error.what());
-        }
     }
     void reach(std::string_view point) const { fault_point(point, communicator_.rank()); }
 

@@ -39,8 +39,9 @@ void resolve_products(Communicator& communicator, Recipe& recipe,
     }
     agree(communicator, [&] {
         if (offers(product_order(wanted))) return;
-        fail(ExitCode::usage, "exact.products = \"", wanted, "\" needs AVX512_BF16, which rank ",
-             communicator.rank(), " lacks (", describe_runtime(), "); ", what_to_do_instead);
+        fail(ExitCode::usage, "exact.products = \"", wanted,
+             "\" needs AVX512_BF16, which this CPU lacks (", describe_runtime(), "); ",
+             what_to_do_instead);
     });
 }
 

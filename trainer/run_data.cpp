@@ -120,6 +120,20 @@ void describe(const Sources& sources, const BatchLoader& loader, std::vector<std
     }
 }
 
+// By path, the hash of each file's content.
+Facts data_facts(const Data& recipe, const RunData& data) {
+    Facts facts{{recipe.tokenizer(), data.tokenizer_hash()}};
+    const auto add = [&](const Sources& sources, const BatchLoader* loader) {
+        for (int i = 0; i < sources.size(); ++i) {
+            facts.emplace_back(sources[i].path(), loader->source(i).store().content_hash());
+        }
+    };
+    add(recipe.train(), data.train.get());
+    add(recipe.valid(), data.valid.get());
+    for (auto& [path, hash] : facts) hash = concat("content of hash ", hash);
+    return facts;
+}
+
 }  // namespace
 
 std::vector<std::string> RunData::train_hashes() const {
@@ -157,6 +171,8 @@ RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t 
         data.tokenizer = opener->tokenizer();
         data.ends = opener->ends();
     });
+    require_same(communicator, data_facts(recipe.data(), data), ExitCode::data,
+                 "every rank must read the same files");
     return data;
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/evaluator.h"
+#include "trainer/fault_point.h"
 #include "trainer/manifest.h"
 
 namespace fucina {
@@ -40,6 +41,7 @@ Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
                run_.recipe.train().learning_rate()) {
     if (run_.data.tokenizer) token_bytes_ = run_.data.tokenizer->token_bytes();
     if (communicator.rank() != 0) return;
+    fault_point("metrics.open", 0);
     samples_ = std::make_unique<SampleWriter>(run_.path / "samples.jsonl", run_.step, run_.data);
     metrics_ = std::make_unique<MetricsFile>((run_.path / "metrics.jsonl").string(), run_.step);
     tensorboard_ =
@@ -124,10 +126,12 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
 }
 
 void Trainer::evaluate(StepMetrics& metrics) {
+    if (samples_) fault_point("eval.samples", 0);
     if (samples_ && !samples_->write(metrics.step, *run_.model)) {
         console_.line("WARNING: samples.jsonl could not be written");
     }
     if (!run_.data.valid) return;
+    fault_point("eval.loss", communicator_.rank());
     const HeldOutLoss loss = evaluate_loss(communicator_, *run_.model, *run_.data.valid,
                                            run_.recipe.train().micro_batch(), token_bytes_);
     metrics.valid_loss = loss.nats_per_token;

@@ -10,6 +10,7 @@
 #include "launch/process.h"
 #include "launch/recipe.h"
 #include "launch/run_facts.h"
+#include "parallel/agreement.h"
 #include "parallel/mpi_communicator.h"
 #include "trainer/product_choice.h"
 #include "trainer/report/report.h"
@@ -29,6 +30,11 @@ std::unique_ptr<Communicator> make_communicator() {
     return process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
 }
 
+void require_same_recipe(Communicator& communicator, const Recipe& recipe) {
+    require_same(communicator, recipe_values(recipe), ExitCode::usage,
+                 "start all ranks with the same recipe and --set");
+}
+
 // After exact.products of an exact run is resolved.
 void set_up_process(const Recipe& recipe) {
     const Train& train = recipe.train();
@@ -36,7 +42,7 @@ void set_up_process(const Recipe& recipe) {
     const std::string& products = recipe.exact().products();
     set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact,
                 products == "auto" ? ProductOrder::fma : product_order(products));
-    install_signal_handlers();
+    install_signal_handlers(process().job_failed());
 }
 
 void print_lines(Console& console, const std::string& text) {
@@ -89,6 +95,7 @@ void run_train(const TrainOptions& options) {
     if (resolved.recipe.data().has_restart()) {
         fail(ExitCode::usage, options.recipe, ": data.restart is for `fucina resume` only");
     }
+    require_same_recipe(*communicator, resolved.recipe);
     const bool chosen = resolved.recipe.exact().products() != "auto";
     resolve_products(*communicator, resolved.recipe, R"(take "auto", "fma" or "amx")");
     if (!chosen && resolved.recipe.exact().products() != "auto")
@@ -117,6 +124,7 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
         parse_recipe(recipe_toml(stored), point.checkpoint.string(), options.overrides);
     Recipe recipe = resolved.recipe;
     recipe.mutable_run()->set_dir(options.run_dir);
+    require_same_recipe(communicator, recipe);
     check_resumable(point.manifest, recipe);
     resolve_products(communicator, recipe,
                      "resume on a CPU that has it, or go on here with other bits than there: --set "
@@ -138,7 +146,7 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
 void run_resume(const TrainOptions& options) {
     const auto communicator = make_communicator();
     Console console(communicator->rank() == 0);
-    install_signal_handlers();
+    install_signal_handlers(process().job_failed());
     ResumePoint point = open_for_resume(*communicator, options.run_dir);
     std::optional<TrainingRun> run;
     while (!run) run = try_resume(*communicator, options, point, console);

@@ -1,6 +1,8 @@
 #include "collective_cases.h"
 
 #include <cstring>
+#include <filesystem>
+#include <new>
 #include <numeric>
 
 #include "kernels/error.h"
@@ -32,22 +34,54 @@ void check_exchange(Communicator& communicator) {
     FUCINA_CHECK(in == expected, "all_to_all_v on rank ", rank);
 }
 
-// All ranks throw what the lowest failing one found.
-void check_agreement(Communicator& communicator) {
-    agree(communicator, [] {});
-    const int failing = communicator.size() / 2;
-    std::string message;
+// What the body ends with on this rank: code and message, "" if it ends well.
+template <class Body>
+std::string failure_of(const Body& body) {
     try {
-        agree(communicator, [&] {
-            if (communicator.rank() >= failing) {
-                fail(ExitCode::data, "rank ", communicator.rank(), " found it");
-            }
-        });
+        body();
     } catch (const Error& error) {
-        FUCINA_CHECK(error.code() == ExitCode::data, "another code");
-        message = error.what();
+        return concat(static_cast<int>(error.code()), " ", error.what());
     }
-    FUCINA_CHECK(message == concat("rank ", failing, " found it"), message);
+    return "";
+}
+
+// All ranks throw what the lowest failing one found, whatever was thrown there.
+void check_agreement(Communicator& communicator) {
+    const int failing = communicator.size() / 2;
+    const std::string who = failing > 0 ? concat("rank ", failing, ": ") : "";
+    const auto check = [&](const std::string& expected, const auto& thrown) {
+        const std::string found = failure_of([&] {
+            agree(communicator, [&] {
+                if (communicator.rank() >= failing) throw thrown();
+            });
+        });
+        FUCINA_CHECK(found == expected, found, " instead of ", expected);
+    };
+    FUCINA_CHECK(failure_of([&] { agree(communicator, [] {}); }).empty(), "a failure of nothing");
+    check(concat("3 ", who, "it is ", failing),
+          [&] { return Error(ExitCode::data, concat("it is ", communicator.rank())); });
+    check(concat("1 ", who, "out of memory"), [] { return std::bad_alloc(); });
+    check(concat("11 ", who, "filesystem error: gone: Input/output error"), [] {
+        return std::filesystem::filesystem_error("gone", std::make_error_code(std::errc::io_error));
+    });
+}
+
+// The last rank has another value, or a name that rank 0 has not.
+void check_sameness(Communicator& communicator) {
+    const int last = communicator.size() - 1;
+    const auto differing = [&](const Facts& facts) {
+        return failure_of([&] {
+            require_same(communicator, communicator.rank() == last ? facts : Facts{{"a", "1"}},
+                         ExitCode::usage, "do this");
+        });
+    };
+    FUCINA_CHECK(differing({{"a", "1"}}).empty(), "the same differs");
+    if (last == 0) return;
+    const std::string who = concat("2 rank ", last, ": ");
+    FUCINA_CHECK(differing({{"a", "2"}}) == who + "a is 2, on rank 0 1; do this", "values");
+    FUCINA_CHECK(differing({{"a", "1"}, {"b", ""}}) == who + "b is , on rank 0 not set; do this",
+                 "more");
+    FUCINA_CHECK(differing({}) == who + "a is not set, on rank 0 1; do this", "less");
 }
 
 // Element i of grain g's leaf: floats whose sum depends on the order of addition.
@@ -107,6 +141,7 @@ void check_collectives(Communicator& communicator) {
         FUCINA_CHECK(got[0] == previous && got[1] == 7, "ring");
     }
     check_agreement(communicator);
+    check_sameness(communicator);
     communicator.barrier();
 }
 
@@ -123,18 +158,26 @@ void mismatch(Communicator& communicator, int which) {
     std::vector<int64_t> sends, receives(static_cast<size_t>(communicator.size()), 44);
     for (int r = 0; r < communicator.size(); ++r) sends.push_back(count(communicator.rank(), r));
     switch (which) {
-        case 0: return message(8, 12);  // short
-        case 1: return message(12, 8);  // long
-        case 2: return message(0, 8);
-        case 3: return message(8, 0);
-        case 4: return message(150, 350);  // fewer pieces than expected
-        case 5: return message(200, 100);  // whole pieces, one too many
-        case 6: return communicator.broadcast(part(first ? 30 : 20), 0);
-        case 7: return communicator.all_reduce_sum(values);
+        case 0:
+            return message(8, 12);  // short
+        case 1:
+            return message(12, 8);  // long
+        case 2:
+            return message(0, 8);
+        case 3:
+            return message(8, 0);
+        case 4:
+            return message(150, 350);  // fewer pieces than expected
+        case 5:
+            return message(200, 100);  // whole pieces, one too many
+        case 6:
+            return communicator.broadcast(part(first ? 30 : 20), 0);
+        case 7:
+            return communicator.all_reduce_sum(values);
         default:
-            communicator.all_to_all_v(part(static_cast<size_t>(
-                std::accumulate(sends.begin(), sends.end(), int64_t{0}))), sends,
-                part(44 * receives.size()), receives);
+            communicator.all_to_all_v(
+                part(static_cast<size_t>(std::accumulate(sends.begin(), sends.end(), int64_t{0}))),
+                sends, part(44 * receives.size()), receives);
     }
 }
 
