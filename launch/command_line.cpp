@@ -51,12 +51,6 @@ std::string integer_problem(const std::string& text) {
                   " to ", std::numeric_limits<T>::max());
 }
 
-std::string one_line(std::string text) {
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
-    std::replace(text.begin(), text.end(), '\n', ' ');
-    return text;
-}
-
 std::vector<const CLI::App*> subcommands_of(const CLI::App& app) {
     return app.get_subcommands([](const CLI::App*) { return true; });
 }
@@ -105,6 +99,12 @@ std::string describe(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 }  // namespace
+
+std::string one_line(std::string text) {
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text;
+}
 
 Option Option::required() const {
     option_->required();

@@ -1,6 +1,5 @@
 #include "launch/program.h"
 
-#include <algorithm>
 #include <string>
 
 #include "kernels/error.h"
@@ -10,12 +9,6 @@ namespace fucina {
 namespace {
 
 constexpr const char* kVersion = "fucina 0.1.0";
-
-std::string one_line(std::string text) {
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
-    std::replace(text.begin(), text.end(), '\n', ' ');
-    return text;
-}
 
 Outcome parse_and_run(CommandLine& line, int argc, char** argv) {
     try {

@@ -8,7 +8,9 @@
 #include <map>
 
 #include "data/file.h"
+#include "data/run_on_threads.h"
 #include "kernels/error.h"
+#include "kernels/runtime.h"
 #include "kernels/tensor.h"
 #include "trainer/checkpoint.h"
 #include "trainer/manifest.h"
@@ -86,30 +88,20 @@ struct Job {
 };
 
 // What is no damage goes first: a checkpoint is called damaged only where all else could be read.
-void rethrow_first(const std::vector<std::exception_ptr>& problems) {
-    std::exception_ptr damage;
-    for (const std::exception_ptr& problem : problems) {
-        if (!problem) continue;
-        try {
-            std::rethrow_exception(problem);
-        } catch (const DamagedFile&) {
-            if (!damage) damage = problem;
-        }
-    }
-    if (damage) std::rethrow_exception(damage);
-}
-
 void run_jobs(const std::vector<InputFile>& files, const std::vector<Job>& jobs) {
-    std::vector<std::exception_ptr> problems(jobs.size());
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < jobs.size(); ++i) {
+    std::vector<std::exception_ptr> damage(jobs.size());
+    run_on_threads(static_cast<int64_t>(jobs.size()), runtime().threads, [&](int64_t i) {
+        const auto at = static_cast<size_t>(i);
+        const Job& job = jobs[at];
         try {
-            load_box(files[jobs[i].box->file()], *jobs[i].saved, *jobs[i].box, *jobs[i].tensor);
-        } catch (...) {
-            problems[i] = std::current_exception();
+            load_box(files[job.box->file()], *job.saved, *job.box, *job.tensor);
+        } catch (const DamagedFile&) {
+            damage[at] = std::current_exception();
         }
+    });
+    for (const std::exception_ptr& first : damage) {
+        if (first) std::rethrow_exception(first);
     }
-    rethrow_first(problems);
 }
 
 std::vector<InputFile> open_shards(const fs::path& dir, const Manifest& manifest) {

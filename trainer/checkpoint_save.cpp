@@ -240,8 +240,7 @@ class Save {
         const std::string bytes = frame_manifest(manifest_);
         file.append(std::as_bytes(std::span(bytes)));
         reach("save.manifest");
-        file.commit();
-        sync_directory(temporary_);
+        file.commit();  // and with it the directory's names
         reach("save.written");
         if (fs::exists(target_)) move_to_trash(target_);
         rename_path(temporary_, target_);

@@ -8,13 +8,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <exception>
 #include <memory>
 #include <set>
 
 #include "data/file.h"
 #include "data/hdf5_handle.h"
+#include "data/run_on_threads.h"
 #include "kernels/error.h"
+#include "kernels/runtime.h"
 #include "trainer/manifest.h"
 
 namespace fucina {
@@ -114,18 +115,8 @@ int64_t write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
     if (room != 0 && room != EOPNOTSUPP && room != EINVAL) {
         fail(ExitCode::storage, path.string(), ": ", std::strerror(room));
     }
-    std::vector<std::exception_ptr> problems(datasets.size());
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < datasets.size(); ++i) {
-        try {
-            write_dataset(file, path, datasets[i]);
-        } catch (...) {
-            problems[i] = std::current_exception();
-        }
-    }
-    for (const std::exception_ptr& problem : problems) {
-        if (problem) std::rethrow_exception(problem);
-    }
+    run_on_threads(static_cast<int64_t>(datasets.size()), runtime().threads,
+                   [&](int64_t i) { write_dataset(file, path, datasets[static_cast<size_t>(i)]); });
     sync_file(file, path);
     return size;
 }

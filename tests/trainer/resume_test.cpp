@@ -20,6 +20,7 @@ namespace fucina {
 namespace {
 
 namespace fs = std::filesystem;
+using test::message_of;
 using Overrides = std::vector<std::string>;
 
 class ResumeTest : public testing::Test {
@@ -32,16 +33,6 @@ class ResumeTest : public testing::Test {
             for (int32_t& id : document) id += 2;
         }
         return all;
-    }
-    std::string message(const std::function<void()>& body, ExitCode code) {
-        try {
-            body();
-        } catch (const Error& error) {
-            EXPECT_EQ(error.code(), code) << error.what();
-            return error.what();
-        }
-        ADD_FAILURE() << "nothing failed";
-        return "";
     }
     TrainingRun resume(const Overrides& overrides = {}) { return run_.resume(*self_, overrides); }
     fs::path checkpoint(int64_t step) const { return checkpoint_directory(run_.path(), step); }
@@ -100,8 +91,8 @@ TEST_F(ResumeTest, AnotherGlobalBatchBeginsAtTheSavedSample) {
 }
 
 TEST_F(ResumeTest, ASkippedStepIsNoUpdate) {
-    // Id 36 stands in the sixth document only, and its row of the embedding is not a number: the step
-    // that meets it is skipped.
+    // Id 36 stands in the sixth document only, and its row of the embedding is not a number: the
+    // step that meets it is skipped.
     auto poisoned = documents();
     poisoned[5][2] = 36;
     test::TinyRun run(work_.path() / "poisoned", work_.path() / "poisoned.json", poisoned);
@@ -209,17 +200,19 @@ TEST_F(ResumeTest, AnotherOrderOfTheDataIsRefusedOrBeginsAnew) {
     const auto source = [](const std::string& path, double weight) {
         return concat("{path = \"", path, "\", weight = ", weight, "}");
     };
-    run_.train({"data.shuffle=true", concat("data.train=[", source(one, 3), ", ", source(two, 1), "]")});
+    run_.train(
+        {"data.shuffle=true", concat("data.train=[", source(one, 3), ", ", source(two, 1), "]")});
     const auto before = names();
     for (const auto& [change, words] : std::vector<std::pair<std::string, std::string>>{
              {"train.seed=7", "train.seed was 0 and is now 7"},
              {"data.shuffle=false", "data.shuffle was true and is now false"},
              {concat("data.train=[", source(one, 2), ", ", source(two, 1), "]"), "weight"},
              {concat("data.train=[", source(one, 3), "]"), "was 2 and is now 1"},
-             {concat("data.train=[", source(one, 3), ", ", source(two, 1), ", ", source(two, 1), "]"),
+             {concat("data.train=[", source(one, 3), ", ", source(two, 1), ", ", source(two, 1),
+                     "]"),
               "was 2 and is now 3"},
              {concat("data.train=[", source(two, 3), ", ", source(one, 1), "]"), "two.json"}}) {
-        const std::string text = message([&] { resume({change}); }, ExitCode::usage);
+        const std::string text = message_of(ExitCode::usage, [&] { resume({change}); });
         EXPECT_CONTAINS(text, words);
         EXPECT_CONTAINS(text, "--set data.restart=true");
         EXPECT_EQ(text.find('\n'), std::string::npos);
@@ -230,14 +223,15 @@ TEST_F(ResumeTest, AnotherOrderOfTheDataIsRefusedOrBeginsAnew) {
         EXPECT_FALSE(anew.recipe.data().has_restart()) << "for one resume only";
     }
     // The same shares by other weights, and a seed that orders nothing, are no change.
-    EXPECT_EQ(resume({concat("data.train=[", source(one, 6), ", ", source(two, 2), "]")}).next_sample,
-              12);
+    EXPECT_EQ(
+        resume({concat("data.train=[", source(one, 6), ", ", source(two, 2), "]")}).next_sample,
+        12);
     run_.go_on({"train.seed=7", "data.restart=true", "train.steps=4"});
     EXPECT_EQ(manifest(4).next_sample(), 4);
     EXPECT_EQ(manifest(4).order().seed(), 7);
     EXPECT_EQ(resume().next_sample, 4) << "and goes on from there";
     std::ofstream(two) << "[[5, 6, 7, 8], [9, 11]]";
-    EXPECT_CONTAINS(message([&] { resume(); }, ExitCode::data), "two.json: its tokens hash to");
+    EXPECT_CONTAINS(message_of(ExitCode::data, [&] { resume(); }), "two.json: its tokens hash to");
     EXPECT_EQ(resume({"data.restart=true"}).next_sample, 0);
 }
 
@@ -252,8 +246,8 @@ TEST_F(ResumeTest, WhatCannotBeReadIsNoDamage) {
             all_made = true;
             int64_t reads = 0;
             disk.fails = [&](FileCall call, const fs::path& path, int64_t) {
-                const bool counts = call == FileCall::read &&
-                                    path.string().find("step-") != std::string::npos;
+                const bool counts =
+                    call == FileCall::read && path.string().find("step-") != std::string::npos;
                 if (!counts || reads++ != nth) return 0;
                 all_made = false;
                 return number;
@@ -281,7 +275,7 @@ TEST_F(ResumeTest, WhatDoesNotFitIsNoDamage) {
     const Manifest good = manifest(2);
     const auto refused = [&](const std::function<void(Manifest&)>& change) {
         rewrite(2, change);
-        const std::string text = message([&] { resume(); }, ExitCode::data);
+        const std::string text = message_of(ExitCode::data, [&] { resume(); });
         EXPECT_EQ(names(), before);
         write_text_file(checkpoint(2) / kManifestName, frame_manifest(good));
         return text;
@@ -311,17 +305,17 @@ TEST_F(ResumeTest, DamagedOnesAreSetAsideAndNothingIsLost) {
     write_text_file(checkpoint(3) / kManifestName, "no manifest");
     // A resume that is refused touches nothing.
     const auto before = names();
-    message([&] { resume({"model.hidden_size=48"}); }, ExitCode::usage);
+    message_of(ExitCode::usage, [&] { resume({"model.hidden_size=48"}); });
     EXPECT_EQ(names(), before);
     EXPECT_EQ(resume().step, 2);
-    EXPECT_EQ(names(), (std::set<std::string>{"step-00000001", "step-00000002",
-                                              "step-00000003.damaged", "step-00000004.damaged",
-                                              "step-00000004.damaged-2"}));
+    EXPECT_EQ(names(),
+              (std::set<std::string>{"step-00000001", "step-00000002", "step-00000003.damaged",
+                                     "step-00000004.damaged", "step-00000004.damaged-2"}));
     EXPECT_EQ(read_text_file(checkpoint(4).string() + ".damaged/kept", 99), "mine");
     flip(1);
     flip(2);
     const auto left = names();
-    EXPECT_CONTAINS(message([&] { resume(); }, ExitCode::no_checkpoint), "--fresh");
+    EXPECT_CONTAINS(message_of(ExitCode::no_checkpoint, [&] { resume(); }), "--fresh");
     EXPECT_EQ(names(), left) << "nothing to go on from: nothing is touched";
 }
 
@@ -342,7 +336,7 @@ TEST_F(ResumeTest, AListThatCannotBeReadIsNoEmptyRun) {
     run_.train({"train.steps=1"});
     fs::rename(run_.path() / "checkpoints", work_.path() / "elsewhere");
     std::ofstream(run_.path() / "checkpoints") << "a file";
-    EXPECT_CONTAINS(message([&] { resume(); }, ExitCode::data), "cannot list");
+    EXPECT_CONTAINS(message_of(ExitCode::data, [&] { resume(); }), "cannot list");
     fs::remove(run_.path() / "checkpoints");
     fs::create_directory_symlink(work_.path() / "elsewhere", run_.path() / "checkpoints");
     fs::create_directory_symlink(run_.path(), work_.path() / "link");

@@ -19,16 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string message_of(ExitCode code, const std::function<void()>& body) {
-    try {
-        body();
-    } catch (const Error& error) {
-        EXPECT_EQ(error.code(), code) << error.what();
-        return error.what();
-    }
-    ADD_FAILURE() << "nothing failed";
-    return "";
-}
+using test::message_of;
 
 TEST(RunDirectory, IsNeverOverwritten) {
     const TemporaryDirectory parent;
