@@ -102,13 +102,19 @@ void Process::start(int* argc, char*** argv) {
     MPI_Comm_dup(MPI_COMM_WORLD, &endings_);
 }
 
-// A word of memory that all ranks of this machine see.
+// A word of memory that all ranks of this machine see; where MPI has none for them, each has its
+// own.
 void Process::share_failure(MPI_Comm machine) {
     int machine_rank = 0, unit = 0;
     MPI_Comm_rank(machine, &machine_rank);
     MPI_Aint bytes = machine_rank == 0 ? sizeof(*failed_) : 0;
     void* word = nullptr;
-    MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, machine, &word, &failed_window_);
+    MPI_Comm_set_errhandler(machine, MPI_ERRORS_RETURN);
+    if (MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, machine, &word, &failed_window_) !=
+        MPI_SUCCESS) {
+        failed_window_ = MPI_WIN_NULL;
+        return;
+    }
     MPI_Win_shared_query(failed_window_, 0, &bytes, &unit, &word);
     if (machine_rank == 0) new (word) std::atomic<int>(0);
     failed_ = static_cast<std::atomic<int>*>(word);
@@ -151,7 +157,7 @@ int Process::finish(const Outcome& outcome) {
     const auto first = std::find_if(codes.begin(), codes.end(), [](int c) { return c != 0; });
     const int speaker = static_cast<int>(first - codes.begin());
     if (failed && rank_ == speaker) speak(speaker > 0);
-    MPI_Win_free(&failed_window_);
+    if (failed_window_ != MPI_WIN_NULL) MPI_Win_free(&failed_window_);
     MPI_Finalize();
     return first == codes.end() ? 0 : *first;
 }

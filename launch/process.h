@@ -31,8 +31,8 @@ class Process {
     // the message is printed here and MPI_Abort ends the job.
     int finish(const Outcome& outcome);
 
-    // The code with which a rank of this machine ends the job, 0 before; null without MPI. A signal
-    // handler may read it.
+    // The code with which a rank of this machine ends the job, 0 before. A signal handler may
+    // read it.
     const std::atomic<int>* job_failed() const { return failed_; }
 
     bool with_mpi() const { return with_mpi_; }
@@ -54,7 +54,8 @@ class Process {
     int sharing_ = 1;                   // ranks here that may run on our cores, this one included
     MPI_Comm endings_ = MPI_COMM_NULL;  // only for finish, so that it meets no other collective
     MPI_Win failed_window_ = MPI_WIN_NULL;
-    std::atomic<int>* failed_ = nullptr;
+    std::atomic<int> own_failed_{0};
+    std::atomic<int>* failed_ = &own_failed_;  // shared by the ranks of a machine
 };
 
 // The process's only handle.

@@ -2,8 +2,12 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <string_view>
+
+#include "kernels/error.h"
 
 namespace fucina {
 namespace {
@@ -28,8 +32,12 @@ Console::~Console() {
 void Console::open_log(const std::string& path) {
     if (!speaks_) return;
     log_ = std::fopen(path.c_str(), "a");
-    if (log_ != nullptr) log(unlogged_);
+    keeps_ = false;
+    log(unlogged_);
     unlogged_.clear();
+    if (log_ == nullptr)
+        line(concat("WARNING: ", path, ": cannot open: ", std::strerror(errno),
+                    "; nothing is logged"));
 }
 
 void Console::line(const std::string& text) {
@@ -56,10 +64,8 @@ void Console::clear_progress() {
 }
 
 void Console::log(const std::string& text) {
-    if (log_ == nullptr) {
-        unlogged_ += text;
-        return;
-    }
+    if (keeps_) unlogged_ += text;
+    if (log_ == nullptr) return;
     std::fwrite(text.data(), 1, text.size(), log_);
     std::fflush(log_);
 }

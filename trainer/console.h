@@ -13,7 +13,7 @@ class Console {
     Console& operator=(const Console&) = delete;
 
     // Appends what was said so far, and everything from now on, to this file. A full disk silences
-    // the log, never the run.
+    // the log, never the run; a file that cannot be opened is said.
     void open_log(const std::string& path);
 
     void line(const std::string& text);
@@ -26,6 +26,7 @@ class Console {
 
     const bool speaks_, terminal_;
     bool redraws_ = false;  // a progress line stands on the terminal
+    bool keeps_ = true;     // there is no log yet
     std::string unlogged_;
     std::FILE* log_ = nullptr;
 };

@@ -74,3 +74,12 @@ def test_write_failures_below_the_preflight(tmp_path, failing_calls):
             if runs.checkpoints(directory):
                 assert resumed.returncode == 0
                 assert runs.run("checkpoint", "verify", directory / "run").returncode == 0
+
+
+def test_a_log_that_cannot_be_opened_is_said(tmp_path):
+    runs.write_tokens(tmp_path / "ids.json")
+    runs.train(tmp_path, train__steps=4)
+    (tmp_path / "run" / "log.txt").unlink()
+    (tmp_path / "run" / "log.txt").mkdir()
+    done = runs.resume(tmp_path, "--set", "train.steps=5")
+    assert f"WARNING: {tmp_path}/run/log.txt: cannot open: Is a directory; nothing is logged" in done.stdout

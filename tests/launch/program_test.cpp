@@ -120,6 +120,17 @@ TEST(Program, DoctorSpeaksOnceUnderMpirun) {
     EXPECT_EQ(ended.out.find("processor"), ended.out.rfind("processor"));
 }
 
+// Its ranks share no memory to see each other's failure by.
+TEST(Program, RunsWhereMpiSharesNoMemory) {
+    const std::string mpirun = "OMPI_MCA_osc=^sm " + kMpirun;
+    EXPECT_EQ(run(mpirun + " -np 2 " + kFucina + " doctor").code, 0);
+    const Ended ended = run(mpirun + " -np 1 " + kFucina +
+                            " doctor : -np 1 -x FUCINA_THREADS=many " + kFucina + " doctor");
+    EXPECT_EQ(ended.code, 2);
+    EXPECT_EQ(ended.err,
+              "error: rank 1: FUCINA_THREADS=\"many\": expected a number from 1 to 4096\n");
+}
+
 TEST(Program, ThreadsCanBeSetAndAreChecked) {
     EXPECT_NE(run("FUCINA_THREADS=3 " + kFucina + " doctor").out.find("3 threads for this one"),
               std::string::npos);
