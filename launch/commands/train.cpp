@@ -78,7 +78,7 @@ void go(Communicator& communicator, TrainingRun run, Console& console) {
     const ExitCode code = trainer.train();
     try {
         if (writes) console.line(concat("report   ", write_report(dir)));
-    } catch (const Error& error) {  // the run itself is done and saved
+    } catch (const std::exception& error) {  // the run itself is done and saved
         console.line(concat("WARNING: no report: ", error.what()));
     }
     if (code == ExitCode::stopped) {
