@@ -40,6 +40,10 @@ class BatchLoader {
     PackedSequences load(int64_t first, int64_t count) const;
 
     SequencePlace place(int64_t index) const;
+    int64_t tokens(int64_t index) const {
+        const SequencePlace at = place(index);
+        return source(at.source).tokens(at.pack);
+    }
     const PackedStore& source(int64_t i) const { return sources_[static_cast<size_t>(i)]; }
     int64_t sources() const { return static_cast<int64_t>(sources_.size()); }
     const LoaderOptions& options() const { return options_; }

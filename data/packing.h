@@ -36,6 +36,10 @@ class PackedStore {
     int64_t sequences() const { return static_cast<int64_t>(starts_.size()) - 1; }
     // Tokens that follow another one in their piece: what can be predicted.
     int64_t labels() const { return labels_; }
+    int64_t tokens(int64_t i) const {
+        const auto pack = static_cast<size_t>(i);
+        return starts_[pack + 1].token - starts_[pack].token;
+    }
     // Appends pack i, in [0, sequences()). Reading a store once, in order, is i = 0, 1, 2, ...
     void append(int64_t i, PackedSequences& out) const;
 

@@ -32,8 +32,10 @@ void permit(std::byte*, int64_t) {}
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
-constexpr int64_t kSegment = int64_t{64}
-                             << 20;  // the least that is asked of the operating system at once
+// Asked of the operating system at once, as addresses: memory comes with the first write. Blocks do
+// not span segments, so small ones would waste their ends.
+constexpr int64_t kSegment = int64_t{1} << 30;
+constexpr int64_t kSmallSegment = int64_t{64} << 20;  // where addresses are limited
 
 thread_local const char* current_purpose = "other";
 
@@ -44,8 +46,8 @@ int64_t round_up(int64_t bytes, int64_t unit) {
 }  // namespace
 
 // Segments from mmap, cut into blocks; free neighbours merge; the smallest block that fits is
-// taken. Each block brings the node that files it as free, so that giving back needs no memory; what
-// fails for want of memory has changed nothing.
+// taken. Each block brings the node that files it as free, so that giving back needs no memory;
+// what fails for want of memory has changed nothing.
 struct Arena::State {
     using FreeBlocks = std::multimap<int64_t, std::byte*>;  // by size
     struct Block {
@@ -60,7 +62,15 @@ struct Arena::State {
     Blocks blocks;
     FreeBlocks free_blocks;
     std::map<std::string, MemoryUse> uses;
+    MemoryUse total{.purpose = "total"};
     int64_t reserved = 0;
+
+    void charge(MemoryUse& use, int64_t bytes) {
+        for (MemoryUse* sum : {&use, &total}) {
+            sum->current += bytes;
+            sum->peak = std::max(sum->peak, sum->current);
+        }
+    }
 
     static Blocks::node_type new_block() {
         FreeBlocks file;
@@ -91,20 +101,25 @@ struct Arena::State {
 
     bool grow(int64_t bytes) {
         Blocks::node_type block = new_block();
-        bytes = round_up(std::max(bytes, kSegment), kHugePage);
-        void* at = mmap(nullptr, static_cast<size_t>(bytes + kHugePage), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* at = MAP_FAILED;
+        int64_t size = 0;
+        for (const int64_t least : {kSegment, kSmallSegment}) {
+            if (at != MAP_FAILED) break;
+            size = round_up(std::max(bytes, least), kHugePage);
+            at = mmap(nullptr, static_cast<size_t>(size + kHugePage), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        }
         if (at == MAP_FAILED) return false;
         // Cut the mapping to a huge-page boundary, so that the kernel can back it with huge pages.
         auto* raw = static_cast<std::byte*>(at);
         const auto address = reinterpret_cast<uintptr_t>(raw);
         const auto lead = static_cast<int64_t>((kHugePage - address % kHugePage) % kHugePage);
         if (lead > 0) munmap(raw, static_cast<size_t>(lead));
-        munmap(raw + lead + bytes, static_cast<size_t>(kHugePage - lead));
-        madvise(raw + lead, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-        add_free(std::move(block), raw + lead, bytes, raw + lead);
-        forbid(raw + lead, bytes);
-        reserved += bytes;
+        munmap(raw + lead + size, static_cast<size_t>(kHugePage - lead));
+        madvise(raw + lead, static_cast<size_t>(size), MADV_HUGEPAGE);
+        add_free(std::move(block), raw + lead, size, raw + lead);
+        forbid(raw + lead, size);
+        reserved += size;
         return true;
     }
 
@@ -167,17 +182,15 @@ std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
         use = &state_->uses[purpose];
         at = state_->take(rounded);
         if (at == nullptr)
-            fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose,
-                 ", ", state_->reserved,
-                 " bytes held; lower train.micro_batch or data.sequence_length");
+            fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose, ", ",
+                 state_->total.current, " bytes in use; lower train.micro_batch or data.sequence_length");
         permit(at, bytes);
-        use->current += rounded;
-        use->peak = std::max(use->peak, use->current);
+        state_->charge(*use, rounded);
     }
     // Without the lock: where no memory is left for the handle, it gives the block back.
     return {at, [state = state_, rounded, use](std::byte* block) {
                 std::lock_guard release(state->mutex);
-                use->current -= rounded;
+                state->charge(*use, -rounded);
                 state->give(block);
             }};
 }
@@ -192,9 +205,38 @@ std::vector<MemoryUse> Arena::table() const {
     return rows;
 }
 
+MemoryUse Arena::total() const {
+    std::lock_guard lock(state_->mutex);
+    return state_->total;
+}
+
+void Arena::forget_peaks() {
+    std::lock_guard lock(state_->mutex);
+    for (auto& [name, use] : state_->uses) use.peak = use.current;
+    state_->total.peak = state_->total.current;
+}
+
 int64_t Arena::reserved() const {
     std::lock_guard lock(state_->mutex);
     return state_->reserved;
+}
+
+int64_t Arena::resident() const {
+    constexpr int64_t kPage = 4096, kPages = 16384;  // looked at together
+    std::lock_guard lock(state_->mutex);
+    std::map<std::byte*, int64_t> segments;
+    for (const auto& [at, block] : state_->blocks) segments[block.segment] += block.bytes;
+    std::vector<unsigned char> pages(kPages);
+    int64_t count = 0;
+    for (const auto& [segment, bytes] : segments) {
+        for (int64_t at = 0; at < bytes; at += kPages * kPage) {
+            const int64_t piece = std::min(kPages * kPage, bytes - at);
+            if (mincore(segment + at, static_cast<size_t>(piece), pages.data()) != 0) continue;
+            count += std::count_if(pages.begin(), pages.begin() + piece / kPage,
+                                   [](unsigned char page) { return (page & 1) != 0; });
+        }
+    }
+    return count * kPage;
 }
 
 void Arena::trim() {

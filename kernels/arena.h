@@ -26,7 +26,10 @@ class Arena {
     std::shared_ptr<std::byte> allocate(int64_t bytes);
 
     std::vector<MemoryUse> table() const;
+    MemoryUse total() const;   // of all purposes; its peak is that of one moment
+    void forget_peaks();       // they begin anew at what is current
     int64_t reserved() const;  // bytes held from the operating system, free blocks included
+    int64_t resident() const;  // of these, what has been written to and takes memory
     void trim();               // give free blocks back to the operating system
 
   private:

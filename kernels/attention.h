@@ -46,6 +46,9 @@ struct AttentionBackward {
 };
 void attention_backward(const AttentionShape& shape, const AttentionBackward& io);
 
+// Bytes that one thread of them works in, for documents of up to `rows` tokens.
+int64_t attention_scratch(const AttentionShape& shape, int64_t rows, DType type);
+
 // One query per sequence against its cache lies in model/ (MLA absorbs weights there).
 
 }  // namespace ops

@@ -32,6 +32,8 @@ struct HeadLoss {
     Tensor dw;    // out fp32 [V, D] along tree, or undefined
     LeafTree tree;
 };
+// Rows whose logits exist at a time, of a product with `rows` rows.
+int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute);
 // Logits are made in chunks and never stored as [T, V] fp32. Log-sum-exp and loss in fp32; in bf16
 // the logits' gradient is rounded to bf16 before the two products.
 void head_loss(const HeadLoss& io);

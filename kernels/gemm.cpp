@@ -20,6 +20,10 @@ void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const
                               dw);
 }
 
+WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type) {
+    return cpu::linear_wgrad_scratch(tree, n, k, type);
+}
+
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& y) {
     cpu::grouped_linear(x, rows, w, y);

@@ -70,6 +70,12 @@ void linear(const Tensor& x, const PackedWeight& w, const Tensor& y);
 // dy [T, N], x [T, K] of one dtype; dw fp32 [N, K] is overwritten. tree.rows() == T.
 void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw);
 
+// Bytes that one thread of linear_wgrad works in. A thread keeps the most it has needed of each.
+struct WgradScratch {
+    int64_t dy = 0, x = 0, sums = 0;
+};
+WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type);
+
 // As linear, with group g's rows times weight g. y [S, n] in group order.
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);
 

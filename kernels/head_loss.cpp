@@ -4,6 +4,10 @@
 
 namespace fucina::ops {
 
+int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute) {
+    return cpu::head_loss_rows(rows, vocab, compute);
+}
+
 void head_loss(const HeadLoss& io) {
     cpu::head_loss(io);
 }

@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "kernels/runtime.h"
-#include "model/activation_memory.h"
 #include "model/grain_sums.h"
 #include "model/layers/decoder_block.h"
 #include "model/layers/embedding.h"
@@ -132,6 +131,10 @@ const ModelSpec& Model::spec() const {
     return parts_->spec;
 }
 
+const ModelOptions& Model::options() const {
+    return parts_->options;
+}
+
 std::span<Parameter* const> Model::parameters() {
     return parts_->set.all();
 }
@@ -188,7 +191,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     PassResult result;
     Head::Saved head_saved;
     Tensor d_hidden;
-    const Tensor hidden = parts.head.forward(context, {std::move(x)}, head_saved);
+    Tensor hidden = parts.head.forward(context, {std::move(x)}, head_saved);
     if (parts.mtp && pass.mtp_scale != 0) {
         Mtp::Result mtp =
             parts.mtp->forward_backward(context, MtpRows(batch), hidden, pass.mtp_scale);
@@ -197,6 +200,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     } else if (parts.mtp) {
         parts.zero_mtp_grads();
     }
+    hidden = Tensor();
     Head::Loss loss{.labels = batch.labels.data(), .scale = pass.loss_scale};
     Tensor dx = parts.head.loss_backward(context, loss, d_hidden, head_saved).x;
     d_hidden = Tensor();
@@ -278,11 +282,6 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
     cache.length += count;
     Head::Saved dropped;
     return parts_->head.logits(parts_->head.forward(context, {x.slice(count - 1, count)}, dropped));
-}
-
-int64_t Model::activation_bytes(int64_t tokens) const {
-    return fucina::activation_bytes(parts_->spec, parts_->options.compute,
-                                    parts_->options.recompute, tokens);
 }
 
 }  // namespace fucina

@@ -23,7 +23,7 @@ struct PassOptions {
     double loss_scale = 1;  // 1 / labels in the global batch
     double mtp_scale = 0;   // train.mtp_loss / MTP labels in the global batch; 0: MTP does not run
     double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
-    // Called for the weights of matrix products, early; the other gradients are whole afterwards.
+    // Called for matrices, early; the norms' gradients are whole afterwards.
     GradDone grad_done = {};
 };
 
@@ -49,6 +49,7 @@ class Model {
     Model(Model&&) noexcept;
 
     const ModelSpec& spec() const;
+    const ModelOptions& options() const;
     // Stable order and addresses for the lifetime of the model; buffers (router biases) included.
     std::span<Parameter* const> parameters();
     Parameter* find(const std::string& name);
@@ -77,10 +78,6 @@ class Model {
     // Aux-loss-free balancing (arXiv 2412.19437 §2.1.2): bias += rate · sign(mean load - load), per
     // MoE layer. counts: of the global batch, as PassResult::expert_counts.
     void update_router_bias(const std::vector<std::vector<int64_t>>& counts, float rate);
-
-    // Bytes that a pass of `tokens` needs for saved activations (for merging micro-batches and the
-    // memory table).
-    int64_t activation_bytes(int64_t tokens) const;
 
   private:
     struct Parts;

@@ -28,12 +28,16 @@ class WeightGradQueue {
     void add(const WeightGrad& item) {
         if (!item.parameter->trained) return;
         ops::linear_wgrad(item.dy, item.x, *item.tree, item.parameter->grad(item.use));
-        if (done) done(*item.parameter, item.use);
+        whole(*item.parameter, item.use);
     }
     void add(const ExpertWeightGrad& item) {
         if (!item.parameter->trained) return;
         ops::grouped_linear_wgrad(item.product, item.parameter->grad());
-        if (done) done(*item.parameter, 0);
+        whole(*item.parameter, 0);
+    }
+    // The gradient was computed elsewhere.
+    void whole(Parameter& parameter, size_t use) const {
+        if (done) done(parameter, use);
     }
 
     GradDone done;  // may take the gradient's tensor away

@@ -3,34 +3,60 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "kernels/arena.h"
+#include "model/pass_memory.h"
 #include "parallel/grad_reducer.h"
 
 namespace fucina {
 namespace {
 
+constexpr const char* kProgram = "program";
+
 // How much more memory than the recipe's micro-batches need may be spent on merging them. A pass
 // less is a writing, and an adding, of all gradients less.
 constexpr double kMostGrowth = 1.1;
+constexpr int64_t kSamplesLookedAt = 1 << 16;  // for the widest pass
+// The code and the buffers of the first save and evaluation, as measured.
+constexpr int64_t kLaterProgram = int64_t{5} << 20;
+// What comes and goes leaves gaps between blocks of the arena: 0 to 7 % where blocks are small, 0.3
+// % where a step takes gigabytes.
+constexpr int64_t kGaps = 32;  // one part of so many
 
-struct Sizes {
-    int64_t values = 0, gradients = 0, packed = 0, moments = 0;  // bytes
-};
-
-Sizes measure(const Recipe& recipe, Model& model) {
-    const int64_t compute = recipe.train().precision() == "bf16" ? 2 : 4;
-    const int64_t moment = recipe.train().moments() == "bf16" ? 2 : 4;
-    Sizes sizes;
-    for (const Parameter* parameter : model.parameters()) {
-        const int64_t count = parameter->value.size();
-        sizes.values += 4 * count;
-        if (parameter->gemm) sizes.packed += 2 * compute * count;  // forward and dgrad
-        if (!parameter->trained) continue;
-        sizes.gradients += 4 * count * static_cast<int64_t>(parameter->grads.size());
-        sizes.moments += 2 * moment * count;
+// Bytes of a line "VmHWM:  298872 kB" of /proc/self/status.
+int64_t process_bytes(const std::string& key) {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+        int64_t kilobytes = 0;
+        if (word == key + ":" && status >> kilobytes) return 1024 * kilobytes;
     }
-    return sizes;
+    return 0;
+}
+
+// Code, libraries, data, tables of tokens and whatever else is no tensor.
+int64_t program_bytes() {
+    return std::max<int64_t>(process_bytes("VmRSS") - Arena::process().resident(), 0);
+}
+
+int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
+    if (parameter.forward.defined()) {
+        const int64_t dgrad = parameter.dgrad.defined() ? parameter.dgrad.storage.bytes() : 0;
+        return parameter.forward.storage.bytes() + dgrad;
+    }
+    return parameter.gemm ? 2 * (parameter.fp32 ? 4 : compute) * parameter.value.size() : 0;
+}
+
+std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Model& model) {
+    const int64_t compute = recipe.train().precision() == "fp32" ? 4 : 2;
+    const int64_t moment = recipe.train().moments() == "bf16" ? 2 : 4;
+    int64_t values = 0, packed = 0, moments = 0;
+    for (const Parameter* parameter : model.parameters()) {
+        values += 4 * parameter->value.size();
+        packed += packed_bytes(*parameter, compute);
+        if (parameter->trained) moments += 2 * moment * parameter->value.size();
+    }
+    return {{"weights", values}, {"packed weights", packed}, {"moments", moments}};
 }
 
 int64_t longest_pass(const std::vector<Pass>& passes) {
@@ -39,30 +65,106 @@ int64_t longest_pass(const std::vector<Pass>& passes) {
     return most;
 }
 
+// The memory of passes of this rank's grains.
+class PassPlanner {
+  public:
+    PassPlanner(const Recipe& recipe, const Model& model, GrainRange own,
+                const std::function<int64_t(int64_t)>& sample_tokens)
+        : recipe_(recipe), model_(model), own_(own) {
+        if (!sample_tokens) return;
+        const int64_t batch = recipe.train().global_batch(), grain = recipe.exact().grain();
+        const int64_t steps = std::min(recipe.train().steps(), kSamplesLookedAt / batch + 1);
+        for (int64_t step = 0; step < steps; ++step) {
+            ends_.push_back({0});
+            for (int64_t i = own.begin * grain; i < own.end * grain; ++i)
+                ends_.back().push_back(ends_.back().back() +
+                                       (i < batch ? sample_tokens(step * batch + i) : 0));
+        }
+    }
+
+    PassShape shape(const Pass& pass) const {
+        const Train& train = recipe_.train();
+        const ModelOptions& options = model_.options();
+        return {.compute = options.compute,
+                .recompute = options.recompute,
+                .with_mtp = options.with_mtp,
+                .balance = train.balance_loss() > 0,
+                .tokens = tokens(pass),
+                .leaves = train.numerics() == "fast" ? 1 : pass.grains.count(),
+                .merges = pass.merges};
+    }
+
+    // The most of each over the passes.
+    PassMemory most(const std::vector<Pass>& passes) const {
+        PassMemory most;
+        int held = 0;
+        for (const Pass& pass : passes) {
+            PassShape shape = this->shape(pass);
+            shape.held = held;
+            const PassMemory one = pass_memory(model_.spec(), shape);
+            most.activations = std::max(most.activations, one.activations);
+            most.gradients = std::max(most.gradients, one.gradients);
+            most.together = std::max(most.together, one.together);
+            most.all_gradients = one.all_gradients;
+            held += 1 - pass.merges;
+        }
+        return most;
+    }
+
+    int64_t scratch(const std::vector<Pass>& passes) const {
+        const int64_t longest = recipe_.exact().grain() * recipe_.data().sequence_length();
+        int64_t most = 0;
+        for (const Pass& pass : passes)
+            most = std::max(most, kernel_scratch(model_.spec(), shape(pass), longest));
+        return most;
+    }
+
+  private:
+    // Of the widest of the steps.
+    int64_t tokens(const Pass& pass) const {
+        const int64_t grain = recipe_.exact().grain();
+        if (ends_.empty()) return pass.grains.count() * grain * recipe_.data().sequence_length();
+        const auto begin = static_cast<size_t>((pass.grains.begin - own_.begin) * grain);
+        const auto end = static_cast<size_t>((pass.grains.end - own_.begin) * grain);
+        int64_t most = 0;
+        for (const std::vector<int64_t>& step : ends_)
+            most = std::max(most, step[end] - step[begin]);
+        return most;
+    }
+
+    const Recipe& recipe_;
+    const Model& model_;
+    const GrainRange own_;
+    std::vector<std::vector<int64_t>> ends_;  // [steps][samples + 1] running sums of their tokens
+};
+
 }  // namespace
 
+bool MemoryPlan::has(const std::string& purpose) const {
+    return std::ranges::any_of(predicted, [&](const auto& row) { return row.first == purpose; });
+}
+
 int64_t MemoryPlan::total() const {
-    int64_t sum = 0;
+    int64_t sum = -shared;
     for (const auto& [purpose, bytes] : predicted) sum += bytes;
     return sum;
 }
 
-MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int ranks) {
-    const Sizes sizes = measure(recipe, model);
-    const int64_t grain = recipe.exact().grain();
-    const int64_t grain_tokens = grain * recipe.data().sequence_length();
+MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int ranks,
+                       const std::function<int64_t(int64_t)>& sample_tokens) {
+    const PassPlanner planner(recipe, model, own, sample_tokens);
+    const auto held = held_bytes(recipe, model);
     const auto plan_for = [&](int64_t grains) {
-        MemoryPlan plan{.passes = plan_passes(own, grains), .predicted = {}};
-        plan.predicted = {
-            {"weights", sizes.values},
-            {"packed weights", sizes.packed},
-            {"moments", sizes.moments},
-            {"gradients", sizes.gradients * held_sums(plan.passes)},
-            {"activations", model.activation_bytes(longest_pass(plan.passes) * grain_tokens)},
-            {"communication",
-             ranks > 1 ? 2 * std::min(GradReducer::kBucketBytes, sizes.gradients) : 0}};
+        MemoryPlan plan{.passes = plan_passes(own, grains), .predicted = held};
+        const PassMemory most = planner.most(plan.passes);
+        const int64_t bucket = std::min(GradReducer::kBucketBytes, most.all_gradients);
+        plan.predicted.emplace_back("gradients", most.gradients);
+        plan.predicted.emplace_back("activations", most.activations);
+        plan.predicted.emplace_back("communication", ranks > 1 ? 2 * bucket : 0);
+        plan.shared = most.gradients + most.activations - most.together - most.together / kGaps;
         return plan;
     };
+    const int64_t grain = recipe.exact().grain();
     MemoryPlan best = plan_for(std::max<int64_t>(recipe.train().micro_batch() / grain, 1));
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
     while (recipe.train().merge_passes() && best.passes.size() > 1) {
@@ -70,32 +172,35 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
         if (merged.total() > bound) break;
         best = std::move(merged);
     }
+    // What depends on threads and the moment has no say in how passes are cut.
+    best.predicted.emplace_back("kernel scratch", planner.scratch(best.passes));
+    best.predicted.emplace_back(kProgram, program_bytes() + kLaterProgram);
     return best;
 }
 
 std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured) {
+    std::vector<std::string> lines{measured ? "memory           predicted     measured"
+                                            : "memory           predicted"};
+    const auto add = [&](const std::string& name, int64_t predicted, int64_t most) {
+        if (predicted == 0 && most == 0) return;
+        lines.push_back(
+            fmt::format("  {:<16}{:>9.1f} MiB", name, static_cast<double>(predicted) / (1 << 20)));
+        if (measured)
+            lines.back() += fmt::format("{:>9.1f} MiB", static_cast<double>(most) / (1 << 20));
+    };
     const std::vector<MemoryUse> used = Arena::process().table();
-    const auto peak_of = [&](const std::string& purpose) {
+    const auto most_of = [&](const std::string& purpose) {
         for (const MemoryUse& use : used) {
             if (use.purpose == purpose) return use.peak;
         }
         return int64_t{0};
     };
-    const auto row = [&](const std::string& name, int64_t predicted, int64_t peak) {
-        std::string text =
-            fmt::format("  {:<16}{:>9.1f} MiB", name, static_cast<double>(predicted) / (1 << 20));
-        if (measured) text += fmt::format("{:>9.1f} MiB", static_cast<double>(peak) / (1 << 20));
-        return text;
-    };
-    std::vector<std::string> lines{measured ? "memory           predicted     measured"
-                                            : "memory           predicted"};
-    int64_t peaks = 0;
-    for (const auto& [purpose, bytes] : plan.predicted) {
-        const int64_t peak = peak_of(purpose);
-        peaks += peak;
-        if (bytes > 0 || peak > 0) lines.push_back(row(purpose, bytes, peak));
+    for (const auto& [purpose, bytes] : plan.predicted)
+        add(purpose, bytes, purpose == kProgram ? program_bytes() : most_of(purpose));
+    for (const MemoryUse& use : used) {
+        if (!plan.has(use.purpose)) add(use.purpose, 0, use.peak);
     }
-    lines.push_back(row("in all", plan.total(), peaks));
+    add("in all", plan.total(), process_bytes("VmHWM"));
     return lines;
 }
 

@@ -1,6 +1,7 @@
 // How a rank's share of a batch is cut into passes, and what memory that takes.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,16 +13,26 @@ namespace fucina {
 
 struct MemoryPlan {
     std::vector<Pass> passes;
-    std::vector<std::pair<std::string, int64_t>> predicted;  // by Arena's purposes, bytes
-    int64_t total() const;
+    // Bytes, each the most at any moment: by Arena's purposes, then "program", which is what the
+    // process holds besides (code, libraries, data, tables) and already holds when it plans.
+    std::vector<std::pair<std::string, int64_t>> predicted;
+    int64_t shared = 0;  // gradients and activations have their most at different moments,
+                         // less the gaps that they leave between each other
+    bool has(const std::string& purpose) const;
+    int64_t total() const;  // of the process, at its widest moment
 };
 
 // Passes hold at most train.micro_batch sequences, or more where that is predicted to take no more
 // memory: fewer passes keep fewer partial sums of gradients. Merging changes no number in exact
 // numerics.
-MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int ranks);
+//
+// sample_tokens: of the sample of that number, by which the passes of the first steps are measured;
+// empty: all sequences are full.
+MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int ranks,
+                       const std::function<int64_t(int64_t)>& sample_tokens = {});
 
-// Predicted beside measured (Arena::table()), a line a purpose.
+// Predicted beside measured, a line a purpose: Arena::table(), and of the process what the system
+// says, "in all" its resident set at the most.
 std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured);
 
 }  // namespace fucina

@@ -79,7 +79,8 @@ StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
       grains_(count_grains(recipe)),
       shares_(share_grains(grains_, parts.communicator.size())),
       own_(shares_[static_cast<size_t>(parts.communicator.rank())]),
-      memory_(plan_memory(recipe, parts.model, own_, parts.communicator.size())),
+      memory_(plan_memory(recipe, parts.model, own_, parts.communicator.size(),
+                          [&](int64_t sample) { return parts.loader.tokens(sample); })),
       reducer_(parts.communicator),
       prefetcher_(parts.loader) {}
 
@@ -150,6 +151,9 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
     result.pairs = totals[3];
     result.expert_counts = std::move(sums.counts);
     update(step, result);
+    // The next backward makes them anew, in the room that activations leave.
+    for (Parameter* parameter : parts_.model.parameters())
+        for (Tensor& grad : parameter->grads) grad = {};
     return result;
 }
 

@@ -49,23 +49,26 @@ Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
 }
 
 ExitCode Trainer::train() {
-    for (const std::string& line : memory_table(runner_.memory(), false)) console_.line(line);
+    show_memory(false);
     const int64_t first = run_.step + 1, last = run_.recipe.train().steps();
     for (int64_t s = first; s <= last; ++s) {
         step();
-        if (s == first) {
-            for (const std::string& line : memory_table(runner_.memory(), true)) {
-                console_.line(line);
-            }
-        }
         const StopRequest request = requests();
         if (request.save || request.stop || due(run_.recipe.checkpoint().every())) save();
-        if (request.stop && s < last) return ExitCode::stopped;
+        if (request.stop && s < last) {
+            show_memory(true);
+            return ExitCode::stopped;
+        }
     }
     if (failed_saves_ > 0) {
         fail(ExitCode::storage, run_.path.string(), ": the last step could not be saved");
     }
+    show_memory(true);
     return ExitCode::ok;
+}
+
+void Trainer::show_memory(bool measured) {
+    for (const std::string& line : memory_table(runner_.memory(), measured)) console_.line(line);
 }
 
 // After every `every` steps, and at the end.

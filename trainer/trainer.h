@@ -30,6 +30,7 @@ class Trainer {
     void watch_non_finite(const StepResult& result, int64_t first_sample);
     void write_metrics(const StepResult& result, double seconds);
     void evaluate(StepMetrics& metrics);
+    void show_memory(bool measured);
     void save();
     bool due(int64_t every) const;
     StopRequest requests();

@@ -32,6 +32,8 @@ void down_swiglu_backward(const ops::DownBackward& io);
 // dw fp32 [groups, N, K], contiguous.
 void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw);
 
+ops::WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type);
+
 // Rows of one leaf: dw [N, K] (contiguous) is overwritten, or with `more` the leaf's chain goes on
 // from it; then the rows before must have been a multiple of 32.
 void leaf_wgrad(const Tensor& dy, const Tensor& x, bool more, const Tensor& dw);

@@ -292,6 +292,22 @@ void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
     run_wgrad(ordered, {.finished = true}, dw);
 }
 
+ops::WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type) {
+    const GemmSet set = gemm_set(type);
+    const LeafTree summed = summation_tree(tree);
+    ops::GroupedWgrad in;
+    in.trees = {&summed, 1};
+    ops::WgradScratch most{.sums = stack_depth(summed) * kBlockFloats * 4};
+    for (const WgradTask& task :
+         wgrad_tasks(in, set, (n + kBlock - 1) / kBlock, (k + kBlock - 1) / kBlock)) {
+        const int64_t rows = rows_at_once(summed);
+        const int64_t blocks = std::min(kLeftBlocks, task.block_end - task.block_begin);
+        most.dy = std::max(most.dy, blocks * rows * set.kernel.a_bytes_per_k);
+        most.x = std::max(most.x, (task.panel_end - task.panel_begin) * set.b_bytes(rows));
+    }
+    return most;
+}
+
 void leaf_wgrad(const Tensor& dy, const Tensor& x, bool more, const Tensor& dw) {
     const LeafTree leaf = make_leaf_tree({0, x.rows()});
     const int64_t offsets[] = {0, x.rows()};

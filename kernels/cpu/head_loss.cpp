@@ -23,9 +23,8 @@ class HeadLossPass {
   public:
     explicit HeadLossPass(const ops::HeadLoss& io) : io_(io) {
         const bool gradient = io.dx.defined() || io.dw.defined();
-        const int64_t vocab = io.head.n, row_bytes = vocab * (4 + size_of(io.head.dtype));
-        const int64_t rows = std::max(kLeastRows, kLogitsBytes / row_bytes / 32 * 32);
-        chunk_ = std::min(rows, round_up(std::max<int64_t>(1, io.x.rows())));
+        const int64_t vocab = io.head.n;
+        chunk_ = head_loss_rows(io.x.rows(), vocab, io.head.dtype);
         logits_ = Tensor::empty({chunk_, vocab}, DType::f32);
         // Rows a line longer, lest a column of them fall into a few sets of the caches.
         if (gradient)
@@ -51,8 +50,6 @@ class HeadLossPass {
     }
 
   private:
-    static int64_t round_up(int64_t rows) { return (rows + 31) / 32 * 32; }
-
     void losses(int64_t first, int64_t rows) const {
         const auto row_kernel = io_.head.dtype == DType::bf16 ? FUCINA_PICK(kHeadLossKernels).bf16
                                                               : FUCINA_PICK(kHeadLossKernels).f32;
@@ -76,6 +73,11 @@ class HeadLossPass {
 };
 
 }  // namespace
+
+int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute) {
+    const int64_t most = kLogitsBytes / (vocab * (4 + size_of(compute))) / 32 * 32;
+    return std::min(std::max(kLeastRows, most), (std::max<int64_t>(1, rows) + 31) / 32 * 32);
+}
 
 void head_loss(const ops::HeadLoss& io) {
     FUCINA_CHECK(io.loss.dtype() == DType::f32 && io.loss.size() == io.x.rows(), "losses into ",

@@ -4,6 +4,7 @@
 
 namespace fucina::cpu {
 
+int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute);
 void head_loss(const ops::HeadLoss& io);
 
 }  // namespace fucina::cpu

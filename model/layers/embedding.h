@@ -17,7 +17,9 @@ struct Embedding {
         return x;
     }
     void backward(const PassContext& context, const int32_t* ids, const Tensor& dx) const {
-        if (table->trained) ops::embedding_backward(ids, dx, context.tree, table->grad(use));
+        if (!table->trained) return;
+        ops::embedding_backward(ids, dx, context.tree, table->grad(use));
+        context.weight_grads->whole(*table, use);
     }
 };
 

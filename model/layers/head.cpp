@@ -39,6 +39,7 @@ Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor&
                     .dx = d_normed,
                     .dw = projection_->trained ? projection_->grad(use_) : Tensor(),
                     .tree = context.tree});
+    if (projection_->trained) context.weight_grads->whole(*projection_, use_);
     if (more.defined()) add(d_normed, more, d_normed);
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
     norm_.backward(d_normed, saved.x, saved.rstd, {}, in.x, context.tree);

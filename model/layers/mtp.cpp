@@ -98,7 +98,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     x = again ? recomputed.forward(context, {x}, input_saved).x
               : block_.forward(context, {x}, block_saved).x;
     Head::Saved head_saved;
-    head_.forward(context, {x}, head_saved);
+    head_.forward(context, {std::move(x)}, head_saved);
     Head::Loss loss{.labels = rows.labels.data(), .scale = scale};
     Tensor dx = head_.loss_backward(context, loss, {}, head_saved).x;
     dx = again ? recomputed.backward(context, {dx}, input_saved).x

@@ -1,0 +1,365 @@
+#include "model/pass_memory.h"
+
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/embedding.h"
+#include "kernels/gemm.h"
+#include "kernels/runtime.h"
+
+namespace fucina {
+
+namespace {
+
+// Memory that is held until the last copy of its handle goes, as a Tensor's is.
+using Held = std::shared_ptr<const void>;
+
+class Timeline {
+  public:
+    Timeline(int held, int merges) : held_(held), merges_(merges) {}
+
+    Held hold(int64_t bytes) {
+        activations_ += bytes;
+        look();
+        return {this, [this, bytes](const void*) { activations_ -= bytes; }};
+    }
+    void make_gradient(int64_t elements) {
+        gradients_ += 4 * elements;
+        most_.all_gradients += 4 * elements;
+        look();
+    }
+    // It is whole, and added to earlier ones at once; without this it is after the pass.
+    void add_gradient(int64_t elements) { gradients_ -= merges_ * 4 * elements; }
+
+    // Those of earlier passes were there all the time, beside whatever there was.
+    PassMemory most() const {
+        PassMemory result = most_;
+        result.gradients += held_ * most_.all_gradients;
+        result.together += held_ * most_.all_gradients;
+        return result;
+    }
+
+  private:
+    void look() {
+        most_.activations = std::max(most_.activations, activations_);
+        most_.gradients = std::max(most_.gradients, gradients_);
+        most_.together = std::max(most_.together, activations_ + gradients_);
+    }
+
+    PassMemory most_;
+    int64_t activations_ = 0, gradients_ = 0;
+    int held_, merges_;
+};
+
+struct SavedAttention {
+    Held x, down, q_latent, q_rstd, c, c_rstd, q, kv, o, lse;
+};
+
+struct SavedFeedForward {
+    Held x, gate_up, shared_gate_up, route;
+};
+
+struct SavedBlock {
+    Held x, x_rstd, mid, mid_rstd;
+    SavedAttention attention;
+    SavedFeedForward feed_forward;
+};
+
+// The layers of `rows` tokens; each function is the namesake of one in model/layers.
+class Layers {
+  public:
+    Layers(const ModelSpec& spec, const PassShape& shape, Timeline& timeline)
+        : spec_(spec), shape_(shape), timeline_(timeline) {}
+
+    Held activations(int64_t columns) const {
+        return timeline_.hold(shape_.tokens * columns * element());
+    }
+    Held fp32(int64_t columns) const { return timeline_.hold(shape_.tokens * columns * 4); }
+    void gradient(int64_t elements) const {
+        timeline_.make_gradient(elements);
+        timeline_.add_gradient(elements);
+    }
+    void norm_gradient(int64_t width) const { timeline_.make_gradient(width); }
+
+    Held forward(bool is_moe, Held x, bool keeps, SavedBlock& saved) const {
+        saved.x = std::move(x);
+        if (keeps) saved.x_rstd = fp32(1);
+        saved.attention.x = activations(d());
+        const Held attended = attention(keeps, saved.attention);
+        saved.mid = activations(d());
+        if (keeps) saved.mid_rstd = fp32(1);
+        saved.feed_forward.x = activations(d());
+        Held y = is_moe ? moe(keeps, saved.feed_forward)
+                        : mlp(spec_.dense_width, keeps, saved.feed_forward.gate_up);
+        drop(saved);
+        return y;
+    }
+
+    Held backward(bool is_moe, SavedBlock& saved) const {
+        if (!saved.attention.x) {
+            saved.attention.x = activations(d());
+            saved.feed_forward.x = activations(d());
+        }
+        Held d_normed = is_moe ? moe_backward(saved.feed_forward)
+                               : mlp_backward(spec_.dense_width, saved.feed_forward.gate_up);
+        saved.feed_forward = {};
+        const Held d_mid = activations(d());
+        norm_gradient(d());
+        saved.mid = nullptr;
+        d_normed = attention_backward(saved.attention);
+        Held d_x = activations(d());
+        norm_gradient(d());
+        saved = {};
+        return d_x;
+    }
+
+    // Norm and loss with gradients. Takes the final hidden states and what is before their norm.
+    Held head(Held x, Held normed) const {
+        const int64_t weights = spec_.vocab_size * d();
+        const Held loss = fp32(1), rstd = fp32(1), d_normed = activations(d());
+        timeline_.make_gradient(weights);
+        {
+            const int64_t rows =
+                ops::head_loss_rows(shape_.tokens, spec_.vocab_size, shape_.compute);
+            const Held logits = timeline_.hold(rows * spec_.vocab_size * 4);
+            const Held d_logits = timeline_.hold(rows * (spec_.vocab_size + 32) * element());
+            // So many sums wait for each other in the tree; the first of them is the gradient.
+            const auto sums = std::bit_width(static_cast<uint64_t>(shape_.leaves));
+            const Held others = timeline_.hold((sums - 1) * weights * 4);
+        }
+        timeline_.add_gradient(weights);
+        Held dx = activations(d());
+        norm_gradient(d());
+        return dx;
+    }
+
+  private:
+    int64_t element() const { return size_of(shape_.compute); }
+    int64_t d() const { return spec_.hidden_size; }
+    const MlaSpec& mla() const { return spec_.attention; }
+    int64_t q_width() const { return mla().heads * mla().qk_dim(); }
+    int64_t kv_width() const { return mla().heads * (mla().nope_dim + mla().v_dim); }
+    int64_t o_width() const { return mla().heads * mla().v_dim; }
+    bool q_lora() const { return mla().q_lora_rank > 0; }
+    int64_t down_width() const {
+        return (q_lora() ? mla().q_lora_rank : q_width()) + mla().kv_lora_rank + mla().rope_dim;
+    }
+    Held in_fp32() const { return shape_.compute == DType::f32 ? nullptr : fp32(d()); }
+
+    void norm_latents(bool keeps, SavedAttention& saved) const {
+        if (q_lora()) saved.q_latent = activations(mla().q_lora_rank);
+        if (q_lora() && keeps && !saved.q_rstd) saved.q_rstd = fp32(1);
+        saved.c = activations(mla().kv_lora_rank);
+        if (keeps && !saved.c_rstd) saved.c_rstd = fp32(1);
+    }
+
+    Held attention(bool keeps, SavedAttention& saved) const {
+        saved.down = activations(down_width());
+        norm_latents(keeps, saved);
+        if (q_lora()) saved.q = activations(q_width());
+        saved.kv = activations(kv_width());
+        if (!keeps) saved.q_latent = saved.c = nullptr;  // its caller still holds x
+        saved.o = activations(o_width());
+        if (keeps) saved.lse = fp32(mla().heads);
+        if (!keeps) saved = {.x = saved.x, .o = saved.o};
+        Held y = activations(d());
+        if (!keeps) saved.o = nullptr;
+        return y;
+    }
+
+    Held mlp(int64_t width, bool keeps, Held& gate_up) const {
+        if (keeps) gate_up = activations(2 * width);
+        const Held h = activations(width);
+        return activations(d());
+    }
+
+    Held moe(bool keeps, SavedFeedForward& saved) const {
+        const MoeSpec& spec = spec_.moe;
+        {
+            const Held logits = fp32(spec.router.experts);
+            in_fp32();
+            saved.route = fp32(spec.router.experts + 2 * spec.router.top_k);
+        }
+        Held shared;
+        if (spec.shared_width > 0) shared = mlp(spec.shared_width, keeps, saved.shared_gate_up);
+        if (keeps) saved.gate_up = activations(2 * spec.router.top_k * spec.expert_width);
+        Held h = activations(spec.router.top_k * spec.expert_width);
+        const Held slots = activations(spec.router.top_k * d());
+        h = nullptr;
+        return activations(d());
+    }
+
+    void drop(SavedBlock& saved) const {
+        if (shape_.recompute != RecomputeKind::norm && shape_.recompute != RecomputeKind::mla_up)
+            return;
+        saved.feed_forward.x = nullptr;
+        saved.attention.x = saved.attention.q_latent = saved.attention.c = nullptr;
+        if (shape_.recompute == RecomputeKind::mla_up)
+            saved.attention.q = saved.attention.kv = nullptr;
+    }
+
+    Held mlp_backward(int64_t width, Held& gate_up) const {
+        const Held d_gate_up = activations(2 * width);
+        Held h = activations(width);
+        gate_up = nullptr;
+        gradient(d() * width);
+        h = nullptr;
+        gradient(2 * width * d());
+        return activations(d());
+    }
+
+    Held moe_backward(SavedFeedForward& saved) const {
+        const MoeSpec& spec = spec_.moe;
+        const int64_t experts = spec.router.experts, k = spec.router.top_k;
+        const int64_t width = spec.expert_width;
+        const Held d_weights = fp32(k);
+        Held d_gate_up = activations(2 * k * width), weighted_h = activations(k * width);
+        saved.gate_up = nullptr;
+        gradient(experts * d() * width);
+        weighted_h = nullptr;
+        gradient(experts * 2 * width * d());
+        const Held slots = activations(k * d());
+        d_gate_up = nullptr;
+        Held shared;
+        if (spec.shared_width > 0) shared = mlp_backward(spec.shared_width, saved.shared_gate_up);
+        const Held router = route_backward();
+        return activations(d());
+    }
+
+    Held route_backward() const {
+        const int64_t experts = spec_.moe.router.experts;
+        const Held d_scores = shape_.balance ? fp32(experts) : nullptr, d_logits = fp32(experts);
+        {
+            const Held x = in_fp32();
+            gradient(experts * d());
+        }
+        return fp32(d());
+    }
+
+    Held attention_backward(SavedAttention& saved) const {
+        if (!saved.c) norm_latents(true, saved);
+        if (q_lora() && !saved.q) saved.q = activations(q_width());
+        if (!saved.kv) saved.kv = activations(kv_width());
+        Held d_o = activations(o_width());
+        gradient(d() * o_width());
+        const Held d_down = activations(down_width());
+        const Held d_q = q_lora() ? activations(q_width()) : nullptr;
+        const Held d_kv = activations(kv_width());
+        fp32(mla().heads * mla().rope_dim);  // of ops::attention_backward, for the shared keys
+        saved.q = saved.kv = saved.o = saved.lse = d_o = nullptr;
+        if (q_lora()) {
+            gradient(q_width() * mla().q_lora_rank);
+            const Held d_latent = activations(mla().q_lora_rank);
+            norm_gradient(mla().q_lora_rank);
+        }
+        gradient(kv_width() * mla().kv_lora_rank);
+        const Held d_c = activations(mla().kv_lora_rank);
+        norm_gradient(mla().kv_lora_rank);
+        gradient(down_width() * d());
+        return activations(d());
+    }
+
+    const ModelSpec& spec_;
+    const PassShape& shape_;
+    Timeline& timeline_;
+};
+
+// A block under any kind of recomputation.
+struct Block {
+    bool is_moe = false;
+    bool again = false;
+    Held input;
+    SavedBlock saved;
+
+    Held forward(const Layers& layers, Held x) {
+        if (!again) return layers.forward(is_moe, std::move(x), true, saved);
+        input = x;
+        SavedBlock dropped;
+        return layers.forward(is_moe, std::move(x), false, dropped);
+    }
+    Held backward(const Layers& layers) {
+        if (again) layers.forward(is_moe, std::exchange(input, nullptr), true, saved);
+        return layers.backward(is_moe, saved);
+    }
+};
+
+// MTP's forward and backward; gives the gradient of the hidden states.
+Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
+    const int64_t d = spec.hidden_size;
+    const Held embedded = layers.activations(d), gathered = layers.activations(d);
+    const Held joined = layers.activations(2 * d), rstds = layers.fp32(2);
+    Block block{.is_moe = spec.is_moe(spec.layers),
+                .again = shape.recompute == RecomputeKind::block};
+    Held x = block.forward(layers, layers.activations(d));
+    Held dx = layers.head(std::move(x), layers.activations(d));
+    dx = block.backward(layers);
+    layers.gradient(2 * d * d);
+    const Held d_joined = layers.activations(2 * d), d_embedded = layers.activations(d);
+    layers.norm_gradient(d);
+    layers.gradient(spec.vocab_size * d);
+    const Held d_gathered = layers.activations(d);
+    layers.norm_gradient(d);
+    return layers.activations(d);
+}
+
+}  // namespace
+
+PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
+    Timeline timeline(shape.held, shape.merges);
+    const Layers layers(spec, shape, timeline);
+    std::vector<Block> blocks;
+    for (int64_t layer = 0; layer < spec.layers; ++layer)
+        blocks.push_back(
+            {.is_moe = spec.is_moe(layer), .again = shape.recompute == RecomputeKind::block});
+    Held x = layers.activations(spec.hidden_size);
+    for (Block& block : blocks) x = block.forward(layers, std::move(x));
+    Held normed = layers.activations(spec.hidden_size), d_hidden;
+    if (shape.with_mtp) d_hidden = mtp(spec, shape, layers);
+    Held dx = layers.head(std::move(x), std::move(normed));
+    d_hidden = nullptr;
+    for (size_t i = blocks.size(); i-- > 0;) dx = blocks[i].backward(layers);
+    layers.gradient(spec.vocab_size * spec.hidden_size);
+    dx = nullptr;
+    return timeline.most();
+}
+
+int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t longest) {
+    const MlaSpec& mla = spec.attention;
+    const int64_t d = spec.hidden_size, q = mla.heads * mla.qk_dim();
+    const int64_t down =
+        (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + mla.kv_lora_rank + mla.rope_dim;
+    const int64_t kv = mla.heads * (mla.nope_dim + mla.v_dim);
+    std::vector<int64_t> offsets{0};
+    while (offsets.back() < shape.tokens)
+        offsets.push_back(std::min(offsets.back() + longest, shape.tokens));
+    const LeafTree tree = make_leaf_tree(offsets);
+    ops::WgradScratch most;
+    const auto product = [&](int64_t n, int64_t k, DType type) {
+        if (n == 0 || k == 0) return;
+        const ops::WgradScratch one = ops::linear_wgrad_scratch(tree, n, k, type);
+        most = {std::max(most.dy, one.dy), std::max(most.x, one.x), std::max(most.sums, one.sums)};
+    };
+    product(down, d, shape.compute);
+    product(q, mla.q_lora_rank, shape.compute);
+    product(kv, mla.kv_lora_rank, shape.compute);
+    product(d, mla.heads * mla.v_dim, shape.compute);
+    const int64_t dense = spec.dense_layers > 0 ? spec.dense_width : 0;
+    for (const int64_t width : {dense, spec.moe.shared_width}) {
+        product(2 * width, d, shape.compute);
+        product(d, width, shape.compute);
+    }
+    if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32);
+    const AttentionShape attention{.heads = mla.heads,
+                                   .kv_heads = mla.heads,
+                                   .d_qk = mla.qk_dim(),
+                                   .d_shared = mla.rope_dim,
+                                   .d_v = mla.v_dim};
+    return runtime().threads * (most.dy + most.x + most.sums +
+                                ops::attention_scratch(attention, longest, shape.compute));
+}
+
+}  // namespace fucina

@@ -1,0 +1,36 @@
+// How much memory a pass needs: the layers' tensors are taken and given back in the order of
+// model/layers/*.cpp, by size alone. Whoever changes what a layer keeps changes it here too; a test
+// compares each kind of layer with what the arena measured.
+#pragma once
+#include <cstdint>
+
+#include "model/model_spec.h"
+#include "model/recompute.h"
+
+namespace fucina {
+
+struct PassShape {
+    DType compute = DType::bf16;
+    RecomputeKind recompute = RecomputeKind::none;
+    bool with_mtp = false;
+    bool balance = false;  // whether the balance loss has a gradient
+    int64_t tokens = 0;
+    int64_t leaves = 1;  // grains of the pass, or 1 in fast numerics
+    int held = 0;        // whole sets of gradients before the pass
+    int merges = 0;      // so often its gradients are added to one of them, as they are made
+};
+
+// Bytes; each the most at any moment of the pass.
+struct PassMemory {
+    int64_t activations = 0, gradients = 0;
+    int64_t together = 0;  // less than their sum: backward frees the ones as it makes the others
+    int64_t all_gradients = 0;  // of one pass
+};
+
+PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape);
+
+// Bytes that the kernels' threads work in together, for a pass whose grains are `longest` tokens,
+// as are its documents. Products of experts are counted as smaller than those of all tokens.
+int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t longest);
+
+}  // namespace fucina
