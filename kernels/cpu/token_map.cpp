@@ -1,4 +1,5 @@
 // Movement of tokens to expert order and back, on the CPU.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/row_ops.h"
@@ -7,42 +8,51 @@
 
 namespace fucina::cpu {
 
-// A counting sort over (expert, token), which also counts each expert's slots per grain.
+// A counting sort over (expert, token), grains in parallel: each counts its slots of every expert,
+// and then fills them from where the experts and grains before leave off.
 TokenMap make_token_map(const Tensor& indices, int64_t experts,
                         std::span<const int64_t> grain_offsets) {
-    const int64_t tokens = indices.rows(), top_k = indices.row_size();
+    const int64_t slots = indices.rows() * indices.row_size(), top_k = indices.row_size();
     const auto grains = static_cast<int64_t>(grain_offsets.size()) - 1;
-    std::vector<std::vector<int64_t>> leaves(
-        static_cast<size_t>(experts), std::vector<int64_t>(static_cast<size_t>(grains) + 1, 0));
-    for (int64_t grain = 0; grain < grains; ++grain) {
-        for (std::vector<int64_t>& ends : leaves)
-            ends[static_cast<size_t>(grain) + 1] = ends[static_cast<size_t>(grain)];
-        for (int64_t t = grain_offsets[static_cast<size_t>(grain)];
-             t < grain_offsets[static_cast<size_t>(grain) + 1]; ++t)
-            for (int64_t j = 0; j < top_k; ++j) {
-                const int32_t expert = indices.row<int32_t>(t)[j];
-                FUCINA_CHECK(expert >= 0 && expert < experts, "expert ", expert, " of ", experts);
-                ++leaves[static_cast<size_t>(expert)][static_cast<size_t>(grain) + 1];
+    std::vector<int64_t> next(static_cast<size_t>(grains * experts), 0);  // [grains][experts]
+    const auto each_choice = [&](const auto& body) {
+        const int64_t elements = 8 * slots / std::max<int64_t>(grains, 1);  // scattered accesses
+        parallel_for(grains, elements, [&](int64_t grain) {
+            const auto g = static_cast<size_t>(grain);
+            int64_t* const of_expert = next.data() + grain * experts;
+            for (int64_t t = grain_offsets[g]; t < grain_offsets[g + 1]; ++t) {
+                const int32_t* chosen = indices.row<int32_t>(t);
+                for (int64_t j = 0; j < top_k; ++j) {
+                    FUCINA_CHECK(chosen[j] >= 0 && chosen[j] < experts, "expert ", chosen[j],
+                                 " of ", experts);
+                    body(t, t * top_k + j, of_expert[chosen[j]]);
+                }
             }
-    }
+        });
+    };
+    each_choice([](int64_t, int64_t, int64_t& count) { ++count; });
     TokenMap map;
     map.expert_offsets.push_back(0);
-    for (std::vector<int64_t>& ends : leaves) {
+    for (int64_t expert = 0; expert < experts; ++expert) {
+        std::vector<int64_t> ends{0};
+        for (int64_t grain = 0; grain < grains; ++grain) {
+            int64_t& count = next[static_cast<size_t>(grain * experts + expert)];
+            ends.push_back(ends.back() + count);
+            count = map.expert_offsets.back() + ends[static_cast<size_t>(grain)];
+        }
         map.expert_offsets.push_back(map.expert_offsets.back() + ends.back());
         map.trees.push_back(make_leaf_tree(std::move(ends)));
     }
-    const auto slots = static_cast<size_t>(tokens * top_k);
-    map.slot_token.resize(slots);
-    map.slot_choice.resize(slots);
-    map.choice_slot.resize(slots);
-    std::vector<int64_t> next(map.expert_offsets.begin(), map.expert_offsets.end() - 1);
-    for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t j = 0; j < top_k; ++j) {
-            const int64_t slot = next[static_cast<size_t>(indices.row<int32_t>(t)[j])]++;
-            map.slot_token[static_cast<size_t>(slot)] = static_cast<int32_t>(t);
-            map.slot_choice[static_cast<size_t>(slot)] = static_cast<int32_t>(t * top_k + j);
-            map.choice_slot[static_cast<size_t>(t * top_k + j)] = static_cast<int32_t>(slot);
-        }
+    map.slot_token.resize(static_cast<size_t>(slots));
+    map.slot_choice.resize(static_cast<size_t>(slots));
+    map.choice_slot.resize(static_cast<size_t>(slots));
+    int32_t *slot_token = map.slot_token.data(), *slot_choice = map.slot_choice.data();
+    int32_t* choice_slot = map.choice_slot.data();
+    each_choice([=](int64_t token, int64_t choice, int64_t& slot) {
+        slot_token[slot] = static_cast<int32_t>(token);
+        slot_choice[slot] = static_cast<int32_t>(choice);
+        choice_slot[choice] = static_cast<int32_t>(slot++);
+    });
     return map;
 }
 

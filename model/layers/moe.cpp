@@ -1,9 +1,16 @@
 #include "model/layers/moe.h"
 
 #include "kernels/gemm.h"
+#include "kernels/parallel_for.h"
 #include "model/layers/elementwise.h"
 
 namespace fucina {
+
+namespace {
+
+constexpr int64_t kSlots = 4096;  // whose weights one thread moves at a time
+
+}  // namespace
 
 Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, int64_t report_index)
     : spec_(spec.moe),
@@ -70,7 +77,10 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
     const int64_t slots = map.slots();
     const float* weights = saved.route.weights.data<float>();
     std::vector<float> row_weight(static_cast<size_t>(slots)), d_row_weight(row_weight.size());
-    for (size_t s = 0; s < row_weight.size(); ++s) row_weight[s] = weights[map.slot_choice[s]];
+    parallel_ranges(slots, kSlots, kSlots, [&](int64_t begin, int64_t end) {
+        for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s)
+            row_weight[s] = weights[map.slot_choice[s]];
+    });
 
     Tensor d_gate_up = context.activations(slots, 2 * spec_.expert_width);
     {
@@ -91,8 +101,10 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
                                                     .trees = map.trees,
                                                     .group_offsets = map.expert_offsets}});
     }
-    for (size_t s = 0; s < row_weight.size(); ++s)
-        d_weights.data<float>()[map.slot_choice[s]] = d_row_weight[s];
+    parallel_ranges(slots, kSlots, kSlots, [&](int64_t begin, int64_t end) {
+        for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s)
+            d_weights.data<float>()[map.slot_choice[s]] = d_row_weight[s];
+    });
     context.weight_grads->add(ExpertWeightGrad{gate_up_,
                                                {.dy = d_gate_up,
                                                 .x = saved.x,
