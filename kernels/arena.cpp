@@ -37,6 +37,7 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 constexpr int64_t kSegment = int64_t{1} << 30;
 constexpr int64_t kSmallSegment = int64_t{64} << 20;  // where addresses are limited
 
+constexpr const char* kScratchPurpose = "kernel scratch";
 thread_local const char* current_purpose = "other";
 
 int64_t round_up(int64_t bytes, int64_t unit) {
@@ -64,6 +65,10 @@ struct Arena::State {
     std::map<std::string, MemoryUse> uses;
     MemoryUse total{.purpose = "total"};
     int64_t reserved = 0;
+    int64_t apart = 0;  // bytes of scratch, outside the segments
+
+    static std::shared_ptr<std::byte> allocate_apart(const std::shared_ptr<State>& state,
+                                                     int64_t bytes, MemoryUse& use);
 
     void charge(MemoryUse& use, int64_t bytes) {
         for (MemoryUse* sum : {&use, &total}) {
@@ -172,18 +177,47 @@ Arena& Arena::process() {
     return arena;
 }
 
+// Scratch grows while tensors come and go, and stays: in their midst it would cut up their room.
+std::shared_ptr<std::byte> Arena::State::allocate_apart(const std::shared_ptr<State>& state,
+                                                        int64_t bytes, MemoryUse& use) {
+    void* at = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return {};
+    {
+        std::lock_guard lock(state->mutex);
+        state->charge(use, bytes);
+        state->apart += bytes;
+    }
+    return {static_cast<std::byte*>(at), [state, bytes, &use](std::byte* block) {
+                munmap(block, static_cast<size_t>(bytes));
+                std::lock_guard lock(state->mutex);
+                state->charge(use, -bytes);
+                state->apart -= bytes;
+            }};
+}
+
 std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
     const int64_t rounded = round_up(std::max<int64_t>(bytes, 1) + kRedZone, kAlignment);
     const std::string purpose = current_purpose;
     MemoryUse* use = nullptr;
     std::byte* at = nullptr;
+    if (purpose == kScratchPurpose) {
+        {
+            std::lock_guard lock(state_->mutex);
+            use = &state_->uses[purpose];
+        }
+        auto memory = State::allocate_apart(state_, rounded, *use);
+        if (!memory) fail(ExitCode::internal, "out of memory: ", rounded, " bytes of ", purpose);
+        return memory;
+    }
     {
         std::lock_guard lock(state_->mutex);
         use = &state_->uses[purpose];
         at = state_->take(rounded);
         if (at == nullptr)
             fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose, ", ",
-                 state_->total.current, " bytes in use; lower train.micro_batch or data.sequence_length");
+                 state_->total.current,
+                 " bytes in use; lower train.micro_batch or data.sequence_length");
         permit(at, bytes);
         state_->charge(*use, rounded);
     }
@@ -236,7 +270,7 @@ int64_t Arena::resident() const {
                                    [](unsigned char page) { return (page & 1) != 0; });
         }
     }
-    return count * kPage;
+    return count * kPage + state_->apart;
 }
 
 void Arena::trim() {
