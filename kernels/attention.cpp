@@ -17,4 +17,17 @@ void attention_backward(const AttentionShape& shape, const AttentionBackward& io
     cpu::attention_backward(shape, io);
 }
 
+void latent_attention(const LatentAttention& io) {
+    const int64_t rope = io.k_rope.row_size(), rank = io.c.row_size();
+    FUCINA_CHECK(io.q.row_size() == io.heads * (io.nope + rope) &&
+                     io.out.row_size() == io.heads * io.v && io.kv_up.row_size() == rank &&
+                     io.kv_up.rows() == io.heads * (io.nope + io.v) &&
+                     io.c.rows() == io.k_rope.rows() && io.c.rows() >= io.q.rows() &&
+                     io.q.dtype() == io.c.dtype() && io.q.dtype() == io.k_rope.dtype() &&
+                     io.q.dtype() == io.out.dtype() && io.kv_up.dtype() == DType::f32,
+                 "latent_attention of ", io.q.describe(), " on ", io.c.describe(), " and ",
+                 io.k_rope.describe());
+    cpu::latent_attention(io);
+}
+
 }  // namespace fucina::ops

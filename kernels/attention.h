@@ -49,7 +49,20 @@ void attention_backward(const AttentionShape& shape, const AttentionBackward& io
 // Bytes that one thread of them works in, for documents of up to `rows` tokens.
 int64_t attention_scratch(const AttentionShape& shape, int64_t rows, DType type);
 
-// One query per sequence against its cache lies in model/ (MLA absorbs weights there).
+// Decoding with MLA: the last N tokens against a cache of latents, W_kv folded into q and out, so
+// that latents are never expanded to heads (arXiv 2405.04434 §2.1.2). Per head, with W_k and W_v
+// its rows of kv_up: f = W_kᵀ q_nope; score of token s = scale (f·c_s + q_rope·k_rope_s); p =
+// softmax over the tokens up to the query; out = W_v Σ p_s c_s. All in fp32, out rounded once. Each
+// sum in one order: f and Σ p_s c_s chains, the others over 16 lanes and their tree.
+struct LatentAttention {
+    int64_t heads = 1, nope = 0, v = 0;
+    float scale = 1;
+    Tensor q;          // [N, heads * (nope + rope)], of the cache's dtype
+    Tensor c, k_rope;  // [S, rank], [S, rope]: the cache, the N tokens its last
+    Tensor kv_up;      // fp32 [heads * (nope + v), rank]
+    Tensor out;        // [N, heads * v]
+};
+void latent_attention(const LatentAttention& io);
 
 }  // namespace ops
 }  // namespace fucina

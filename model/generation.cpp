@@ -8,6 +8,42 @@
 #include "kernels/philox.h"
 
 namespace fucina {
+namespace {
+
+// Tokens in falling order of weight, the lowest id first among equals. A heap gives the few that
+// are needed without sorting the others.
+class FallingOrder {
+  public:
+    explicit FallingOrder(const std::vector<double>& weights)
+        : weights_(weights), heap_(weights.size()) {
+        std::iota(heap_.begin(), heap_.end(), 0);
+        std::make_heap(heap_.begin(), heap_.end(), Behind{weights});
+    }
+
+    bool more() const { return !heap_.empty(); }
+    const std::vector<int32_t>& taken() const { return taken_; }
+    double next() {  // takes one; its weight
+        std::pop_heap(heap_.begin(), heap_.end(), Behind{weights_});
+        taken_.push_back(heap_.back());
+        heap_.pop_back();
+        return weights_[static_cast<size_t>(taken_.back())];
+    }
+
+  private:
+    struct Behind {
+        const std::vector<double>& weights;
+        bool operator()(int32_t x, int32_t y) const {
+            const double of_x = weights[static_cast<size_t>(x)];
+            const double of_y = weights[static_cast<size_t>(y)];
+            return of_x != of_y ? of_x < of_y : x > y;
+        }
+    };
+
+    const std::vector<double>& weights_;
+    std::vector<int32_t> heap_, taken_;
+};
+
+}  // namespace
 
 int32_t choose_token(std::span<const float> logits, const Sampling& sampling, uint32_t step) {
     const auto bad = std::ranges::find_if_not(logits, [](float x) { return std::isfinite(x); });
@@ -21,26 +57,22 @@ int32_t choose_token(std::span<const float> logits, const Sampling& sampling, ui
     std::vector<double> weights(logits.size());
     for (size_t i = 0; i < logits.size(); ++i)
         weights[i] = std::exp((double{logits[i]} - double{*best}) / sampling.temperature);
-    std::vector<int32_t> order(logits.size());
-    std::iota(order.begin(), order.end(), 0);
-    // stable: the lowest id first among equals
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-        return weights[static_cast<size_t>(a)] > weights[static_cast<size_t>(b)];
-    });
     const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
-    double kept = 0;
-    size_t count = 0;
-    while (count < order.size() && (count == 0 || kept < sampling.top_p * all))
-        kept += weights[static_cast<size_t>(order[count++])];
+    FallingOrder order(weights);
+    double kept = sampling.top_p < 1 ? 0 : all;
+    while (sampling.top_p < 1 && order.more() &&
+           (order.taken().empty() || kept < sampling.top_p * all))
+        kept += order.next();
 
     const PhiloxBlock bits =
         random_block({.seed = sampling.seed, .purpose = RandomPurpose::sampling, .step = step}, 0);
     double left = to_unit_interval(bits[0]) * kept;
-    for (size_t i = 0; i < count; ++i) {
-        left -= weights[static_cast<size_t>(order[i])];
-        if (left < 0) return order[i];
+    for (const int32_t token : order.taken()) {
+        left -= weights[static_cast<size_t>(token)];
+        if (left < 0) return token;
     }
-    return order[count - 1];
+    while (sampling.top_p >= 1 && order.more() && left >= 0) left -= order.next();
+    return order.taken().back();
 }
 
 void check_positions(int64_t tokens, const ModelSpec& spec, const std::string& what,

@@ -79,8 +79,13 @@ FUCINA_INLINE void amx_pack_a_transposed(const TokenColumns& in, void* a) {
 
 template <class Tiles>
 constexpr GemmKernel amx_kernel() {
-    return {static_cast<int64_t>(kBlock * sizeof(uint16_t)), amx_pack_a, amx_pack_a_transposed,
-            amx_multiply<Tiles>, amx_multiply<Tiles>, Tiles::burst};
+    return {static_cast<int64_t>(kBlock * sizeof(uint16_t)),
+            amx_pack_a,
+            amx_pack_a_transposed,
+            amx_multiply<Tiles>,
+            amx_multiply<Tiles>,
+            nullptr,
+            Tiles::burst};
 }
 
 }  // namespace fucina::cpu::FUCINA_ISA

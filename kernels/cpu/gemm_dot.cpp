@@ -14,7 +14,7 @@ namespace {
 constexpr int kGroup = 8;
 constexpr int64_t kChunk = 512;  // of k: 32 columns of B and 8 rows of A fit in 48 KB of L1
 
-FUCINA_INLINE __m512bh pairs(const uint16_t* p) {
+FUCINA_INLINE __m512bh pairs_of(const uint16_t* p) {
     return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
 }
 FUCINA_INLINE __m512bh repeat(const uint32_t* pair) {
@@ -25,7 +25,7 @@ FUCINA_INLINE __m512bh repeat(const uint32_t* pair) {
 template <int R, int RowStride, int PairStride>
 FUCINA_INLINE void add_pair(const uint32_t* a, const uint16_t* b, int64_t pair,
                             __m512 (&sum)[R][2]) {
-    const __m512bh low = pairs(b + pair * 32), high = pairs(b + 512 + pair * 32);
+    const __m512bh low = pairs_of(b + pair * 32), high = pairs_of(b + 512 + pair * 32);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
         const __m512bh left = repeat(a + r * RowStride + pair * PairStride);
@@ -73,6 +73,55 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
                 rows - row < kGroup ? rows - row : kGroup, first == 0 && !accumulate,
                 c + row * kBlock);
     }
+}
+
+// R rows and P panels, whose rows lie `panel` elements apart.
+template <int R, int P>
+void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, float* c) {
+    constexpr int64_t kAhead = 2048;  // elements of B: what is asked for comes from memory
+    __m512 sum[P][R][2];
+    for (auto& of_panel : sum)
+        for (auto& of_row : of_panel) of_row[0] = of_row[1] = _mm512_setzero_ps();
+    for (int64_t first = 0; first < k; first += 32, a += 16 * kGroup, b += 1024) {
+        const int64_t pairs = k - first < 32 ? (k - first + 1) / 2 : 16;
+        for (int64_t pair = 0; pair < pairs; ++pair) {
+            __m512bh left[R];
+            for (int r = 0; r < R; ++r) left[r] = repeat(a + r * 16 + pair);
+#pragma GCC unroll 8
+            for (int p = 0; p < P; ++p)
+                for (int j = 0; j < 2; ++j) {
+                    const uint16_t* line = b + p * panel + j * 512 + pair * 32;
+                    __builtin_prefetch(line + kAhead);
+                    const __m512bh right = pairs_of(line);
+                    for (int r = 0; r < R; ++r)
+                        sum[p][r][j] = _mm512_dpbf16_ps(sum[p][r][j], left[r], right);
+                }
+        }
+    }
+    for (int p = 0; p < P; ++p)
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 2; ++j)
+                _mm512_storeu_ps(c + p * kBlock * kBlock + r * kBlock + j * kLanes, sum[p][r][j]);
+}
+
+template <int R, int P>
+void few_rows(const uint32_t* a, const uint16_t* b, int64_t panel, int panels, int64_t k,
+              float* c) {
+    for (; panels >= P; panels -= P, b += P * panel, c += P * kBlock * kBlock)
+        few_panels<R, P>(a, b, panel, k, c);
+    for (; panels > 0; --panels, b += panel, c += kBlock * kBlock)
+        few_panels<R, 1>(a, b, panel, k, c);
+}
+
+void multiply_few(const void* a, const void* b, int64_t panel_bytes, int panels, int64_t k,
+                  int rows, float* c) {
+    const auto* left = static_cast<const uint32_t*>(a);
+    const auto* right = static_cast<const uint16_t*>(b);
+    const int64_t panel = panel_bytes / static_cast<int64_t>(sizeof(uint16_t));
+    if (rows == 1) return few_rows<1, 8>(left, right, panel, panels, k, c);
+    if (rows == 2) return few_rows<2, 4>(left, right, panel, panels, k, c);
+    if (rows == 3) return few_rows<3, 2>(left, right, panel, panels, k, c);
+    few_rows<4, 2>(left, right, panel, panels, k, c);
 }
 
 void pack_a(const void* const* rows, int count, int64_t k, void* a) {
@@ -151,6 +200,7 @@ constinit const GemmKernel kDotKernel = {static_cast<int64_t>(kBlock * sizeof(ui
                                          pack_a_transposed,
                                          multiply<16, 1>,
                                          multiply<1, kGroup>,
+                                         multiply_few,
                                          burst};
 
 }  // namespace fucina::cpu::FUCINA_ISA

@@ -87,6 +87,21 @@ class TaskRows {
     const int64_t end_, row_bytes_;
 };
 
+// Small products stay on the calling thread: waking another costs more, and on a busy machine,
+// where one waits for a thread that does not run, much more.
+template <class Body>
+void run_tasks(const ForwardProduct& in, const std::vector<GemmTask>& tasks, const Body& body) {
+    constexpr int64_t kWorth = int64_t{1} << 18;  // multiplications
+    const int64_t rows = in.rows.offsets.back() - in.rows.offsets.front();
+    if (rows * in.w.n * in.w.k < kWorth) {
+        flush_denormals();
+        for (const GemmTask& task : tasks) body(task);
+        return;
+    }
+    parallel_tasks(static_cast<int64_t>(tasks.size()),
+                   [&](int64_t i) { body(tasks[static_cast<size_t>(i)]); });
+}
+
 // Epilogue: begin(task), block(c, task, row, rows, panel), end(task), from one thread per task.
 // Panels of a row block come in ascending order.
 template <class Epilogue>
@@ -96,15 +111,29 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
     const int64_t block_bytes = set.a_bytes(in.w.k), panel_bytes = set.b_bytes(in.w.k);
     const std::vector<GemmTask> tasks =
         forward_tasks(in.rows.offsets, panel_count, block_bytes, in.whole_rows);
-    parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-        const GemmTask& task = tasks[static_cast<size_t>(i)];
+    run_tasks(in, tasks, [&](const GemmTask& task) {
         const TaskRows rows_of_x(in, set, task);
         std::byte* const left =
             scratch(ScratchSlot::left,
                     round_up(task.row_end - task.row_begin, kBlock) / kBlock * block_bytes);
         const std::byte* right = in.w.storage.raw() + task.group * panel_count * panel_bytes;
-        alignas(64) float c[kBlock * kBlock];
         epilogue.begin(task);
+        const auto task_rows = static_cast<int>(task.row_end - task.row_begin);
+        if (task_rows <= kFewRows && set.kernel.multiply_few != nullptr) {
+            alignas(64) float blocks[kFewPanels * kBlock * kBlock];
+            rows_of_x.pack(task.row_begin, left);
+            for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += kFewPanels) {
+                const int64_t panels = std::min<int64_t>(kFewPanels, task.panel_end - panel);
+                set.kernel.multiply_few(left, right + panel * panel_bytes, panel_bytes,
+                                        static_cast<int>(panels), in.w.k, task_rows, blocks);
+                for (int64_t j = 0; j < panels; ++j)
+                    epilogue.block(blocks + j * kBlock * kBlock, task, task.row_begin, task_rows,
+                                   panel + j);
+            }
+            epilogue.end(task);
+            return;
+        }
+        alignas(64) float c[kBlock * kBlock];
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
             for (int64_t row = task.row_begin; row < task.row_end; row += kBlock) {
                 const int rows = static_cast<int>(std::min(kBlock, task.row_end - row));

@@ -128,6 +128,15 @@ struct AmxOrder {
 
 struct FmaOrder {
     using Element = uint16_t;
+    FUCINA_INLINE void prefetch(const uint16_t* b, int64_t pair, int j) {
+        __builtin_prefetch(b + j * 512 + pair * 32);
+    }
+    FUCINA_INLINE Vec even(const uint16_t* b, int64_t pair, int j) {
+        return load_even(b + j * 512 + pair * 32);
+    }
+    FUCINA_INLINE Vec odd(const uint16_t* b, int64_t pair, int j) {
+        return load_odd(b + j * 512 + pair * 32);
+    }
     static constexpr int kColumnStep = 512;
     static constexpr int kRows = kChainRows;
 
@@ -153,6 +162,17 @@ struct FmaOrder {
 
 struct Fp32 {
     using Element = float;
+    // Columns 16 j .. 16 j + 15 of rows 2 pair and 2 pair + 1 of a block of 32 rows of B.
+    FUCINA_INLINE void prefetch(const float* b, int64_t pair, int j) {
+        __builtin_prefetch(b + 2 * pair * kBlock + j * kLanes);
+        __builtin_prefetch(b + (2 * pair + 1) * kBlock + j * kLanes);
+    }
+    FUCINA_INLINE Vec even(const float* b, int64_t pair, int j) {
+        return load(b + 2 * pair * kBlock + j * kLanes);
+    }
+    FUCINA_INLINE Vec odd(const float* b, int64_t pair, int j) {
+        return load(b + (2 * pair + 1) * kBlock + j * kLanes);
+    }
     static constexpr int kColumnStep = 16;
     static constexpr int kRows = kChainRows;
 
@@ -226,6 +246,65 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
     }
 }
 
+// R rows and P panels of B, `panel` elements apart, for kinds of one chain over k.
+template <class Type, int R, int P>
+void few_panels(const float* a, const typename Type::Element* b, int64_t panel, int64_t k,
+                float* c) {
+    constexpr int kGroup = kGroups[0];
+    constexpr int64_t kAhead = 2048;  // elements of B: what is asked for comes from memory
+    Vec sum[P][R][2];
+    for (auto& of_panel : sum)
+        for (auto& of_row : of_panel) of_row[0] = of_row[1] = zero();
+    for (; k > 0; k -= 32, a += 32 * kGroup, b += 32 * kBlock) {
+        const int64_t count = k < 32 ? k : 32;
+        for (int64_t i = 0; i < count; i += 2) {
+#pragma GCC unroll 8
+            for (int p = 0; p < P; ++p)
+                for (int j = 0; j < 2; ++j) {
+                    Type::prefetch(b + p * panel + kAhead, i / 2, j);
+                    const Vec line = Type::even(b + p * panel, i / 2, j);
+                    for (int r = 0; r < R; ++r)
+                        sum[p][r][j] = fma(set1(a[r * 32 + i]), line, sum[p][r][j]);
+                }
+            if (i + 1 == count) break;
+#pragma GCC unroll 8
+            for (int p = 0; p < P; ++p)
+                for (int j = 0; j < 2; ++j) {
+                    const Vec line = Type::odd(b + p * panel, i / 2, j);
+                    for (int r = 0; r < R; ++r)
+                        sum[p][r][j] = fma(set1(a[r * 32 + i + 1]), line, sum[p][r][j]);
+                }
+        }
+    }
+    for (int p = 0; p < P; ++p)
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 2; ++j)
+                store(c + p * kBlock * kBlock + r * kBlock + j * kLanes, sum[p][r][j]);
+}
+
+template <class Type, int R, int P>
+void few_rows(const float* a, const typename Type::Element* b, int64_t panel, int panels, int64_t k,
+              float* c) {
+    for (; panels >= P; panels -= P, b += P * panel, c += P * kBlock * kBlock)
+        few_panels<Type, R, P>(a, b, panel, k, c);
+    for (; panels > 0; --panels, b += panel, c += kBlock * kBlock)
+        few_panels<Type, R, 1>(a, b, panel, k, c);
+}
+
+template <class Type>
+void multiply_few(const void* a, const void* b, int64_t panel_bytes, int panels, int64_t k,
+                  int rows, float* c) {
+    using Element = typename Type::Element;
+    constexpr int kPanels = 2 * kVectors;  // eight chains with one row
+    const auto* left = static_cast<const float*>(a);
+    const auto* right = static_cast<const Element*>(b);
+    const int64_t panel = panel_bytes / static_cast<int64_t>(sizeof(Element));
+    if (rows == 1) return few_rows<Type, 1, kPanels>(left, right, panel, panels, k, c);
+    if (rows == 2) return few_rows<Type, 2, kPanels / 2>(left, right, panel, panels, k, c);
+    if (rows == 3) return few_rows<Type, 3, 1>(left, right, panel, panels, k, c);
+    few_rows<Type, 4, 1>(left, right, panel, panels, k, c);
+}
+
 template <class T>
 void pack_a(const void* const* rows, int count, int64_t k, void* a) {
     const int64_t padded = (k + 31) / 32 * 32;
@@ -273,13 +352,20 @@ constexpr GemmKernel kernel() {
             pack_a_transposed<typename Type::Element>,
             multiply<Type, Straight>,
             multiply<Type, Transposed>,
+            nullptr,
             fma_burst};
+}
+template <class Type>
+constexpr GemmKernel chain_kernel() {
+    GemmKernel made = kernel<Type>();
+    made.multiply_few = multiply_few<Type>;
+    return made;
 }
 
 }  // namespace
 
 constinit const GemmKernel kBf16Kernel = kernel<AmxOrder>();
-constinit const GemmKernel kFmaKernel = kernel<FmaOrder>();
-constinit const GemmKernel kFp32Kernel = kernel<Fp32>();
+constinit const GemmKernel kFmaKernel = chain_kernel<FmaOrder>();
+constinit const GemmKernel kFp32Kernel = chain_kernel<Fp32>();
 
 }  // namespace fucina::cpu::FUCINA_ISA

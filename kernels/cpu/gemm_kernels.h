@@ -14,6 +14,7 @@
 namespace fucina::cpu {
 
 constexpr int64_t kBlock = 32;
+constexpr int kFewRows = 4, kFewPanels = 8;
 
 constexpr int64_t round_up(int64_t x, int64_t multiple) {
     return (x + multiple - 1) / multiple * multiple;
@@ -41,6 +42,12 @@ struct GemmKernel {
     // The same for A of pack_a_transposed.
     void (*multiply_transposed)(const void* a, const void* b, int64_t k, int rows, bool accumulate,
                                 float* c);
+    // C = A · B for `rows` <= kFewRows and `panels` <= kFewPanels panels of B, panel_bytes apart,
+    // to as many blocks C. With few rows there are too few chains in a panel to hide the latency of
+    // the instruction, and B comes from memory: several panels at a time, the same bits. Null:
+    // none.
+    void (*multiply_few)(const void* a, const void* b, int64_t panel_bytes, int panels, int64_t k,
+                         int rows, float* c);
     // The kernel's instruction on registers alone, in as many chains as hide its latency, `repeats`
     // times; how many operations that was. What it reaches a second is the peak (calibrate.h).
     double (*burst)(int64_t repeats);

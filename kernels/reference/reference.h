@@ -32,6 +32,7 @@ void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTa
 void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
                const Tensor& out, const Tensor& lse);
 void attention_backward(const AttentionShape& shape, const ops::AttentionBackward& io);
+void latent_attention(const ops::LatentAttention& io);
 
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights);

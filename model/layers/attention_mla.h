@@ -55,7 +55,6 @@ class AttentionMla {
     AttentionShape shape(const PassContext& context) const;
     AttentionKv kv_views(const Tensor& kv, const Tensor& down) const;
     void remember(const Saved& saved, LatentCache::Layer& cache, int64_t length) const;
-    void attend(const Saved& saved, const LatentCache::Layer& cache, int64_t length) const;
     Tensor q_columns(const Tensor& down) const { return down.columns(0, q_width_); }
     Tensor c_columns(const Tensor& down) const {
         return down.columns(q_width_, q_width_ + mla_.kv_lora_rank);

@@ -125,6 +125,42 @@ GradientCase attention_gradient(const Mla& s) {
                 }};
 }
 
+struct Latent {
+    int64_t heads, nope, rope, v, rank, cached, tokens;
+    DType type;
+};
+
+Tensors latent(Version version, const Latent& s, const Tensors& t) {
+    const Tensor out = Tensor::empty({s.tokens, s.heads * s.v}, s.type);
+    const auto run = version == Version::fast ? ops::latent_attention : reference::latent_attention;
+    run({.heads = s.heads,
+         .nope = s.nope,
+         .v = s.v,
+         .scale = 1 / std::sqrt(static_cast<float>(s.nope + s.rope)),
+         .q = t[0],
+         .c = t[1],
+         .k_rope = t[2],
+         .kv_up = t[3],
+         .out = out});
+    return {out};
+}
+
+KernelCase latent_case(const Latent& s) {
+    const double folds = static_cast<double>((s.nope + s.v) * s.rank);
+    const double scores = static_cast<double>(s.cached * (2 * s.rank + s.rope));
+    return {.name = concat("latent_attention ", name_of(s.type), " ", s.tokens, " of ", s.cached,
+                           " tokens, ", s.heads, " heads of ", s.nope, "+", s.rope, ", v ", s.v,
+                           ", rank ", s.rank),
+            .inputs = {random_tensor({s.tokens, s.heads * (s.nope + s.rope)}, s.type, 81),
+                       random_tensor({s.cached, s.rank}, s.type, 82),
+                       random_tensor({s.cached, s.rope}, s.type, 83),
+                       random_tensor({s.heads * (s.nope + s.v), s.rank}, DType::f32, 84, 0.3f)},
+            .run = [s](Version version, const Tensors& t) { return latent(version, s, t); },
+            .tolerance = s.type == DType::bf16 ? 8e-3 : 2e-5,
+            .reason = "own exp and fp32 sums; in bf16 the result is rounded once",
+            .flops = 2 * static_cast<double>(s.tokens * s.heads) * (folds + scores)};
+}
+
 struct HeadShape {
     int64_t rows, vocab, width;
     DType type;
@@ -204,7 +240,13 @@ const AddCases kAttention([](Cases& cases) {
     cases.bench.push_back([=] { return attention_case(bench); });
     cases.bench.push_back([=] { return attention_backward_case(bench); });
     cases.bench.push_back([] { return head_case({2048, 8192, 512, DType::bf16}); });
+    cases.bench.push_back([] { return latent_case({8, 64, 32, 64, 128, 1024, 1, DType::bf16}); });
     for (const DType type : {DType::f32, DType::bf16}) {
+        for (const Latent& s : {Latent{1, 3, 2, 5, 7, 1, 1, type},
+                                {4, 32, 32, 32, 64, 33, 1, type},
+                                {3, 8, 4, 6, 80, 21, 4, type},
+                                {2, 128, 64, 128, 512, 300, 2, type}})
+            cases.kernels.push_back(latent_case(s));
         // Of a document of one token dq and dk are zero but for rounding: it takes others to set
         // the scale.
         const Mla one{1, 1, 3, 0, 5, {0, 1}, type}, one_and_two{1, 1, 3, 0, 5, {0, 1, 3}, type};
