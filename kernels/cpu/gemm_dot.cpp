@@ -78,7 +78,7 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
 // R rows and P panels, whose rows lie `panel` elements apart.
 template <int R, int P>
 void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, float* c) {
-    constexpr int64_t kAhead = 2048;  // elements of B: what is asked for comes from memory
+    constexpr int64_t kAhead = 512;  // elements of B: what is asked for comes from memory
     __m512 sum[P][R][2];
     for (auto& of_panel : sum)
         for (auto& of_row : of_panel) of_row[0] = of_row[1] = _mm512_setzero_ps();
@@ -118,7 +118,7 @@ void multiply_few(const void* a, const void* b, int64_t panel_bytes, int panels,
     const auto* left = static_cast<const uint32_t*>(a);
     const auto* right = static_cast<const uint16_t*>(b);
     const int64_t panel = panel_bytes / static_cast<int64_t>(sizeof(uint16_t));
-    if (rows == 1) return few_rows<1, 8>(left, right, panel, panels, k, c);
+    if (rows == 1) return few_rows<1, 4>(left, right, panel, panels, k, c);
     if (rows == 2) return few_rows<2, 4>(left, right, panel, panels, k, c);
     if (rows == 3) return few_rows<3, 2>(left, right, panel, panels, k, c);
     few_rows<4, 2>(left, right, panel, panels, k, c);

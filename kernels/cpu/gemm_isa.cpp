@@ -251,7 +251,7 @@ template <class Type, int R, int P>
 void few_panels(const float* a, const typename Type::Element* b, int64_t panel, int64_t k,
                 float* c) {
     constexpr int kGroup = kGroups[0];
-    constexpr int64_t kAhead = 2048;  // elements of B: what is asked for comes from memory
+    constexpr int64_t kAhead = 512;  // elements of B: what is asked for comes from memory
     Vec sum[P][R][2];
     for (auto& of_panel : sum)
         for (auto& of_row : of_panel) of_row[0] = of_row[1] = zero();
