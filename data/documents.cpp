@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "data/json_line_reader.h"
 #include "data/text_check.h"
 #include "kernels/error.h"
 

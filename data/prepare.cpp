@@ -171,7 +171,7 @@ std::vector<std::string> PrepareReport::notes() const {
     lines.push_back(concat(bad_lines(), " of ", records, " lines skipped: ", bad_summary()));
     for (const std::string& line : first_bad) lines.push_back("  " + line);
     if (static_cast<int64_t>(first_bad.size()) < bad_lines())
-        lines.push_back("  ...; `fucina data check` lists all");
+        lines.emplace_back("  ...; `fucina data check` lists all");
     return lines;
 }
 

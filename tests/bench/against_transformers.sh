@@ -3,7 +3,8 @@
 # in one run, and prints tokens/s of both, the ratio to the best of transformers' {bf16, fp32} x {eager, grouped_mm}, the
 # peak memory of each, and which share of the peak of its instruction Fucina reaches.
 #   tests/bench/against_transformers.sh [ROUNDS]
-# Environment: FUCINA (default build/fucina); FUCINA_ORACLE_PYTHON; VARIANTS ("exact;fast", default all of compare.py);
+# Environment: FUCINA (default build/fucina); FUCINA_ORACLE_PYTHON; VARIANTS ("exact;fast", default all of compare.py); PEERS ("bf16, grouped_mm;
+# fp32, eager", default all four);
 # LEVEL=avx2 keeps both programs to AVX2 on a CPU that has more.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -46,6 +46,8 @@ VARIANTS = {
     "fp32, fast": ['train.numerics="fast"', GRAIN, 'train.precision="fp32"'],
 }
 PEERS = [f"{dtype}, {experts}" for dtype in ("bf16", "fp32") for experts in ("eager", "grouped_mm")]
+if os.environ.get("PEERS"):
+    PEERS = os.environ["PEERS"].split(";")
 
 
 def run(command):
@@ -77,7 +79,7 @@ def peak_shares(log):
     return [float(share) / 100 for share in re.findall(r"^step .* peak ([0-9.]+)%", log, re.M)]
 
 
-def peer(work, name, steps=3):
+def peer(work, name, steps=2):
     dtype, experts = name.split(", ")
     out, _ = run([sys.executable, str(PEER), "train", str(work / "model"), str(work / "tokens.json"),
                   "--dtype", dtype, "--experts", experts, "--steps", str(steps)])

@@ -1,4 +1,4 @@
-#include "data/json_line.h"
+#include "data/json_line_reader.h"
 
 #include <nlohmann/json.hpp>
 #include <vector>
