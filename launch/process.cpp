@@ -107,7 +107,7 @@ void Process::start(int* argc, char*** argv) {
 void Process::share_failure(MPI_Comm machine) {
     int machine_rank = 0, unit = 0;
     MPI_Comm_rank(machine, &machine_rank);
-    MPI_Aint bytes = machine_rank == 0 ? sizeof(*failed_) : 0;
+    MPI_Aint bytes = machine_rank == 0 ? sizeof(own_failed_) : 0;
     void* word = nullptr;
     MPI_Comm_set_errhandler(machine, MPI_ERRORS_RETURN);
     if (MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, machine, &word, &failed_window_) !=
@@ -119,6 +119,15 @@ void Process::share_failure(MPI_Comm machine) {
     if (machine_rank == 0) new (word) std::atomic<int>(0);
     failed_ = static_cast<std::atomic<int>*>(word);
     MPI_Barrier(machine);
+}
+
+// From here on the word is ours alone: a rank that is ahead of us may have ended, and mpirun's
+// SIGTERM for the others finds a word to read also when the shared memory is gone.
+void Process::leave_shared_failure() {
+    if (failed_window_ == MPI_WIN_NULL) return;
+    own_failed_ = job_failed();
+    failed_ = &own_failed_;
+    MPI_Win_free(&failed_window_);
 }
 
 void Process::require_same_command(const std::string& version, const std::string& command) const {
@@ -147,7 +156,7 @@ int Process::finish(const Outcome& outcome) {
     MPI_Iallgather(&code, 1, MPI_INT, codes.data(), 1, MPI_INT, endings_, &request);
     const auto speak = [&](bool with_rank) {
         int none = 0;
-        if (!failed_->compare_exchange_strong(none, code)) return;
+        if (!failed_.load()->compare_exchange_strong(none, code)) return;
         print_error(with_rank ? concat("rank ", rank_, ": ") : "", outcome.message);
     };
     if (!wait_for(&request, failed ? kAgreementSeconds : 0)) {
@@ -157,7 +166,7 @@ int Process::finish(const Outcome& outcome) {
     const auto first = std::find_if(codes.begin(), codes.end(), [](int c) { return c != 0; });
     const int speaker = static_cast<int>(first - codes.begin());
     if (failed && rank_ == speaker) speak(speaker > 0);
-    if (failed_window_ != MPI_WIN_NULL) MPI_Win_free(&failed_window_);
+    leave_shared_failure();
     MPI_Finalize();
     return first == codes.end() ? 0 : *first;
 }

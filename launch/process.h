@@ -31,9 +31,9 @@ class Process {
     // the message is printed here and MPI_Abort ends the job.
     int finish(const Outcome& outcome);
 
-    // The code with which a rank of this machine ends the job, 0 before. A signal handler may
-    // read it.
-    const std::atomic<int>* job_failed() const { return failed_; }
+    // The code with which a rank of this machine ends the job, 0 before. A signal handler may call
+    // it, during and after `finish` too.
+    int job_failed() const { return *failed_.load(); }
 
     bool with_mpi() const { return with_mpi_; }
     int rank() const { return rank_; }
@@ -46,6 +46,7 @@ class Process {
 
   private:
     void share_failure(MPI_Comm machine);
+    void leave_shared_failure();
 
     bool with_mpi_ = false;
     int rank_ = 0;
@@ -55,7 +56,7 @@ class Process {
     MPI_Comm endings_ = MPI_COMM_NULL;  // only for finish, so that it meets no other collective
     MPI_Win failed_window_ = MPI_WIN_NULL;
     std::atomic<int> own_failed_{0};
-    std::atomic<int>* failed_ = &own_failed_;  // shared by the ranks of a machine
+    std::atomic<std::atomic<int>*> failed_ = &own_failed_;  // shared by the ranks of a machine
 };
 
 // The process's only handle.

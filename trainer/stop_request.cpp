@@ -9,13 +9,14 @@ namespace fucina {
 namespace {
 
 std::atomic<bool> save_asked{false}, stop_asked{false};
-std::atomic<const std::atomic<int>*> failed{nullptr};
-static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free,
+std::atomic<int (*)()> failure{nullptr};
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int (*)()>::is_always_lock_free,
               "a signal handler may touch nothing else");
 
 void handle(int signal) {
-    const std::atomic<int>* code = failed;
-    if (signal == SIGTERM && code != nullptr && *code != 0) _exit(*code);
+    int (*const job_failed)() = failure;
+    const int code = job_failed != nullptr ? job_failed() : 0;
+    if (signal == SIGTERM && code != 0) _exit(code);
     if (signal == SIGUSR1) {
         save_asked = true;
     } else {
@@ -35,8 +36,8 @@ void install(int signal, int flags) {
 
 }  // namespace
 
-void install_signal_handlers(const std::atomic<int>* job_failed) {
-    failed = job_failed;
+void install_signal_handlers(int (*job_failed)()) {
+    failure = job_failed;
     ::signal(SIGXFSZ, SIG_IGN);
     for (const int signal : {SIGUSR1, SIGUSR2, SIGPIPE}) install(signal, 0);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {

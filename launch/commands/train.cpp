@@ -42,7 +42,7 @@ void set_up_process(const Recipe& recipe) {
     const std::string& products = recipe.exact().products();
     set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact,
                 products == "auto" ? ProductOrder::fma : product_order(products));
-    install_signal_handlers(process().job_failed());
+    install_signal_handlers([] { return process().job_failed(); });
 }
 
 void print_lines(Console& console, const std::string& text) {
@@ -146,7 +146,7 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
 void run_resume(const TrainOptions& options) {
     const auto communicator = make_communicator();
     Console console(communicator->rank() == 0);
-    install_signal_handlers(process().job_failed());
+    install_signal_handlers([] { return process().job_failed(); });
     ResumePoint point = open_for_resume(*communicator, options.run_dir);
     std::optional<TrainingRun> run;
     while (!run) run = try_resume(*communicator, options, point, console);
