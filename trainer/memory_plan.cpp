@@ -20,9 +20,10 @@ constexpr double kMostGrowth = 1.1;
 constexpr int64_t kSamplesLookedAt = 1 << 16;  // for the widest pass
 // The code and the buffers of the first save and evaluation, as measured.
 constexpr int64_t kLaterProgram = int64_t{5} << 20;
-// What comes and goes leaves gaps between blocks of the arena: 0 to 7 % where blocks are small, 0.3
-// % where a step takes gigabytes.
-constexpr int64_t kGaps = 32;  // one part of so many
+// What comes and goes leaves gaps between the arena's blocks, as measured: a part of it, until the
+// chunks of the head's loss, which do not grow with the model, are the only ones that fit nowhere.
+constexpr int64_t kGapShare = 10;
+constexpr int64_t kMostGaps = int64_t{16} << 20;
 
 // Bytes of a line "VmHWM:  298872 kB" of /proc/self/status.
 int64_t process_bytes(const std::string& key) {
@@ -161,7 +162,8 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
         plan.predicted.emplace_back("communication", ranks > 1 ? 2 * bucket : 0);
-        plan.shared = most.gradients + most.activations - most.together - most.together / kGaps;
+        const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
+        plan.shared = most.gradients + most.activations - most.together - gaps;
         return plan;
     };
     const int64_t grain = recipe.exact().grain();
