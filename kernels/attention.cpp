@@ -9,8 +9,8 @@ void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& 
     cpu::attention(shape, q, kv, out, lse);
 }
 
-int64_t attention_scratch(const AttentionShape& shape, int64_t rows, DType type) {
-    return cpu::attention_scratch(shape, rows, type);
+int64_t attention_scratch(const AttentionShape& shape, DType type) {
+    return cpu::attention_backward_scratch(shape, type);
 }
 
 void attention_backward(const AttentionShape& shape, const AttentionBackward& io) {

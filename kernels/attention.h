@@ -46,8 +46,8 @@ struct AttentionBackward {
 };
 void attention_backward(const AttentionShape& shape, const AttentionBackward& io);
 
-// Bytes that one thread of them works in, for documents of up to `rows` tokens.
-int64_t attention_scratch(const AttentionShape& shape, int64_t rows, DType type);
+// Bytes that their threads work in together, beside tensors.
+int64_t attention_scratch(const AttentionShape& shape, DType type);
 
 // Decoding with MLA: the last N tokens against a cache of latents, W_kv folded into q and out, so
 // that latents are never expanded to heads (arXiv 2405.04434 §2.1.2). Per head, with W_k and W_v

@@ -357,9 +357,10 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
                                    .kv_heads = mla.heads,
                                    .d_qk = mla.qk_dim(),
                                    .d_shared = mla.rope_dim,
-                                   .d_v = mla.v_dim};
-    return runtime().threads * (most.dy + most.x + most.sums +
-                                ops::attention_scratch(attention, longest, shape.compute));
+                                   .d_v = mla.v_dim,
+                                   .cu_seqlens = offsets};
+    return runtime().threads * (most.dy + most.x + most.sums) +
+           ops::attention_scratch(attention, shape.compute);
 }
 
 }  // namespace fucina

@@ -37,6 +37,31 @@ std::vector<ForwardTask> forward_tasks(const AttentionShape& shape) {
     return tasks;
 }
 
+// What a thread works in for one head of a document, of which it needs the first `keys` keys.
+struct HeadMemory {
+    std::byte *keys, *values, *query, *p, *left_p;
+    float *scores, *sum, *lanes, *largest, *shrink;
+    int64_t bytes;
+
+    HeadMemory(const GemmSet& set, const AttentionShape& shape, int64_t key_count, Carver memory) {
+        keys = memory.take(blocks_of(key_count) * set.b_bytes(shape.d_qk));
+        values = memory.take(blocks_of(shape.d_v) * set.b_bytes(key_count));
+        query = memory.take(set.a_bytes(shape.d_qk));
+        p = memory.take(kStripBlocks * kBlockFloats * 4);
+        left_p = memory.take(set.a_bytes(kStripBlocks * kBlock));
+        scores = memory.floats(kStripBlocks * kBlockFloats);
+        sum = memory.floats(blocks_of(shape.d_v) * kBlockFloats);
+        lanes = memory.floats(kBlock * 16);
+        largest = memory.floats(kBlock);
+        shrink = memory.floats(kBlock);
+        bytes = memory.used();
+    }
+};
+
+int64_t head_bytes(const GemmSet& set, const AttentionShape& shape, int64_t keys) {
+    return HeadMemory(set, shape, keys, Carver(nullptr)).bytes;
+}
+
 class HeadForward {
   public:
     HeadForward(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
@@ -46,38 +71,36 @@ class HeadForward {
           kernels_(attention_kernels(q.dtype())),
           begin_(shape.cu_seqlens[static_cast<size_t>(task.document)]),
           rows_(shape.cu_seqlens[static_cast<size_t>(task.document) + 1] - begin_),
-          q_(q, begin_, rows_, task.head * shape.d_qk, shape.d_qk) {
-        // Keys after the last query of the task are not needed.
-        const int64_t keys = std::min(rows_, task.end * kBlock);
+          q_(q, begin_, rows_, task.head * shape.d_qk, shape.d_qk),
+          // Keys after the last query of the task are not needed.
+          keys_(std::min(rows_, task.end * kBlock)),
+          memory_(set_, shape, keys_,
+                  Carver(scratch(ScratchSlot::attention_head, head_bytes(set_, shape, keys_)))) {
         const int64_t kv_head = task.head / (shape.heads / shape.kv_heads);
-        const RowView v(kv.v, begin_, keys, kv_head * kv.v_head_stride, shape.d_v);
-        Carver count(nullptr);
-        carve(count, keys, v);
-        Carver memory(scratch(ScratchSlot::attention, count.used()));
-        carve(memory, keys, v);
-        const RowView k = head_keys(shape, kv, kv_head, begin_, keys, whole_keys_);
-        pack_rows_as_columns(set_, k, keys_);
-        pack_rows_as_k(set_, v, values_);
-        value_bytes_ = set_.b_bytes(keys);
+        const RowView v(kv.v, begin_, keys_, kv_head * kv.v_head_stride, shape.d_v);
+        const BlockRange blocks{0, blocks_of(keys_)};
+        HeadKeys(set_, shape, kv, kv_head, begin_, keys_)
+            .pack_as_columns(blocks, true, memory_.keys);
+        pack_rows_as_k(set_, v, blocks, memory_.values);
     }
 
     // Queries from row `first` of the document.
     void query_block(int64_t first, int64_t head, const Tensor& out, const Tensor& lse) {
         const int rows = static_cast<int>(std::min(kBlock, rows_ - first));
         const int64_t v_blocks = blocks_of(shape_.d_v);
-        pack_left(set_, q_, first, query_);
-        std::fill_n(largest_, kBlock, -std::numeric_limits<float>::infinity());
-        std::fill_n(lanes_, kBlock * 16, 0.0f);
-        std::fill_n(sum_, v_blocks * kBlockFloats, 0.0f);
+        pack_left(set_, q_, first, memory_.query);
+        std::fill_n(memory_.largest, kBlock, -std::numeric_limits<float>::infinity());
+        std::fill_n(memory_.lanes, kBlock * 16, 0.0f);
+        std::fill_n(memory_.sum, v_blocks * kBlockFloats, 0.0f);
         for (int64_t block = 0; block <= first / kBlock; block += kStripBlocks)
             strip(block, std::min(kStripBlocks, first / kBlock + 1 - block), first, rows);
         alignas(64) float log_sum[kBlock], inverse[kBlock];
-        kernels_.finish(largest_, lanes_, rows, log_sum, inverse);
-        kernels_.scale_rows({sum_, v_blocks, rows, inverse});
+        kernels_.finish(memory_.largest, memory_.lanes, rows, log_sum, inverse);
+        kernels_.scale_rows({memory_.sum, v_blocks, rows, inverse});
         for (int64_t block = 0; block < v_blocks; ++block) {
             const int64_t column = block * kBlock;
             const int64_t at = (begin_ + first) * out.row_stride() + head * shape_.d_v + column;
-            set_.epilogues.store(sum_ + block * kBlockFloats,
+            set_.epilogues.store(memory_.sum + block * kBlockFloats,
                                  {out.raw() + at * set_.element, out.row_stride(), rows,
                                   static_cast<int>(std::min(kBlock, shape_.d_v - column))});
         }
@@ -85,54 +108,37 @@ class HeadForward {
     }
 
   private:
-    void carve(Carver& memory, int64_t keys, const RowView& v) {
-        RowView k;
-        k.rows = keys;
-        k.columns = shape_.d_qk;
-        keys_ = memory.take(rows_as_columns_bytes(set_, k));
-        values_ = memory.take(rows_as_k_bytes(set_, v));
-        whole_keys_ = memory.take(keys * shape_.d_qk * set_.element);
-        query_ = memory.take(set_.a_bytes(shape_.d_qk));
-        p_ = memory.take(kStripBlocks * kBlockFloats * 4);
-        left_p_ = memory.take(set_.a_bytes(kStripBlocks * kBlock));
-        scores_ = memory.floats(kStripBlocks * kBlockFloats);
-        sum_ = memory.floats(blocks_of(shape_.d_v) * kBlockFloats);
-        lanes_ = memory.floats(kBlock * 16);
-        largest_ = memory.floats(kBlock);
-        shrink_ = memory.floats(kBlock);
-    }
-
     // Key blocks [block, block + blocks), of which the last may hold keys that some rows do not
     // see.
     void strip(int64_t block, int64_t blocks, int64_t first, int rows) {
         const int64_t key_bytes = set_.b_bytes(shape_.d_qk), keys = blocks * kBlock;
         for (int64_t i = 0; i < blocks; ++i)
-            set_.kernel.multiply(query_, keys_ + (block + i) * key_bytes, shape_.d_qk, rows, false,
-                                 scores_ + i * kBlockFloats);
-        kernels_.softmax({scores_, keys, first + 1 - block * kBlock, rows, shape_.scale, largest_,
-                          lanes_, shrink_, p_});
+            set_.kernel.multiply(memory_.query, memory_.keys + (block + i) * key_bytes, shape_.d_qk,
+                                 rows, false, memory_.scores + i * kBlockFloats);
+        kernels_.softmax({memory_.scores, keys, first + 1 - block * kBlock, rows, shape_.scale,
+                          memory_.largest, memory_.lanes, memory_.shrink, memory_.p});
         RowView p;
-        p.data = p_;
+        p.data = memory_.p;
         p.stride = keys * set_.element;
         p.rows = rows;
         p.columns = keys;
-        pack_left(set_, p, 0, left_p_);
+        pack_left(set_, p, 0, memory_.left_p);
         const int64_t v_blocks = blocks_of(shape_.d_v);
-        if (block > 0) kernels_.scale_rows({sum_, v_blocks, rows, shrink_});
+        if (block > 0) kernels_.scale_rows({memory_.sum, v_blocks, rows, memory_.shrink});
         for (int64_t i = 0; i < v_blocks; ++i)
             set_.kernel.multiply(
-                left_p_, values_ + i * value_bytes_ + block * kBlock * kBlock * set_.element, keys,
-                rows, true, sum_ + i * kBlockFloats);
+                memory_.left_p,
+                memory_.values + i * set_.b_bytes(keys_) + block * kBlock * kBlock * set_.element,
+                keys, rows, true, memory_.sum + i * kBlockFloats);
     }
 
     const AttentionShape& shape_;
     const GemmSet set_;
     const AttentionKernels& kernels_;
-    int64_t begin_, rows_;  // of the document
-    RowView q_;
-    int64_t value_bytes_ = 0;
-    std::byte *keys_, *values_, *whole_keys_, *query_, *p_, *left_p_;
-    float *scores_, *sum_, *lanes_, *largest_, *shrink_;
+    const int64_t begin_, rows_;  // of the document
+    const RowView q_;
+    const int64_t keys_;
+    const HeadMemory memory_;
 };
 
 }  // namespace
@@ -150,6 +156,10 @@ void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& 
         for (int64_t block = task.begin; block < task.end; ++block)
             head.query_block(block * kBlock, task.head, out, lse);
     });
+}
+
+int64_t attention_scratch(const AttentionShape& shape, int64_t rows, DType type) {
+    return head_bytes(gemm_set(type), shape, rows);
 }
 
 }  // namespace fucina::cpu

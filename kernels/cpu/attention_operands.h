@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/gemm_select.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/tensor.h"
 
 namespace fucina::cpu {
@@ -48,34 +49,36 @@ struct RowView {
     }
 };
 
-// Bytes of all panels of B[column][row]: k = columns, one panel per 32 rows.
-inline int64_t rows_as_columns_bytes(const GemmSet& set, const RowView& x) {
-    return blocks_of(x.rows) * set.b_bytes(x.columns);
-}
-inline void pack_rows_as_columns(const GemmSet& set, const RowView& x, std::byte* out) {
-    for (int64_t row = 0; row < x.rows; row += kBlock, out += set.b_bytes(x.columns)) {
+// Blocks [begin, end) of 32 rows.
+struct BlockRange {
+    int64_t begin = 0, end = 0;
+};
+
+// Panels of B[column][row], panel_bytes apart: k = columns, one panel per 32 rows.
+inline void pack_rows_as_columns(const GemmSet& set, const RowView& x, BlockRange blocks,
+                                 int64_t panel_bytes, std::byte* out) {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         const void* rows[kBlock];
-        x.pointers(row, rows);
-        for (int64_t i = 0; i < kBlock; ++i) x.prefetch(row + kBlock + i, x.columns * set.element);
-        set.tools.pack_b_operand_rows(rows, x.columns, out);
+        x.pointers(block * kBlock, rows);
+        for (int64_t i = 0; i < kBlock; ++i)
+            x.prefetch((block + 1) * kBlock + i, x.columns * set.element);
+        set.tools.pack_b_operand_rows(rows, x.columns, out + block * panel_bytes);
     }
 }
 
-// Bytes of all panels of B[row][column]: k = rows, one panel per 32 columns.
-inline int64_t rows_as_k_bytes(const GemmSet& set, const RowView& x) {
-    return blocks_of(x.columns) * set.b_bytes(x.rows);
-}
-inline void pack_rows_as_k(const GemmSet& set, const RowView& x, std::byte* out) {
-    for (int64_t column = 0; column < x.columns; column += kBlock)
-        for (int64_t row = 0; row < x.rows; row += kBlock) {
+// Panels of B[row][column]: k = rows, one panel of b_bytes(all rows) per 32 columns.
+inline void pack_rows_as_k(const GemmSet& set, const RowView& x, BlockRange blocks,
+                           std::byte* out) {
+    const int64_t panel_bytes = set.b_bytes(x.rows);
+    for (int64_t column = 0; column < x.columns; column += kBlock, out += panel_bytes)
+        for (int64_t block = blocks.begin; block < blocks.end; ++block) {
             const void* rows[kBlock];
-            const int count = x.pointers(row, rows);
+            const int count = x.pointers(block * kBlock, rows);
             for (int64_t i = 0; i < kBlock && column == 0; ++i)
-                x.prefetch(row + kBlock + i, x.columns * set.element);
+                x.prefetch((block + 1) * kBlock + i, x.columns * set.element);
             const int columns = static_cast<int>(std::min(kBlock, x.columns - column));
-            set.tools.pack_b_tokens(
-                {rows, count, 0, count, column, columns},
-                out + column / kBlock * set.b_bytes(x.rows) + row * kBlock * set.element);
+            set.tools.pack_b_tokens({rows, count, 0, count, column, columns},
+                                    out + block * kBlock * kBlock * set.element);
         }
 }
 
@@ -94,28 +97,83 @@ inline void copy_bytes(const std::byte* from, int64_t bytes, std::byte* to) {
     if (i < bytes) std::memcpy(to + i, from + i, static_cast<size_t>(bytes - i));
 }
 
-// Keys of one head, own and shared part side by side, copied to `buffer` if there is a shared part.
-inline RowView head_keys(const AttentionShape& shape, const AttentionKv& kv, int64_t head,
-                         int64_t begin, int64_t rows, std::byte* buffer) {
-    const int64_t own = shape.d_qk - shape.d_shared;
-    RowView keys(kv.k_own, begin, rows, head * kv.k_head_stride, own);
-    if (shape.d_shared == 0) return keys;
-    const RowView shared(kv.k_shared, begin, rows, 0, shape.d_shared);
-    const int64_t element = size_of(kv.k_own.dtype());
-    RowView whole;
-    whole.data = buffer;
-    whole.stride = shape.d_qk * element;
-    whole.rows = rows;
-    whole.columns = shape.d_qk;
-    for (int64_t i = 0; i < rows; ++i) {
-        std::byte* to = buffer + i * whole.stride;
-        keys.prefetch(i + 16, own * element);
-        shared.prefetch(i + 16, shape.d_shared * element);
-        copy_bytes(keys.data + i * keys.stride, own * element, to);
-        copy_bytes(shared.data + i * shared.stride, shape.d_shared * element, to + own * element);
+// The keys of one head of a document: a part of its own, and one that all heads share.
+class HeadKeys {
+  public:
+    HeadKeys(const GemmSet& set, const AttentionShape& shape, const AttentionKv& kv, int64_t head,
+             int64_t begin, int64_t rows)
+        : set_(set),
+          d_qk_(shape.d_qk),
+          own_(kv.k_own, begin, rows, head * kv.k_head_stride, shape.d_qk - shape.d_shared) {
+        if (shape.d_shared > 0) shared_ = RowView(kv.k_shared, begin, rows, 0, shape.d_shared);
     }
-    return whole;
-}
+
+    // Where the shared part begins with a block of columns, it is packed by itself: once a
+    // document, for panels that hold one head's keys after the other's.
+    bool apart() const { return own_.columns % kBlock == 0; }
+
+    // With apart() and not with_shared, the panels keep the shared part that they hold.
+    void pack_as_columns(BlockRange blocks, bool with_shared, std::byte* out) const {
+        const int64_t panel_bytes = set_.b_bytes(d_qk_);
+        if (!apart()) {
+            in_one(blocks, [&](int64_t block, const RowView& keys) {
+                pack_rows_as_columns(set_, keys, {0, 1}, 0, out + block * panel_bytes);
+            });
+            return;
+        }
+        pack_rows_as_columns(set_, own_, blocks, panel_bytes, out);
+        if (with_shared && shared_.columns > 0)
+            pack_rows_as_columns(set_, shared_, blocks, panel_bytes,
+                                 out + set_.b_bytes(own_.columns));
+    }
+    void pack_as_k(BlockRange blocks, bool with_shared, std::byte* out) const {
+        const int64_t panel_bytes = set_.b_bytes(own_.rows);
+        if (!apart()) {
+            in_one(blocks, [&](int64_t block, const RowView& keys) {
+                for (int64_t column = 0; column < d_qk_; column += kBlock) {
+                    const void* rows[kBlock];
+                    const int count = keys.pointers(0, rows);
+                    const int columns = static_cast<int>(std::min(kBlock, d_qk_ - column));
+                    set_.tools.pack_b_tokens({rows, count, 0, count, column, columns},
+                                             out + column / kBlock * panel_bytes +
+                                                 block * kBlock * kBlock * set_.element);
+                }
+            });
+            return;
+        }
+        pack_rows_as_k(set_, own_, blocks, out);
+        if (with_shared && shared_.columns > 0)
+            pack_rows_as_k(set_, shared_, blocks, out + own_.columns / kBlock * panel_bytes);
+    }
+
+  private:
+    // Both parts side by side, 32 rows at a time.
+    template <class Use>
+    void in_one(BlockRange blocks, const Use& use) const {
+        RowView keys;
+        keys.stride = d_qk_ * set_.element;
+        keys.columns = d_qk_;
+        std::byte* buffer = scratch(ScratchSlot::rows, kBlock * keys.stride);
+        keys.data = buffer;
+        const int64_t own = own_.columns * set_.element, shared = shared_.columns * set_.element;
+        for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+            const int64_t first = block * kBlock;
+            keys.rows = std::min(kBlock, own_.rows - first);
+            for (int64_t i = 0; i < keys.rows; ++i) {
+                std::byte* to = buffer + i * keys.stride;
+                own_.prefetch(first + i + 16, own);
+                shared_.prefetch(first + i + 16, shared);
+                copy_bytes(own_.data + (first + i) * own_.stride, own, to);
+                copy_bytes(shared_.data + (first + i) * shared_.stride, shared, to + own);
+            }
+            use(block, keys);
+        }
+    }
+
+    const GemmSet set_;
+    const int64_t d_qk_;
+    RowView own_, shared_;
+};
 
 // Cuts one buffer into pieces that begin at multiples of 64 bytes. With a null base it only counts.
 class Carver {

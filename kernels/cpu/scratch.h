@@ -8,7 +8,7 @@
 
 namespace fucina::cpu {
 
-enum class ScratchSlot { left, right, rows, attention, head, count };
+enum class ScratchSlot { left, right, rows, attention, attention_head, head, count };
 
 inline std::byte* scratch(ScratchSlot slot, int64_t bytes) {
     struct Buffer {

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/reference/reference.h"
+#include "kernels/runtime.h"
 #include "tests/kernels/levels.h"
 #include "tests/support/random_tensor.h"
 
@@ -131,6 +132,34 @@ TEST(Attention, ADocumentDependsOnNoOther) {
     one.k_shared = all.k_shared.slice(70, 270);
     ops::attention(one.shape, one.q, one.kv(one.kv_matrix, one.k_shared), one.out, {});
     EXPECT_TRUE(bit_equal(one.out, all.out.slice(70, 270)));
+}
+
+// One thread sums a whole head; with more threads than heads, all share the long documents' heads,
+// by spans of keys and strips of queries.
+TEST(Attention, WhoSumsDoesNotMatter) {
+    const int before = runtime().threads;
+    const Layout layouts[] = {{3, 1, 32, 32, 8, {0, 32, 161, 300}},
+                              {4, 2, 64, 32, 64, {0, 33, 33, 600, 1150}},
+                              {1, 1, 20, 7, 33, {0, 31, 290}},
+                              {4, 4, 16, 16, 16, {0, 40, 80, 120, 160}}};
+    for (const DType type : {DType::bf16, DType::f32})
+        for (const Layout& layout : layouts) {
+            std::vector<Tensor> first;
+            for (const int threads : {1, 2, 5, 16}) {
+                set_runtime(threads, runtime().numerics);
+                const Case one(layout, type);
+                ops::attention(one.shape, one.q, one.kv(one.kv_matrix, one.k_shared), one.out,
+                               one.lse);
+                ops::attention_backward(one.shape, one.backward());
+                const std::vector<Tensor> results = one.results();
+                if (first.empty()) first = results;
+                for (size_t i = 0; i < results.size(); ++i)
+                    EXPECT_TRUE(bit_equal(results[i], first[i]))
+                        << threads << " threads, " << layout.documents.back() << " rows, result "
+                        << i;
+            }
+        }
+    set_runtime(before, runtime().numerics);
 }
 
 // Scores of a few hundred: the running maximum must keep the exponentials finite.
