@@ -74,8 +74,8 @@ class DocumentBackward {
           set_(gemm_set(io.q.dtype())),
           kernels_(attention_kernels(io.q.dtype())),
           begin_(shape.cu_seqlens[static_cast<size_t>(document)]),
-          rows_(shape.cu_seqlens[static_cast<size_t>(document) + 1] - begin_),
-          panels_(set_, shape, rows_, Carver(panel_memory())) {}
+          rows_(document_rows(shape, document)),
+          panels_(in_scratch<HeadPanels>(ScratchSlot::attention_head, set_, shape, rows_)) {}
 
     // Key-value heads [first, last) on the calling thread.
     void run_alone(int64_t first, int64_t last) {
@@ -121,20 +121,10 @@ class DocumentBackward {
     int64_t qk_blocks() const { return blocks_of(shape_.d_qk); }
     int64_t v_blocks() const { return blocks_of(shape_.d_v); }
 
-    std::byte* panel_memory() const {
-        return scratch(ScratchSlot::attention_head,
-                       HeadPanels(set_, shape_, rows_, Carver(nullptr)).bytes);
-    }
-    StripMemory strip_memory() const {
-        const int64_t bytes = StripMemory(set_, shape_, rows_, Carver(nullptr)).bytes;
-        return {set_, shape_, rows_, Carver(scratch(ScratchSlot::attention, bytes))};
-    }
-
     void pack_keys(int64_t kv_head, BlockRange blocks, bool with_shared) const {
         const HeadKeys keys(set_, shape_, io_.kv, kv_head, begin_, rows_);
         const RowView v(io_.kv.v, begin_, rows_, kv_head * io_.kv.v_head_stride, shape_.d_v);
-        keys.pack_as_columns(blocks, with_shared, panels_.keys_as_columns);
-        keys.pack_as_k(blocks, with_shared, panels_.keys_as_k);
+        keys.pack(blocks, with_shared, panels_.keys_as_columns, panels_.keys_as_k);
         pack_rows_as_columns(set_, v, blocks, set_.b_bytes(shape_.d_v), panels_.values_as_columns);
     }
 
@@ -151,8 +141,8 @@ class DocumentBackward {
         kernels_.row_dots({d_out_.data + first * d_out_.stride, out_.data + first * out_.stride,
                            d_out_.stride / set_.element, out_.stride / set_.element, shape_.d_v,
                            static_cast<int>(rows), panels_.delta + first});
-        pack_rows_as_k(set_, q_, blocks, panels_.q_as_k);
-        pack_rows_as_k(set_, d_out_, blocks, panels_.d_out_as_k);
+        pack_rows_as_k(set_, q_, blocks, set_.b_bytes(rows_), panels_.q_as_k);
+        pack_rows_as_k(set_, d_out_, blocks, set_.b_bytes(rows_), panels_.d_out_as_k);
     }
 
     struct Strip {
@@ -166,8 +156,10 @@ class DocumentBackward {
     void strip(int64_t number, BlockRange keys, Sums wanted) const {
         const int64_t first = number * kStripBlocks;
         const int64_t blocks = std::min(kStripBlocks, blocks_of(rows_) - first);
-        const Strip s{
-            strip_memory(), first, blocks, {keys.begin, std::min(keys.end, first + blocks)}};
+        const Strip s{in_scratch<StripMemory>(ScratchSlot::attention, set_, shape_, rows_),
+                      first,
+                      blocks,
+                      {keys.begin, std::min(keys.end, first + blocks)}};
         for (int64_t i = 0; i < blocks; ++i) {
             const int64_t row = (first + i) * kBlock;
             pack_left(set_, q_, row, s.memory.left_q + i * set_.a_bytes(shape_.d_qk));
@@ -299,11 +291,6 @@ class DocumentBackward {
     RowView q_, d_out_, out_;  // of head_
 };
 
-int64_t document_rows(const AttentionShape& shape, int64_t document) {
-    const auto i = static_cast<size_t>(document);
-    return shape.cu_seqlens[i + 1] - shape.cu_seqlens[i];
-}
-
 // Who does what: documents whose heads all threads share, and the others' heads, the longest first.
 struct Plan {
     struct Task {
@@ -384,11 +371,11 @@ int64_t attention_backward_scratch(const AttentionShape& shape, DType type) {
     const int64_t threads = runtime().threads;
     int64_t panels = 0, strips = 0;
     const auto count = [&](int64_t rows, bool together) {
-        const int64_t one = HeadPanels(set, shape, rows, Carver(nullptr)).bytes;
+        const int64_t one = bytes_for<HeadPanels>(set, shape, rows);
         const int64_t forward = attention_scratch(shape, rows, type);
         const int64_t others = (threads - 1) * (together ? forward : std::max(one, forward));
         panels = std::max(panels, std::max(one, forward) + others);
-        strips = std::max(strips, StripMemory(set, shape, rows, Carver(nullptr)).bytes);
+        strips = std::max(strips, bytes_for<StripMemory>(set, shape, rows));
     };
     for (const int64_t document : plan.together) count(document_rows(shape, document), true);
     for (const Plan::Task& task : plan.alone) count(task.rows, false);

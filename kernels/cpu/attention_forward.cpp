@@ -27,8 +27,7 @@ std::vector<ForwardTask> forward_tasks(const AttentionShape& shape) {
         runtime().threads == 1 || units >= wanted || units == 0 ? 1 : (wanted + units - 1) / units;
     std::vector<ForwardTask> tasks;
     for (int64_t document = 0; document < documents; ++document) {
-        const auto i = static_cast<size_t>(document);
-        const int64_t blocks = blocks_of(shape.cu_seqlens[i + 1] - shape.cu_seqlens[i]);
+        const int64_t blocks = blocks_of(document_rows(shape, document));
         const int64_t width = std::max<int64_t>(4, (blocks + pieces - 1) / pieces);
         for (int64_t head = 0; head < shape.heads; ++head)
             for (int64_t begin = 0; begin < blocks; begin += width)
@@ -58,10 +57,6 @@ struct HeadMemory {
     }
 };
 
-int64_t head_bytes(const GemmSet& set, const AttentionShape& shape, int64_t keys) {
-    return HeadMemory(set, shape, keys, Carver(nullptr)).bytes;
-}
-
 class HeadForward {
   public:
     HeadForward(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
@@ -70,18 +65,16 @@ class HeadForward {
           set_(gemm_set(q.dtype())),
           kernels_(attention_kernels(q.dtype())),
           begin_(shape.cu_seqlens[static_cast<size_t>(task.document)]),
-          rows_(shape.cu_seqlens[static_cast<size_t>(task.document) + 1] - begin_),
+          rows_(document_rows(shape, task.document)),
           q_(q, begin_, rows_, task.head * shape.d_qk, shape.d_qk),
           // Keys after the last query of the task are not needed.
           keys_(std::min(rows_, task.end * kBlock)),
-          memory_(set_, shape, keys_,
-                  Carver(scratch(ScratchSlot::attention_head, head_bytes(set_, shape, keys_)))) {
+          memory_(in_scratch<HeadMemory>(ScratchSlot::attention_head, set_, shape, keys_)) {
         const int64_t kv_head = task.head / (shape.heads / shape.kv_heads);
         const RowView v(kv.v, begin_, keys_, kv_head * kv.v_head_stride, shape.d_v);
         const BlockRange blocks{0, blocks_of(keys_)};
-        HeadKeys(set_, shape, kv, kv_head, begin_, keys_)
-            .pack_as_columns(blocks, true, memory_.keys);
-        pack_rows_as_k(set_, v, blocks, memory_.values);
+        HeadKeys(set_, shape, kv, kv_head, begin_, keys_).pack(blocks, true, memory_.keys, nullptr);
+        pack_rows_as_k(set_, v, blocks, set_.b_bytes(keys_), memory_.values);
     }
 
     // Queries from row `first` of the document.
@@ -159,7 +152,7 @@ void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& 
 }
 
 int64_t attention_scratch(const AttentionShape& shape, int64_t rows, DType type) {
-    return head_bytes(gemm_set(type), shape, rows);
+    return bytes_for<HeadMemory>(gemm_set(type), shape, rows);
 }
 
 }  // namespace fucina::cpu

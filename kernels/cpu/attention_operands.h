@@ -17,6 +17,11 @@ inline int64_t blocks_of(int64_t n) {
     return (n + kBlock - 1) / kBlock;
 }
 
+inline int64_t document_rows(const AttentionShape& shape, int64_t document) {
+    const auto i = static_cast<size_t>(document);
+    return shape.cu_seqlens[i + 1] - shape.cu_seqlens[i];
+}
+
 inline const AttentionKernels& attention_kernels(DType type) {
     return type == DType::bf16 ? FUCINA_PICK(kBf16Attention) : FUCINA_PICK(kFp32Attention);
 }
@@ -66,10 +71,9 @@ inline void pack_rows_as_columns(const GemmSet& set, const RowView& x, BlockRang
     }
 }
 
-// Panels of B[row][column]: k = rows, one panel of b_bytes(all rows) per 32 columns.
+// Panels of B[row][column], panel_bytes apart: k = rows, one panel per 32 columns.
 inline void pack_rows_as_k(const GemmSet& set, const RowView& x, BlockRange blocks,
-                           std::byte* out) {
-    const int64_t panel_bytes = set.b_bytes(x.rows);
+                           int64_t panel_bytes, std::byte* out) {
     for (int64_t column = 0; column < x.columns; column += kBlock, out += panel_bytes)
         for (int64_t block = blocks.begin; block < blocks.end; ++block) {
             const void* rows[kBlock];
@@ -112,41 +116,30 @@ class HeadKeys {
     // document, for panels that hold one head's keys after the other's.
     bool apart() const { return own_.columns % kBlock == 0; }
 
-    // With apart() and not with_shared, the panels keep the shared part that they hold.
-    void pack_as_columns(BlockRange blocks, bool with_shared, std::byte* out) const {
-        const int64_t panel_bytes = set_.b_bytes(d_qk_);
+    // Both kinds of panels; as_k may be null. With apart() and not with_shared, they keep the
+    // shared part that they hold.
+    void pack(BlockRange blocks, bool with_shared, std::byte* as_columns, std::byte* as_k) const {
+        const int64_t own = own_.columns, block_bytes = kBlock * kBlock * set_.element;
         if (!apart()) {
             in_one(blocks, [&](int64_t block, const RowView& keys) {
-                pack_rows_as_columns(set_, keys, {0, 1}, 0, out + block * panel_bytes);
+                pack_part(keys, {0, 1}, as_columns + block * set_.b_bytes(d_qk_),
+                          as_k == nullptr ? nullptr : as_k + block * block_bytes);
             });
             return;
         }
-        pack_rows_as_columns(set_, own_, blocks, panel_bytes, out);
+        pack_part(own_, blocks, as_columns, as_k);
         if (with_shared && shared_.columns > 0)
-            pack_rows_as_columns(set_, shared_, blocks, panel_bytes,
-                                 out + set_.b_bytes(own_.columns));
-    }
-    void pack_as_k(BlockRange blocks, bool with_shared, std::byte* out) const {
-        const int64_t panel_bytes = set_.b_bytes(own_.rows);
-        if (!apart()) {
-            in_one(blocks, [&](int64_t block, const RowView& keys) {
-                for (int64_t column = 0; column < d_qk_; column += kBlock) {
-                    const void* rows[kBlock];
-                    const int count = keys.pointers(0, rows);
-                    const int columns = static_cast<int>(std::min(kBlock, d_qk_ - column));
-                    set_.tools.pack_b_tokens({rows, count, 0, count, column, columns},
-                                             out + column / kBlock * panel_bytes +
-                                                 block * kBlock * kBlock * set_.element);
-                }
-            });
-            return;
-        }
-        pack_rows_as_k(set_, own_, blocks, out);
-        if (with_shared && shared_.columns > 0)
-            pack_rows_as_k(set_, shared_, blocks, out + own_.columns / kBlock * panel_bytes);
+            pack_part(shared_, blocks, as_columns + set_.b_bytes(own),
+                      as_k == nullptr ? nullptr : as_k + own / kBlock * set_.b_bytes(own_.rows));
     }
 
   private:
+    void pack_part(const RowView& keys, BlockRange blocks, std::byte* as_columns,
+                   std::byte* as_k) const {
+        pack_rows_as_columns(set_, keys, blocks, set_.b_bytes(d_qk_), as_columns);
+        if (as_k != nullptr) pack_rows_as_k(set_, keys, blocks, set_.b_bytes(own_.rows), as_k);
+    }
+
     // Both parts side by side, 32 rows at a time.
     template <class Use>
     void in_one(BlockRange blocks, const Use& use) const {
@@ -191,5 +184,16 @@ class Carver {
     std::byte* base_;
     int64_t used_ = 0;
 };
+
+// What Memory, a struct of pieces that its constructor carves, needs for so many rows; and one in a
+// thread's scratch.
+template <class Memory>
+int64_t bytes_for(const GemmSet& set, const AttentionShape& shape, int64_t rows) {
+    return Memory(set, shape, rows, Carver(nullptr)).bytes;
+}
+template <class Memory>
+Memory in_scratch(ScratchSlot slot, const GemmSet& set, const AttentionShape& shape, int64_t rows) {
+    return Memory(set, shape, rows, Carver(scratch(slot, bytes_for<Memory>(set, shape, rows))));
+}
 
 }  // namespace fucina::cpu
