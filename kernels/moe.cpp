@@ -49,9 +49,9 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
     cpu::router_backward(config, scores, indices, d_weights, d_scores, d_logits);
 }
 
-double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                    std::span<const int64_t> sequence_offsets, float scale,
-                    const Tensor& d_scores) {
+ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                      std::span<const int64_t> sequence_offsets, float scale,
+                      const Tensor& d_scores) {
     check_router(config);
     check_matrix(scores, scores.rows(), config.experts, DType::f32);
     check_matrix(indices, scores.rows(), config.top_k, DType::i32);

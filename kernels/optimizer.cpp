@@ -28,9 +28,11 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
     cpu::adamw(step, w, grad, m, v, copies);
 }
 
-double sum_of_squares(const Tensor& x) {
+ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     FUCINA_CHECK(x.contiguous() && x.dtype() == DType::f32, "sum of squares of a ", x.describe());
-    return cpu::sum_of_squares(x);
+    FUCINA_CHECK(chunks >= 1 && x.row_size() % chunks == 0, chunks, " equal parts of the rows of ",
+                 x.describe());
+    return cpu::sum_of_squares(x, chunks);
 }
 
 void add_in_place(const Tensor& y, const Tensor& x) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/exact_sum.h"
 #include "kernels/gemm.h"
 #include "kernels/tensor.h"
 
@@ -25,9 +26,11 @@ namespace ops {
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
            const PackedCopies& copies = {});
 
-// Sum of squares in fp64: ranges of 16,384 elements, in each 32 chains (element i in chain i % 32),
-// chains and ranges added in order. NaN and infinity propagate.
-double sum_of_squares(const Tensor& x);
+// The sum of the squares of x, contiguous fp32 [.., N], so that x may be cut between rows, and rows
+// between their `chunks` equal parts, without changing it: blocks of at most 512 elements of one
+// part of one row; in a block fp64, 32 chains (element i in chain i % 32) added in order; blocks
+// add up without rounding. NaN and infinity propagate.
+ExactSum sum_of_squares(const Tensor& x, int64_t chunks = 1);
 
 // y += x, fp32 elementwise (the merge of two tree nodes; y is the earlier one).
 void add_in_place(const Tensor& y, const Tensor& x);

@@ -5,11 +5,11 @@
 #include <optional>
 
 #include "kernels/runtime.h"
-#include "model/grain_sums.h"
 #include "model/layers/decoder_block.h"
 #include "model/layers/embedding.h"
 #include "model/layers/head.h"
 #include "model/layers/mtp.h"
+#include "model/loss_sum.h"
 #include "model/random.h"
 
 namespace fucina {
@@ -167,7 +167,6 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     Parts& parts = *parts_;
     MemoryPurpose purpose("activations");
     MoeReport report;
-    report.grain_balance.assign(batch.grain_offsets.size() - 1, 0.0);
     report.expert_counts.assign(
         parts.moe_layers().size(),
         std::vector<int64_t>(static_cast<size_t>(parts.spec.moe.router.experts), 0));
@@ -196,7 +195,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
         Mtp::Result mtp =
             parts.mtp->forward_backward(context, MtpRows(batch), hidden, pass.mtp_scale);
         d_hidden = mtp.d_hidden;
-        result.grain_mtp_loss = std::move(mtp.grain_loss);
+        result.mtp_loss = mtp.loss;
     } else if (parts.mtp) {
         parts.zero_mtp_grads();
     }
@@ -211,8 +210,8 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     }
     parts.embedding.backward(context, batch.ids.data(), dx);
 
-    result.grain_loss = sum_by_grain(loss.loss, batch.grain_offsets);
-    result.grain_balance = std::move(report.grain_balance);
+    result.loss = sum_losses(loss.loss);
+    result.balance = report.balance;
     result.expert_counts = std::move(report.expert_counts);
     return result;
 }
@@ -223,7 +222,7 @@ PassResult Model::evaluate(const TokenBatch& batch) {
     Head::Loss loss{.labels = batch.labels.data()};
     parts_->head.loss(parts_->context(batch), hidden, loss);
     PassResult result;
-    result.grain_loss = sum_by_grain(loss.loss, batch.grain_offsets);
+    result.loss = sum_losses(loss.loss);
     return result;
 }
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/exact_sum.h"
 #include "kernels/tensor.h"
 #include "model/latent_cache.h"
 #include "model/model_spec.h"
@@ -28,9 +29,9 @@ struct PassOptions {
 };
 
 struct PassResult {
-    std::vector<double> grain_loss;      // [grains] sums of cross-entropy over labels, nats
-    std::vector<double> grain_mtp_loss;  // [grains] the same of MTP, empty when it does not run
-    std::vector<double> grain_balance;   // [grains] sums over sequences and layers, unscaled
+    ExactSum loss;                                    // of cross-entropy over labels, nats
+    ExactSum mtp_loss;                                // the same of MTP
+    ExactSum balance;                                 // over sequences and layers, unscaled
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers, MTP's last][E] tokens routed
 };
 

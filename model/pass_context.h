@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/exact_sum.h"
 #include "kernels/leaf_tree.h"
 #include "kernels/rope.h"
 #include "model/recompute.h"
@@ -16,7 +17,7 @@ namespace fucina {
 // recompute).
 struct MoeReport {
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E]
-    std::vector<double> grain_balance;                // [grains], unscaled, summed over layers
+    ExactSum balance;                                 // unscaled, summed over layers
 };
 
 struct PassContext {

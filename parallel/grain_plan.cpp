@@ -57,11 +57,4 @@ int held_sums(const std::vector<Pass>& passes) {
     return most;
 }
 
-double tree_sum(const double* values, int64_t count) {
-    if (count == 0) return 0;
-    if (count == 1) return values[0];
-    const int64_t first = first_half({0, count}).end;
-    return tree_sum(values, first) + tree_sum(values + first, count - first);
-}
-
 }  // namespace fucina

@@ -31,7 +31,4 @@ std::vector<Pass> plan_passes(GrainRange node, int64_t max_grains);
 // as it goes and needs none of its own.
 int held_sums(const std::vector<Pass>& passes);
 
-// Sum along the tree over [0, values.size()).
-double tree_sum(const double* values, int64_t count);
-
 }  // namespace fucina

@@ -1,11 +1,9 @@
 #include "trainer/evaluator.h"
 
 #include <algorithm>
-#include <bit>
 #include <numbers>
 #include <vector>
 
-#include "parallel/grain_plan.h"
 #include "trainer/pass_batch.h"
 
 namespace fucina {
@@ -30,8 +28,7 @@ HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchL
     for (int64_t s = 0; s < valid.sources(); ++s) {
         ends.push_back(total += valid.source(s).sequences());
     }
-    // One sum a sequence, as bits: a rank fills in its own, the others add zero.
-    std::vector<int64_t> sums(static_cast<size_t>(total), 0);
+    ExactSum sum;
     std::vector<int64_t> counts{0, 0};  // tokens predicted, and their bytes
     const int64_t begin = total * communicator.rank() / communicator.size();
     const int64_t end = total * (communicator.rank() + 1) / communicator.size();
@@ -45,18 +42,13 @@ HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchL
         counts[0] += packed.label_count();
         counts[1] += bytes_of(packed.labels, token_bytes);
         const TokenBatch batch = make_pass_batch(packed, 0, packed.sequences(), 1);
-        const PassResult result = model.evaluate(batch);
-        for (size_t i = 0; i < result.grain_loss.size(); ++i) {
-            sums[static_cast<size_t>(first) + i] = std::bit_cast<int64_t>(result.grain_loss[i]);
-        }
+        sum.add(model.evaluate(batch).loss);
     }
-    communicator.all_reduce_sum(sums);
+    communicator.all_reduce_sum(sum.words());
     communicator.all_reduce_sum(counts);
-    std::vector<double> losses;
-    for (int64_t bits : sums) losses.push_back(std::bit_cast<double>(bits));
     HeldOutLoss result;
     if (counts[0] == 0) return result;
-    const double nats = tree_sum(losses.data(), total);
+    const double nats = sum.value();
     result.nats_per_token = nats / static_cast<double>(counts[0]);
     if (counts[1] > 0)
         result.bits_per_byte = nats / std::numbers::ln2 / static_cast<double>(counts[1]);

@@ -32,15 +32,15 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters)
 }
 
 double Optimizer::join_and_norm() {
-    double squares = 0;
+    ExactSum squares;
     for (const State& state : states_) {
         auto& grads = state.parameter->grads;
         for (size_t use = 1; use < grads.size(); ++use) {
             ops::add_in_place(state.parameter->grad(0), grads[use]);
         }
-        squares += ops::sum_of_squares(state.parameter->grad(0));
+        squares.add(ops::sum_of_squares(state.parameter->grad(0)));
     }
-    return std::sqrt(squares);
+    return std::sqrt(squares.value());
 }
 
 void Optimizer::update(double learning_rate, double grad_norm) {

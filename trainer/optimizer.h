@@ -24,8 +24,8 @@ class Optimizer {
     int64_t updates() const { return updates_; }
     void set_updates(int64_t updates) { updates_ = updates; }
 
-    // Adds the uses of every gradient, in order, into its first; the root of the sum of all squares
-    // (fp64, parameters in order). NaN or infinite if any gradient is.
+    // Adds the uses of every gradient, in order, into its first; the root of the sum of all
+    // squares. NaN if any gradient is NaN or infinite.
     double join_and_norm();
 
     // torch.nn.utils.clip_grad_norm_'s factor for clip_norm (0: no clipping), then AdamW on all.

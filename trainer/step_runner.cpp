@@ -1,7 +1,6 @@
 #include "trainer/step_runner.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "kernels/error.h"
@@ -12,31 +11,22 @@
 
 namespace fucina {
 
-// Sums of every grain of the global batch: a rank fills in its own, the others stay zero. Floats
-// travel as their bits in integers, which add to the bits themselves beside zeros.
+// What the step's passes add up to, in whatever order and on whatever rank.
 struct StepRunner::Sums {
-    Sums(int64_t grains, bool with_mtp)
-        : loss(static_cast<size_t>(grains)),
-          mtp(with_mtp ? static_cast<size_t>(grains) : 0),
-          balance(static_cast<size_t>(grains)) {}
-
-    void gather(Communicator& communicator) {
-        std::vector<int64_t> flat;
-        for (const auto* values : {&loss, &mtp, &balance}) {
-            for (double value : *values) flat.push_back(std::bit_cast<int64_t>(value));
-        }
-        for (const auto& layer : counts) flat.insert(flat.end(), layer.begin(), layer.end());
-        communicator.all_reduce_sum(flat);
-        auto next = flat.begin();
-        for (auto* values : {&loss, &mtp, &balance}) {
-            for (double& value : *values) value = std::bit_cast<double>(*next++);
-        }
-        for (auto& layer : counts) {
-            for (int64_t& count : layer) count = *next++;
-        }
+    void add(const PassResult& pass) {
+        loss.add(pass.loss);
+        mtp.add(pass.mtp_loss);
+        balance.add(pass.balance);
+        for (size_t l = 0; l < pass.expert_counts.size(); ++l)
+            for (size_t e = 0; e < pass.expert_counts[l].size(); ++e)
+                counts[l][e] += pass.expert_counts[l][e];
+    }
+    void all_reduce(Communicator& communicator) {
+        for (ExactSum* sum : {&loss, &mtp, &balance}) communicator.all_reduce_sum(sum->words());
+        for (auto& layer : counts) communicator.all_reduce_sum(layer);
     }
 
-    std::vector<double> loss, mtp, balance;    // [grains]
+    ExactSum loss, mtp, balance;
     std::vector<std::vector<int64_t>> counts;  // [MoE layers][E]
 };
 
@@ -45,10 +35,6 @@ namespace {
 int64_t count_grains(const Recipe& recipe) {
     const int64_t grain = recipe.exact().grain();
     return (recipe.train().global_batch() + grain - 1) / grain;
-}
-
-double tree_sum(const std::vector<double>& values) {
-    return fucina::tree_sum(values.data(), static_cast<int64_t>(values.size()));
 }
 
 int64_t attention_pairs(const PackedSequences& packed) {
@@ -62,13 +48,6 @@ int64_t attention_pairs(const PackedSequences& packed) {
 
 double ratio(double sum, int64_t count) {
     return count == 0 ? 0 : sum / static_cast<double>(count);
-}
-
-void add_counts(std::vector<std::vector<int64_t>>& to,
-                const std::vector<std::vector<int64_t>>& from) {
-    for (size_t l = 0; l < from.size(); ++l) {
-        for (size_t e = 0; e < from[l].size(); ++e) to[l][e] += from[l][e];
-    }
 }
 
 }  // namespace
@@ -106,13 +85,7 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
         const PassResult result =
             parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options);
         fault_point("step.backward", parts_.communicator.rank());
-        const auto at = static_cast<size_t>(pass.grains.begin);
-        std::copy(result.grain_loss.begin(), result.grain_loss.end(), sums.loss.begin() + at);
-        std::copy(result.grain_mtp_loss.begin(), result.grain_mtp_loss.end(),
-                  sums.mtp.begin() + at);
-        std::copy(result.grain_balance.begin(), result.grain_balance.end(),
-                  sums.balance.begin() + at);
-        add_counts(sums.counts, result.expert_counts);
+        sums.add(result);
         accumulator.end_pass();
     }
     accumulator.finish();
@@ -130,7 +103,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                                 attention_pairs(own)};
     parts_.communicator.all_reduce_sum(totals);
 
-    Sums sums(grains_, with_mtp);
+    Sums sums;
     const int64_t moe_layers = spec.moe_layers() + (with_mtp && spec.is_moe(spec.layers) ? 1 : 0);
     sums.counts.assign(static_cast<size_t>(moe_layers),
                        std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
@@ -139,14 +112,14 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                 .mtp_scale = ratio(train.mtp_loss(), totals[1]),
                 .balance_scale = ratio(train.balance_loss(), train.global_batch())},
                sums);
-    sums.gather(parts_.communicator);
+    sums.all_reduce(parts_.communicator);
     reducer_.reduce(trained_grads(parts_.model.parameters()), shares_);
 
     StepResult result;
     // A batch that predicts nothing has no loss, and no update.
-    result.loss = totals[0] > 0 ? ratio(tree_sum(sums.loss), totals[0]) : std::nan("");
-    result.mtp_loss = ratio(tree_sum(sums.mtp), totals[1]);
-    result.balance_loss = ratio(tree_sum(sums.balance), train.global_batch());
+    result.loss = totals[0] > 0 ? ratio(sums.loss.value(), totals[0]) : std::nan("");
+    result.mtp_loss = ratio(sums.mtp.value(), totals[1]);
+    result.balance_loss = ratio(sums.balance.value(), train.global_batch());
     result.tokens = totals[2];
     result.pairs = totals[3];
     result.expert_counts = std::move(sums.counts);

@@ -1,6 +1,7 @@
 // AdamW, the gradient norm and casts on the CPU: bound by memory bandwidth.
 #include "kernels/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace fucina::cpu {
 namespace {
 
 constexpr int64_t kRange = 16384;  // elements of one unit of work
+constexpr int64_t kSquares = 1 << 17, kSquaresBlock = 512;
 
 // Element `begin` of a contiguous tensor.
 Cells from(const Tensor& x, int64_t begin) {
@@ -56,15 +58,21 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
         parallel_ranges(w.size(), kRange, kRange, update);
 }
 
-double sum_of_squares(const Tensor& x) {
+ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    std::vector<double> sums(static_cast<size_t>((x.size() + kRange - 1) / kRange));
-    parallel_ranges(x.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
-        sums[static_cast<size_t>(begin / kRange)] =
-            kernels.sum_of_squares(x.data<float>() + begin, end - begin);
+    const int64_t part = x.row_size() / chunks, parts = x.rows() * chunks;
+    if (part == 0) return {};
+    const int64_t at_once = std::max<int64_t>(1, kSquares / part);
+    std::vector<ExactSum> sums(static_cast<size_t>((parts + at_once - 1) / at_once));
+    parallel_ranges(parts, at_once, at_once * part, [&](int64_t first, int64_t last) {
+        ExactSum& sum = sums[static_cast<size_t>(first / at_once)];
+        for (int64_t i = first * part; i < last * part; i += part)
+            for (int64_t begin = 0; begin < part; begin += kSquaresBlock)
+                sum.add(kernels.sum_of_squares(x.data<float>() + i + begin,
+                                               std::min(kSquaresBlock, part - begin)));
     });
-    double total = 0;
-    for (const double sum : sums) total += sum;
+    ExactSum total;
+    for (const ExactSum& sum : sums) total.add(sum);
     return total;
 }
 

@@ -126,9 +126,9 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
     });
 }
 
-double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                    std::span<const int64_t> sequence_offsets, float scale,
-                    const Tensor& d_scores) {
+ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                      std::span<const int64_t> sequence_offsets, float scale,
+                      const Tensor& d_scores) {
     const auto sequences = static_cast<int64_t>(sequence_offsets.size()) - 1;
     const auto experts = static_cast<size_t>(config.experts);
     std::vector<double> losses(static_cast<size_t>(std::max<int64_t>(sequences, 0)), 0.0);
@@ -163,8 +163,8 @@ double balance_loss(const RouterConfig& config, const Tensor& scores, const Tens
                     d_scores.row<float>(t)[e] = static_cast<float>(factor * (frequency[e] - mean));
             }
         });
-    double total = 0;
-    for (const double loss : losses) total += loss;
+    ExactSum total;
+    for (const double loss : losses) total.add(loss);
     return total;
 }
 

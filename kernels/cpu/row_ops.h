@@ -32,8 +32,9 @@ void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias
             const Tensor& scores, const Tensor& indices, const Tensor& weights);
 void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                      const Tensor& d_weights, const Tensor& d_scores, const Tensor& d_logits);
-double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                    std::span<const int64_t> sequence_offsets, float scale, const Tensor& d_scores);
+ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                      std::span<const int64_t> sequence_offsets, float scale,
+                      const Tensor& d_scores);
 TokenMap make_token_map(const Tensor& indices, int64_t experts,
                         std::span<const int64_t> grain_offsets);
 void combine(const ops::Combine& io, const TokenMap& map);
@@ -45,7 +46,7 @@ void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree&
 
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
            const PackedCopies& copies);
-double sum_of_squares(const Tensor& x);
+ExactSum sum_of_squares(const Tensor& x, int64_t chunks);
 void add_in_place(const Tensor& y, const Tensor& x);
 void cast(const Tensor& x, const Tensor& out);
 

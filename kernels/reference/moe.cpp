@@ -99,11 +99,11 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
     });
 }
 
-double balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                    std::span<const int64_t> sequence_offsets, float scale,
-                    const Tensor& d_scores) {
+ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                      std::span<const int64_t> sequence_offsets, float scale,
+                      const Tensor& d_scores) {
     const auto experts = static_cast<size_t>(config.experts);
-    double total = 0;
+    ExactSum total;
     for (size_t sequence = 0; sequence + 1 < sequence_offsets.size(); ++sequence) {
         const int64_t begin = sequence_offsets[sequence], end = sequence_offsets[sequence + 1];
         const auto tokens = static_cast<double>(end - begin);
@@ -117,7 +117,9 @@ double balance_loss(const RouterConfig& config, const Tensor& scores, const Tens
                     static_cast<double>(config.experts) /
                     (static_cast<double>(config.top_k) * tokens);
         }
-        for (size_t e = 0; e < experts; ++e) total += frequency[e] * share[e];
+        double loss = 0;
+        for (size_t e = 0; e < experts; ++e) loss += frequency[e] * share[e];
+        total.add(loss);
         for (int64_t t = begin; t < end && d_scores.defined(); ++t) {
             const std::vector<float> s = load_row(scores, t);
             const double sum = std::accumulate(s.begin(), s.end(), 0.0);

@@ -33,17 +33,21 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
     });
 }
 
-double sum_of_squares(const Tensor& x) {
-    constexpr int64_t kRange = 16384, kChains = 32;
-    FUCINA_CHECK(x.contiguous(), "sum of squares of a strided ", x.describe());
-    const float* values = x.data<float>();
-    double total = 0;
-    for (int64_t begin = 0; begin < x.size(); begin += kRange) {
-        double chains[kChains] = {}, range = 0;
-        for (int64_t i = 0; i < std::min(kRange, x.size() - begin); ++i)
-            chains[i % kChains] += double{values[begin + i]} * values[begin + i];
-        for (const double chain : chains) range += chain;
-        total += range;
+ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
+    constexpr int64_t kBlock = 512, kChains = 32;
+    FUCINA_CHECK(x.contiguous() && x.row_size() % chunks == 0, "sum of squares of ", x.describe());
+    const int64_t part = x.row_size() / chunks;
+    ExactSum total;
+    for (int64_t i = 0; i < x.size(); i += part) {
+        for (int64_t begin = i; begin < i + part; begin += kBlock) {
+            double chains[kChains] = {}, block = 0;
+            for (int64_t j = begin; j < std::min(begin + kBlock, i + part); ++j) {
+                const double value = x.data<float>()[j];
+                chains[(j - begin) % kChains] += value * value;
+            }
+            for (const double chain : chains) block += chain;
+            total.add(block);
+        }
     }
     return total;
 }

@@ -31,12 +31,6 @@ using Documents = std::vector<std::vector<int32_t>>;
 constexpr int64_t kTokensAtATime = 4096;
 constexpr int64_t kSequenceLength = 2048;  // where nothing else says
 
-double sum(const std::vector<double>& values) {
-    double total = 0;
-    for (const double value : values) total += value;
-    return total;
-}
-
 void write_logits(Model& model, const Documents& documents, const std::string& path) {
     const size_t length = documents.front().size();
     for (size_t i = 0; i < documents.size(); ++i)
@@ -77,11 +71,11 @@ void run_gradients(Model& model, const Documents& documents, const EvalOptions& 
     if (options.mtp_loss > 0) pass.mtp_scale = options.mtp_loss / mtp_labels;
     pass.balance_scale = options.balance_loss / sequences;
     const PassResult result = model.forward_backward(batch, pass);
-    print_result(sum(result.grain_loss) / labels, batch.tokens());
+    print_result(result.loss.value() / labels, batch.tokens());
     if (options.mtp_loss > 0)
-        std::printf("mtp loss    %.9g\n", sum(result.grain_mtp_loss) / mtp_labels);
+        std::printf("mtp loss    %.9g\n", result.mtp_loss.value() / mtp_labels);
     if (options.balance_loss > 0)
-        std::printf("balance     %.9g\n", sum(result.grain_balance) / sequences);
+        std::printf("balance     %.9g\n", result.balance.value() / sequences);
     write_gradients(model, options.gradients);
 }
 

@@ -126,18 +126,9 @@ Tensor Moe::report_balance(const PassContext& context, const Route& route) const
     if (context.balance_scale == 0) return {};
 
     Tensor d_scores = Tensor::empty(route.scores.shape(), DType::f32);
-    size_t first = 0;
-    for (size_t g = 0; g + 1 < context.grain_offsets.size(); ++g) {
-        const int64_t begin = context.grain_offsets[g], end = context.grain_offsets[g + 1];
-        std::vector<int64_t> offsets_in_grain{0};
-        while (first + 1 < context.sequence_offsets.size() &&
-               context.sequence_offsets[first + 1] <= end)
-            offsets_in_grain.push_back(context.sequence_offsets[++first] - begin);
-        context.report->grain_balance[g] += ops::balance_loss(
-            spec_.router, route.scores.slice(begin, end), route.indices.slice(begin, end),
-            offsets_in_grain, static_cast<float>(context.balance_scale),
-            d_scores.slice(begin, end));
-    }
+    context.report->balance.add(
+        ops::balance_loss(spec_.router, route.scores, route.indices, context.sequence_offsets,
+                          static_cast<float>(context.balance_scale), d_scores));
     return d_scores;
 }
 

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "kernels/gemm.h"
-#include "model/grain_sums.h"
+#include "model/loss_sum.h"
 
 namespace fucina {
 
@@ -114,8 +114,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     Tensor d_gathered = context.activations(context.tokens, d);
     hidden_norm_.backward(d_joined.columns(d, 2 * d), gathered, gathered_rstd, {}, d_gathered,
                           context.tree);
-    return {scatter_rows(main, d_gathered, rows.rows),
-            sum_by_grain(loss.loss, context.grain_offsets)};
+    return {scatter_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
 }
 
 }  // namespace fucina

@@ -29,8 +29,8 @@ class Mtp {
     void use(Parameter* table, size_t table_use, Parameter* projection, size_t projection_use);
 
     struct Result {
-        Tensor d_hidden;                 // [T, D]
-        std::vector<double> grain_loss;  // [grains]
+        Tensor d_hidden;  // [T, D]
+        ExactSum loss;    // over labels, nats
     };
     // hidden [T, D]: the main model's final hidden states. Forward and backward in one go: nothing
     // else needs its activations.

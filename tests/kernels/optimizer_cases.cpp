@@ -38,14 +38,16 @@ KernelCase adamw_case(int64_t count, DType moments) {
             }};
 }
 
-KernelCase norm_case(int64_t rows, int64_t width) {
-    return {.name = concat("sum_of_squares [", rows, ", ", width, "]"),
+KernelCase norm_case(int64_t rows, int64_t width, int64_t chunks) {
+    return {.name = concat("sum_of_squares [", rows, ", ", width, "] in ", chunks),
             .inputs = {random_tensor({rows, width}, DType::f32, 44)},
             .run =
-                [](Version version, const Tensors& in) {
+                [chunks](Version version, const Tensors& in) {
                     const Tensor out = Tensor::empty({1, 2}, DType::f32);
-                    const double sum = version == Version::fast ? ops::sum_of_squares(in[0])
-                                                                : reference::sum_of_squares(in[0]);
+                    const double sum =
+                        (version == Version::fast ? ops::sum_of_squares(in[0], chunks)
+                                                  : reference::sum_of_squares(in[0], chunks))
+                            .value();
                     std::memcpy(out.raw(), &sum, sizeof sum);
                     return Tensors{out};
                 },
@@ -142,7 +144,7 @@ void add_bench(Cases& cases) {
     constexpr int64_t kWeights = 16 << 20;
     for (const DType moments : {DType::f32, DType::bf16})
         cases.bench.push_back([=] { return adamw_case(kWeights, moments); });
-    cases.bench.push_back([] { return norm_case(1, kWeights); });
+    cases.bench.push_back([] { return norm_case(kWeights / 512, 512, 1); });
     cases.bench.push_back([] { return add_case(1, kWeights); });
     cases.bench.push_back([] { return cast_case(2048, 4096, DType::f32, DType::bf16); });
     cases.bench.push_back([] { return embedding_case(2048, 8192, 512, DType::bf16); });
@@ -156,7 +158,8 @@ const AddCases kOptimizer([](Cases& cases) {
             cases.kernels.push_back(adamw_case(count, moments));
     for (const auto& [rows, width] :
          {std::pair<int64_t, int64_t>{1, 1}, {3, 511}, {5, 512}, {137, 1000}}) {
-        cases.kernels.push_back(norm_case(rows, width));
+        cases.kernels.push_back(norm_case(rows, width, 1));
+        if (width % 4 == 0) cases.kernels.push_back(norm_case(rows, width, 4));
         cases.kernels.push_back(add_case(rows, width));
         cases.kernels.push_back(cast_case(rows, width, DType::f32, DType::bf16));
         cases.kernels.push_back(cast_case(rows, width, DType::bf16, DType::f32));

@@ -51,17 +51,13 @@ TEST_P(ModelBits, RecomputeChangesNothing) {
             Model model =
                 tiny_model(spec, {.compute = GetParam(), .recompute = kind, .with_mtp = true});
             const PassResult result = model.forward_backward(batch, kAllLosses);
-            EXPECT_EQ(result.grain_loss, expected.grain_loss);
-            EXPECT_EQ(result.grain_mtp_loss, expected.grain_mtp_loss);
-            EXPECT_EQ(result.grain_balance, expected.grain_balance);
+            EXPECT_EQ(result.loss.value(), expected.loss.value());
+            EXPECT_EQ(result.mtp_loss.value(), expected.mtp_loss.value());
+            EXPECT_EQ(result.balance.value(), expected.balance.value());
             EXPECT_EQ(result.expert_counts, expected.expert_counts);
             expect_bit_equal(gradients(model), gradients(plain), model);
         }
     }
-}
-
-void append(std::vector<double>& to, const std::vector<double>& from) {
-    to.insert(to.end(), from.begin(), from.end());
 }
 
 // Neighbours become their parent, until one node is left.
@@ -95,16 +91,16 @@ TEST_P(ModelBits, CutIntoPassesChangesNothing) {
             const PassResult part = model.forward_backward(
                 make_batch(std::span(documents).subspan(first, size)), kAllLosses);
             nodes.push_back(gradients(model));
-            append(joined.grain_loss, part.grain_loss);
-            append(joined.grain_mtp_loss, part.grain_mtp_loss);
-            append(joined.grain_balance, part.grain_balance);
+            joined.loss.add(part.loss);
+            joined.mtp_loss.add(part.mtp_loss);
+            joined.balance.add(part.balance);
             for (size_t l = 0; l < part.expert_counts.size(); ++l)
                 for (size_t e = 0; e < part.expert_counts[l].size(); ++e)
                     joined.expert_counts[l][e] += part.expert_counts[l][e];
         }
-        EXPECT_EQ(joined.grain_loss, whole.grain_loss);
-        EXPECT_EQ(joined.grain_mtp_loss, whole.grain_mtp_loss);
-        EXPECT_EQ(joined.grain_balance, whole.grain_balance);
+        EXPECT_EQ(joined.loss.value(), whole.loss.value());
+        EXPECT_EQ(joined.mtp_loss.value(), whole.mtp_loss.value());
+        EXPECT_EQ(joined.balance.value(), whole.balance.value());
         EXPECT_EQ(joined.expert_counts, whole.expert_counts);
         expect_bit_equal(sum_nodes(std::move(nodes)), expected, model);
     }
@@ -124,8 +120,8 @@ TEST_P(ModelBits, PackedDocumentsEqualSeparateOnes) {
     const Tensor logits = model.logits(batch);
     batch.sequence_offsets = {0, batch.tokens()};
     const PassResult packed = model.forward_backward(batch, pass);
-    EXPECT_EQ(packed.grain_loss, separate.grain_loss);
-    EXPECT_EQ(packed.grain_mtp_loss, separate.grain_mtp_loss);
+    EXPECT_EQ(packed.loss.value(), separate.loss.value());
+    EXPECT_EQ(packed.mtp_loss.value(), separate.mtp_loss.value());
     expect_bit_equal(gradients(model), expected, model);
 
     // And each document alone gives the same logits.

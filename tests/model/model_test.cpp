@@ -19,16 +19,9 @@ using test::random_documents;
 using test::tiny_model;
 using test::tiny_spec;
 
-double total(const std::vector<double>& values) {
-    double sum = 0;
-    for (const double value : values) sum += value;
-    return sum;
-}
-
 double objective(const PassResult& result, const PassOptions& pass) {
-    return pass.loss_scale * total(result.grain_loss) +
-           pass.mtp_scale * total(result.grain_mtp_loss) +
-           pass.balance_scale * total(result.grain_balance);
+    return pass.loss_scale * result.loss.value() + pass.mtp_scale * result.mtp_loss.value() +
+           pass.balance_scale * result.balance.value();
 }
 
 // Of the objective, along `direction` from `parameter`'s value.
@@ -70,7 +63,7 @@ void check_gradients(const ModelSpec& spec, bool with_mtp) {
     for (Parameter* parameter : model.parameters()) {
         if (!parameter->trained) continue;
         const Tensor& grad = summed[i++];
-        const double norm = std::sqrt(ops::sum_of_squares(grad));
+        const double norm = std::sqrt(ops::sum_of_squares(grad).value());
         ASSERT_GT(norm, 1e-5) << parameter->name << " has no gradient";
         const double measured = slope(model, *parameter, grad, batch, pass, 2e-3 / norm) / norm;
         EXPECT_NEAR(measured, norm, 0.01 * norm + 1e-4) << parameter->name;
@@ -103,8 +96,8 @@ TEST(Model, EvaluateIsTheLossOfForwardBackward) {
     const TokenBatch batch = make_batch(random_documents({13, 9}, spec.vocab_size, 4));
     for (const DType compute : {DType::f32, DType::bf16}) {
         Model model = tiny_model(spec, {.compute = compute});
-        EXPECT_EQ(model.evaluate(batch).grain_loss,
-                  model.forward_backward(batch, {.loss_scale = 1}).grain_loss);
+        EXPECT_EQ(model.evaluate(batch).loss.value(),
+                  model.forward_backward(batch, {.loss_scale = 1}).loss.value());
     }
 }
 
@@ -115,13 +108,13 @@ TEST(Model, MtpWithoutLossHasZeroGradients) {
     Model without = tiny_model(spec, {.compute = DType::f32});
     model.forward_backward(batch, kAllLosses);  // leaves gradients that must go
     const PassResult result = model.forward_backward(batch, {.loss_scale = 1});
-    EXPECT_TRUE(result.grain_mtp_loss.empty());
-    EXPECT_EQ(result.grain_loss, without.forward_backward(batch, {.loss_scale = 1}).grain_loss);
+    EXPECT_EQ(result.mtp_loss.value(), 0);
+    EXPECT_EQ(result.loss.value(), without.forward_backward(batch, {.loss_scale = 1}).loss.value());
     for (Parameter* parameter : model.parameters()) {
         if (!parameter->trained) continue;
         const bool of_mtp = parameter->name.starts_with("mtp.");
         for (size_t use = of_mtp ? 0 : 1; use < parameter->grads.size(); ++use)
-            EXPECT_EQ(ops::sum_of_squares(parameter->grad(use)), 0) << parameter->name;
+            EXPECT_EQ(ops::sum_of_squares(parameter->grad(use)).value(), 0) << parameter->name;
         if (of_mtp) continue;
         EXPECT_TRUE(test::bit_equal(parameter->grad(), without.find(parameter->name)->grad()))
             << parameter->name;
@@ -168,7 +161,7 @@ TEST(Model, InitializationIsByNameAndSeed) {
     EXPECT_FALSE(test::bit_equal(first, b.find("layers.1.moe.experts.gate_up")->value));
     // 3,456 draws of deviation 0.02: the mean square is within 10 % (four sigma).
     const double mean_square =
-        ops::sum_of_squares(first) / static_cast<double>(first.size()) / (0.02 * 0.02);
+        ops::sum_of_squares(first).value() / static_cast<double>(first.size()) / (0.02 * 0.02);
     EXPECT_NEAR(mean_square, 1, 0.1);
     EXPECT_EQ(a.find("norm")->value.data<float>()[3], 1.0f);
     EXPECT_EQ(a.find("layers.1.moe.router_bias")->value.data<float>()[3], 0.0f);

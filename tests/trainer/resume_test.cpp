@@ -163,7 +163,7 @@ TEST_F(ResumeTest, LossIsTheMeanOverTheTokensOfAllRanks) {
             for (int64_t i = 0; i < 4; ++i) {
                 const PackedSequences one = run.data.train->load(i, 1);
                 const TokenBatch tokens = make_pass_batch(one, 0, 1, 1);
-                sum += run.model->evaluate(tokens).grain_loss[0];
+                sum += run.model->evaluate(tokens).loss.value();
             }
             const StepResult result = runner.run(1, 0);
             EXPECT_EQ(result.tokens, batch.tokens());
