@@ -56,25 +56,26 @@ SequencePlace BatchLoader::place(int64_t index) const {
     return place;
 }
 
-PackedSequences BatchLoader::load(int64_t first, int64_t count) const {
+PackedSequences BatchLoader::load(std::span<const SampleRange> ranges) const {
     PackedSequences out;
-    for (int64_t i = first; i < first + count; ++i) {
-        const SequencePlace at = place(i);
-        source(at.source).append(at.pack, out);
+    for (const SampleRange& range : ranges) {
+        for (int64_t i = range.first; i < range.first + range.count; ++i) {
+            const SequencePlace at = place(i);
+            source(at.source).append(at.pack, out);
+        }
     }
     return out;
 }
 
-void Prefetcher::prefetch(int64_t first, int64_t count) {
-    first_ = first;
-    count_ = count;
+void Prefetcher::prefetch(std::vector<SampleRange> ranges) {
+    ranges_ = std::move(ranges);
     pending_ = std::async(std::launch::async,
-                          [&loader = loader_, first, count] { return loader.load(first, count); });
+                          [&loader = loader_, ranges = ranges_] { return loader.load(ranges); });
 }
 
-PackedSequences Prefetcher::load(int64_t first, int64_t count) {
-    if (pending_.valid() && first == first_ && count == count_) return pending_.get();
-    return loader_.load(first, count);
+PackedSequences Prefetcher::load(std::span<const SampleRange> ranges) {
+    if (pending_.valid() && std::ranges::equal(ranges, ranges_)) return pending_.get();
+    return loader_.load(ranges);
 }
 
 }  // namespace fucina

@@ -9,6 +9,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "data/packing.h"
@@ -26,6 +27,11 @@ struct LoaderOptions {
     uint64_t seed = 0;
 };
 
+struct SampleRange {
+    int64_t first = 0, count = 0;
+    bool operator==(const SampleRange&) const = default;
+};
+
 // Where a global index leads.
 struct SequencePlace {
     int64_t source = 0, epoch = 0;
@@ -36,8 +42,12 @@ class BatchLoader {
   public:
     BatchLoader(std::vector<BlendSource> sources, const LoaderOptions& options);
 
-    // Sequences first .. first + count - 1. Threads may call it at the same time.
-    PackedSequences load(int64_t first, int64_t count) const;
+    // The sequences of the ranges, one after the other. Threads may call it at the same time.
+    PackedSequences load(std::span<const SampleRange> ranges) const;
+    PackedSequences load(int64_t first, int64_t count) const {
+        const SampleRange range{first, count};
+        return load({&range, 1});
+    }
 
     SequencePlace place(int64_t index) const;
     int64_t tokens(int64_t index) const {
@@ -56,19 +66,19 @@ class BatchLoader {
     std::vector<uint64_t> shares_;  // of what the sources before leave over, times 2^32
 };
 
-// Prepares the next range on a thread of its own while the caller works on this one.
+// Prepares the next ranges on a thread of its own while the caller works on these.
 class Prefetcher {
   public:
     explicit Prefetcher(const BatchLoader& loader) : loader_(loader) {}
 
-    // Starts loading in the background; a range still waiting to be fetched is dropped.
-    void prefetch(int64_t first, int64_t count);
-    // The prefetched range if it is this one (its exception, if it failed), else loaded now.
-    PackedSequences load(int64_t first, int64_t count);
+    // Starts loading in the background; what still waits to be fetched is dropped.
+    void prefetch(std::vector<SampleRange> ranges);
+    // What was prefetched if it is this (its exception, if it failed), else loaded now.
+    PackedSequences load(std::span<const SampleRange> ranges);
 
   private:
     const BatchLoader& loader_;
-    int64_t first_ = 0, count_ = 0;
+    std::vector<SampleRange> ranges_;
     std::future<PackedSequences> pending_;
 };
 

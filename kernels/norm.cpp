@@ -38,7 +38,7 @@ void rmsnorm_backward(const RmsNormBackward& io) {
     check_same(io.x, io.dx, "rmsnorm_backward");
     if (io.residual_grad.defined()) check_same(io.x, io.residual_grad, "rmsnorm_backward");
     check_weight(io.w, io.x);
-    check_weight(io.dw, io.x);
+    if (io.dw.defined()) check_weight(io.dw, io.x);
     FUCINA_CHECK(io.tree.rows() == io.x.rows(), "tree of ", io.tree.rows(), " rows for ",
                  io.x.describe());
     cpu::rmsnorm_backward(io);

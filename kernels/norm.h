@@ -19,7 +19,7 @@ struct RmsNormBackward {
     Tensor rstd;           // fp32 [T]
     Tensor residual_grad;  // [T, D] added to dx before rounding, or undefined
     Tensor dx;             // out [T, D]; may alias residual_grad
-    Tensor dw;             // out fp32 [D], overwritten; summed along tree
+    Tensor dw;             // out fp32 [D], overwritten; summed along tree; or undefined
     LeafTree tree;
 };
 void rmsnorm_backward(const RmsNormBackward& io);

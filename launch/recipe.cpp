@@ -1,5 +1,6 @@
 #include "launch/recipe.h"
 
+#include <bit>
 #include <fstream>
 #include <sstream>
 
@@ -163,6 +164,12 @@ class Resolver {
         if (train.micro_batch() % out_.recipe.exact().grain() != 0) {
             fail(ExitCode::usage, name_, ": train.micro_batch is ", train.micro_batch(),
                  ", no multiple of exact.grain, ", out_.recipe.exact().grain());
+        }
+        const int64_t replicas = out_.recipe.exact().replicas();
+        if ((replicas & (replicas - 1)) != 0) {
+            fail(ExitCode::usage, name_, ": exact.replicas is ", replicas,
+                 ", no power of two; the nearest are ", std::bit_floor(uint64_t(replicas)), " and ",
+                 std::bit_ceil(uint64_t(replicas)));
         }
         for (const auto* sources : {&data.train(), &data.valid()}) {
             for (const Source& source : *sources) {

@@ -84,7 +84,7 @@ PassContext Model::Parts::context(const TokenBatch& batch) {
     context.cu_seqlens = batch.cu_seqlens;
     context.sequence_offsets = batch.sequence_offsets;
     context.grain_offsets = batch.grain_offsets;
-    context.tree = make_leaf_tree(batch.grain_offsets);
+    context.nodes = make_nodes(batch.grain_offsets, false);
     const auto last = std::max_element(batch.positions.begin(), batch.positions.end());
     context.rope = &rope_for(last == batch.positions.end() ? 1 : int64_t{*last} + 1);
     context.dtype = options.compute;
@@ -173,6 +173,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     PassContext context = parts.context(batch);
     context.keeps = true;
     context.balance_scale = pass.balance_scale;
+    if (pass.grains_apart) context.nodes = make_nodes(batch.grain_offsets, true);
     parts.weight_grads.done = pass.grad_done;
     context.report = &report;
     const bool again = context.recompute == RecomputeKind::block;

@@ -24,7 +24,8 @@ struct PassOptions {
     double loss_scale = 1;  // 1 / labels in the global batch
     double mtp_scale = 0;   // train.mtp_loss / MTP labels in the global batch; 0: MTP does not run
     double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
-    // Called for matrices, early; the norms' gradients are whole afterwards.
+    // Gradients of all but experts are those of each grain, a node of its own for grad_done.
+    bool grains_apart = false;
     GradDone grad_done = {};
 };
 

@@ -13,12 +13,19 @@ namespace fucina {
 
 class ParameterSet {
   public:
-    // A weight of a matrix product, [N, K] or [experts, N, K].
+    // A weight of a matrix product, [N, K].
     Parameter* matrix(const std::string& name, std::initializer_list<int64_t> shape,
                       PackKind forward_kind = PackKind::forward) {
         Parameter* parameter = add(name, shape);
         parameter->gemm = true;
         parameter->forward_kind = forward_kind;
+        return parameter;
+    }
+    // [experts, N, K]: a product each.
+    Parameter* experts(const std::string& name, std::initializer_list<int64_t> shape,
+                       PackKind forward_kind = PackKind::forward) {
+        Parameter* parameter = matrix(name, shape, forward_kind);
+        parameter->layout.expert = 0;
         return parameter;
     }
     // A norm's gain [D], or a table that is read row by row.

@@ -2,11 +2,11 @@
 // dimension.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/exact_sum.h"
-#include "kernels/leaf_tree.h"
 #include "kernels/rope.h"
 #include "model/recompute.h"
 #include "model/weight_grad_queue.h"
@@ -26,7 +26,7 @@ struct PassContext {
     std::span<const int64_t> cu_seqlens;        // [documents + 1]
     std::span<const int64_t> sequence_offsets;  // [sequences + 1]
     std::span<const int64_t> grain_offsets;     // [grains + 1]
-    LeafTree tree;                              // of the grains' tokens
+    std::shared_ptr<const SumNodes> nodes;      // of the weight gradients but experts'
     const RopeTable* rope = nullptr;
     DType dtype = DType::f32;  // of activations
     RecomputeKind recompute = RecomputeKind::none;

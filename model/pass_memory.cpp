@@ -20,39 +20,51 @@ using Held = std::shared_ptr<const void>;
 
 class Timeline {
   public:
-    Timeline(int held, int merges) : held_(held), merges_(merges) {}
+    explicit Timeline(const PassShape& shape) : shape_(shape) {}
 
     Held hold(int64_t bytes) {
         activations_ += bytes;
         look();
         return {this, [this, bytes](const void*) { activations_ -= bytes; }};
     }
-    void make_gradient(int64_t elements) {
-        gradients_ += 4 * elements;
-        most_.all_gradients += 4 * elements;
+    void make_gradient(int64_t elements, bool experts) {
+        gradients_ += sums(experts) * 4 * elements;
+        (experts ? experts_ : others_) += 4 * elements;
         look();
     }
-    // It is whole, and added to earlier ones at once; without this it is after the pass.
-    void add_gradient(int64_t elements) { gradients_ -= merges_ * 4 * elements; }
+    // It is whole, and added to earlier ones at once.
+    void add_gradient(int64_t elements, bool experts) {
+        const bool apart = shape_.apart && !experts;
+        gradients_ -= (apart ? sums(experts) - shape_.new_replicas : shape_.merges) * 4 * elements;
+    }
 
     // Those of earlier passes were there all the time, beside whatever there was.
     PassMemory most() const {
         PassMemory result = most_;
-        result.gradients += held_ * most_.all_gradients;
-        result.together += held_ * most_.all_gradients;
+        result.all_gradients = experts_ + others_;
+        const int64_t before =
+            shape_.held * experts_ + (shape_.apart ? shape_.replicas : shape_.held) * others_;
+        result.gradients += before;
+        result.together += before;
         return result;
     }
 
   private:
+    // That a gradient takes while it is made: a grain's at a time, beside those of new replicas.
+    int sums(bool experts) const {
+        if (!shape_.apart || experts) return 1;
+        return shape_.new_replicas + (shape_.leaves > shape_.new_replicas ? 1 : 0);
+    }
     void look() {
         most_.activations = std::max(most_.activations, activations_);
         most_.gradients = std::max(most_.gradients, gradients_);
         most_.together = std::max(most_.together, activations_ + gradients_);
     }
 
+    const PassShape shape_;
     PassMemory most_;
     int64_t activations_ = 0, gradients_ = 0;
-    int held_, merges_;
+    int64_t experts_ = 0, others_ = 0;  // bytes of all gradients
 };
 
 struct SavedAttention {
@@ -79,11 +91,10 @@ class Layers {
         return timeline_.hold(shape_.tokens * columns * element());
     }
     Held fp32(int64_t columns) const { return timeline_.hold(shape_.tokens * columns * 4); }
-    void gradient(int64_t elements) const {
-        timeline_.make_gradient(elements);
-        timeline_.add_gradient(elements);
+    void gradient(int64_t elements, bool experts = false) const {
+        timeline_.make_gradient(elements, experts);
+        timeline_.add_gradient(elements, experts);
     }
-    void norm_gradient(int64_t width) const { timeline_.make_gradient(width); }
 
     Held forward(bool is_moe, Held x, bool keeps, SavedBlock& saved) const {
         saved.x = std::move(x);
@@ -108,11 +119,11 @@ class Layers {
                                : mlp_backward(spec_.dense_width, saved.feed_forward.gate_up);
         saved.feed_forward = {};
         const Held d_mid = activations(d());
-        norm_gradient(d());
+        gradient(d());
         saved.mid = nullptr;
         d_normed = attention_backward(saved.attention);
         Held d_x = activations(d());
-        norm_gradient(d());
+        gradient(d());
         saved = {};
         return d_x;
     }
@@ -121,19 +132,20 @@ class Layers {
     Held head(Held x, Held normed) const {
         const int64_t weights = spec_.vocab_size * d();
         const Held loss = fp32(1), rstd = fp32(1), d_normed = activations(d());
-        timeline_.make_gradient(weights);
+        timeline_.make_gradient(weights, false);
         {
-            const int64_t rows =
-                ops::head_loss_rows(shape_.tokens, spec_.vocab_size, shape_.compute);
+            const int64_t of_node = shape_.apart ? shape_.tokens / shape_.leaves : shape_.tokens;
+            const int64_t rows = ops::head_loss_rows(of_node, spec_.vocab_size, shape_.compute);
             const Held logits = timeline_.hold(rows * spec_.vocab_size * 4);
             const Held d_logits = timeline_.hold(rows * (spec_.vocab_size + 32) * element());
             // So many sums wait for each other in the tree; the first of them is the gradient.
-            const auto sums = std::bit_width(static_cast<uint64_t>(shape_.leaves));
+            const auto sums =
+                std::bit_width(static_cast<uint64_t>(shape_.apart ? 1 : shape_.leaves));
             const Held others = timeline_.hold((sums - 1) * weights * 4);
         }
-        timeline_.add_gradient(weights);
+        timeline_.add_gradient(weights, false);
         Held dx = activations(d());
-        norm_gradient(d());
+        gradient(d());
         return dx;
     }
 
@@ -219,9 +231,9 @@ class Layers {
         const Held d_weights = fp32(k);
         Held d_gate_up = activations(2 * k * width), weighted_h = activations(k * width);
         saved.gate_up = nullptr;
-        gradient(experts * d() * width);
+        gradient(experts * d() * width, true);
         weighted_h = nullptr;
-        gradient(experts * 2 * width * d());
+        gradient(experts * 2 * width * d(), true);
         const Held slots = activations(k * d());
         d_gate_up = nullptr;
         Held shared;
@@ -254,11 +266,11 @@ class Layers {
         if (q_lora()) {
             gradient(q_width() * mla().q_lora_rank);
             const Held d_latent = activations(mla().q_lora_rank);
-            norm_gradient(mla().q_lora_rank);
+            gradient(mla().q_lora_rank);
         }
         gradient(kv_width() * mla().kv_lora_rank);
         const Held d_c = activations(mla().kv_lora_rank);
-        norm_gradient(mla().kv_lora_rank);
+        gradient(mla().kv_lora_rank);
         gradient(down_width() * d());
         return activations(d());
     }
@@ -299,17 +311,17 @@ Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
     dx = block.backward(layers);
     layers.gradient(2 * d * d);
     const Held d_joined = layers.activations(2 * d), d_embedded = layers.activations(d);
-    layers.norm_gradient(d);
+    layers.gradient(d);
     layers.gradient(spec.vocab_size * d);
     const Held d_gathered = layers.activations(d);
-    layers.norm_gradient(d);
+    layers.gradient(d);
     return layers.activations(d);
 }
 
 }  // namespace
 
 PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
-    Timeline timeline(shape.held, shape.merges);
+    Timeline timeline(shape);
     const Layers layers(spec, shape, timeline);
     std::vector<Block> blocks;
     for (int64_t layer = 0; layer < spec.layers; ++layer)

@@ -18,6 +18,10 @@ struct PassShape {
     int64_t leaves = 1;  // grains of the pass, or 1 in fast numerics
     int held = 0;        // whole sets of gradients before the pass
     int merges = 0;      // so often its gradients are added to one of them, as they are made
+    // Gradients of all but experts are made grain by grain; each is added to the sum of its
+    // replica, if that has one: `replicas` do before the pass, `new_replicas` only after it.
+    bool apart = false;
+    int replicas = 0, new_replicas = 0;
 };
 
 // Bytes; each the most at any moment of the pass.

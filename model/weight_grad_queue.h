@@ -1,46 +1,62 @@
-// WeightGradQueue: weight gradients as data, so that when they are computed is decided in one
-// place: at once, and never for a frozen parameter.
+// WeightGradQueue: weight gradients as work that owns its operands, so that when they are computed
+// is decided in one place: at once, later, or never for a frozen parameter.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "kernels/gemm.h"
+#include "kernels/leaf_tree.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
 
-// dW = dyᵀ x, summed along tree.
-struct WeightGrad {
-    Parameter* parameter = nullptr;
-    Tensor dy, x;  // [T, N], [T, K]
-    const LeafTree* tree = nullptr;
-    size_t use = 0;  // index into Parameter::grads
-};
+// Rows of a pass whose gradient is one node of a parameter's sum.
+struct SumNode {
+    int64_t begin = 0, end = 0;
+    LeafTree tree;  // of these rows, its offsets from 0
 
-// One dW per expert; rows of dy and x are slots, or tokens where an index is given.
-struct ExpertWeightGrad {
-    Parameter* parameter = nullptr;
-    ops::GroupedWgrad product;
+    Tensor rows(const Tensor& x) const { return x.defined() ? x.slice(begin, end) : x; }
 };
+using SumNodes = std::vector<SumNode>;
+
+// One node of all grains; or each grain a node of its own, where their gradients are parts of
+// different sums.
+std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offsets, bool apart);
 
 class WeightGradQueue {
   public:
-    void add(const WeightGrad& item) {
-        if (!item.parameter->trained) return;
-        ops::linear_wgrad(item.dy, item.x, *item.tree, item.parameter->grad(item.use));
-        whole(*item.parameter, item.use);
-    }
-    void add(const ExpertWeightGrad& item) {
-        if (!item.parameter->trained) return;
-        ops::grouped_linear_wgrad(item.product, item.parameter->grad());
-        whole(*item.parameter, 0);
-    }
-    // The gradient was computed elsewhere.
-    void whole(Parameter& parameter, size_t use) const {
-        if (done) done(parameter, use);
-    }
+    // Overwrites dw, fp32 of the parameter's shape, with the gradient of the node's rows.
+    using Compute = std::function<void(const SumNode& node, const Tensor& dw)>;
+    struct Item {
+        Parameter* parameter = nullptr;
+        std::shared_ptr<const SumNodes> nodes;  // null: one, whose rows `compute` knows
+        Compute compute;                        // owns what it reads
+        size_t use = 0;                         // index into Parameter::grads
+    };
 
-    GradDone done;  // may take the gradient's tensor away
+    void add(Item item);
+    // For gradients that come out of work which cannot wait, by compute(node, dw); the work is done
+    // for frozen parameters too, with dw undefined.
+    void now(Parameter& parameter, size_t use, const SumNodes& nodes, const Compute& compute) const;
+    // What waits, in the order in which it was added.
+    void run();
+
+    bool waits = false;  // add() only remembers
+    GradDone done;       // may take the gradient's tensor away
+
+  private:
+    void compute(const Item& item) const;
+
+    std::vector<Item> waiting_;
 };
+
+// dW = dyᵀ x, rows of dy [T, N] and x [T, K].
+WeightGradQueue::Item matrix_grad(Parameter* parameter, Tensor dy, Tensor x,
+                                  std::shared_ptr<const SumNodes> nodes);
 
 }  // namespace fucina

@@ -34,20 +34,22 @@ std::span<std::byte> bytes_of(const Tensor& tensor) {
 GradReducer::GradReducer(Communicator& communicator, int64_t bucket_bytes)
     : communicator_(communicator), bucket_elements_(std::max<int64_t>(bucket_bytes / 4, 1)) {}
 
-void GradReducer::reduce(std::span<const Tensor> tensors, std::span<const GrainRange> shares) {
+void GradReducer::reduce(std::span<const Tensor> tensors, const std::vector<bool>& holds) {
     const int ranks = communicator_.size();
-    FUCINA_CHECK(static_cast<int>(shares.size()) == ranks, shares.size(), " shares, ", ranks,
+    FUCINA_CHECK(static_cast<int>(holds.size()) == ranks, holds.size(), " holders, ", ranks,
                  " ranks");
     if (ranks == 1) return;
-    if (!bucket_.defined()) {  // never more than all gradients
-        MemoryPurpose purpose("communication");
-        int64_t total = 0;
-        for (const Tensor& tensor : tensors) total += tensor.size();
-        bucket_elements_ = std::min(bucket_elements_, std::max<int64_t>(total, 1));
-        const int64_t padded = (bucket_elements_ + ranks - 1) / ranks * ranks;
+    int64_t total = 0;
+    for (const Tensor& tensor : tensors) total += tensor.size();
+    if (!bucket_.defined() || bucket_.size() < std::min(bucket_elements_, total)) {
+        MemoryPurpose purpose("communication");  // never more than all gradients
+        bucket_ = received_ = {};
+        const int64_t padded =
+            (std::min(bucket_elements_, std::max<int64_t>(total, 1)) + ranks - 1) / ranks * ranks;
         bucket_ = Tensor::empty({padded}, DType::f32);
         received_ = Tensor::empty({padded}, DType::f32);
     }
+    const int64_t bucket_elements = std::min(bucket_elements_, bucket_.size());
     // A bucket is a run of elements across tensors: filled, exchanged, and written back.
     struct Piece {
         float* data;
@@ -57,7 +59,7 @@ void GradReducer::reduce(std::span<const Tensor> tensors, std::span<const GrainR
     int64_t filled = 0;
     const auto flush = [&] {
         if (filled == 0) return;
-        exchange(filled, shares);
+        exchange(filled, holds);
         const float* from = bucket_.data<float>();
         for (const Piece& piece : pieces) {
             std::memcpy(piece.data, from, static_cast<size_t>(piece.count) * sizeof(float));
@@ -69,20 +71,20 @@ void GradReducer::reduce(std::span<const Tensor> tensors, std::span<const GrainR
     for (const Tensor& tensor : tensors) {
         FUCINA_CHECK(tensor.contiguous(), "gradients are contiguous");
         for (int64_t done = 0; done < tensor.size();) {
-            const int64_t count = std::min(tensor.size() - done, bucket_elements_ - filled);
+            const int64_t count = std::min(tensor.size() - done, bucket_elements - filled);
             float* data = tensor.data<float>() + done;
             std::memcpy(bucket_.data<float>() + filled, data,
                         static_cast<size_t>(count) * sizeof(float));
             pieces.push_back({data, count});
             filled += count;
             done += count;
-            if (filled == bucket_elements_) flush();
+            if (filled == bucket_elements) flush();
         }
     }
     flush();
 }
 
-void GradReducer::exchange(int64_t elements, std::span<const GrainRange> shares) {
+void GradReducer::exchange(int64_t elements, const std::vector<bool>& holds) {
     const int ranks = communicator_.size();
     const int64_t slice = (elements + ranks - 1) / ranks;
     const std::vector<int64_t> counts(static_cast<size_t>(ranks), slice * 4);
@@ -93,12 +95,12 @@ void GradReducer::exchange(int64_t elements, std::span<const GrainRange> shares)
                                counts);
     std::vector<Tensor> slices(static_cast<size_t>(ranks));
     for (int r = 0; r < ranks; ++r) {
-        if (shares[static_cast<size_t>(r)].count() > 0) {
+        if (holds[static_cast<size_t>(r)]) {
             slices[static_cast<size_t>(r)] = received_.slice(r * slice, (r + 1) * slice);
         }
     }
     const Tensor sum = sum_node(slices, {0, ranks});
-    FUCINA_CHECK(sum.defined(), "no rank holds any grains");
+    FUCINA_CHECK(sum.defined(), "no rank holds a sum");
     communicator_.all_gather(bytes_of(sum), bytes_of(send));
 }
 

@@ -8,12 +8,14 @@
 #include "kernels/arena.h"
 #include "kernels/gemm.h"
 #include "kernels/tensor.h"
+#include "parallel/layout.h"
 
 namespace fucina {
 
 struct Parameter {
     std::string name;  // global name, the same under every layout: "layers.3.mlp.experts.gate_up"
     Tensor value;      // fp32 master weights, row-major
+    Layout layout;
     bool trained =
         true;           // false: a buffer (router bias) or a frozen weight; no gradient, no moments
     bool gemm = false;  // has packed copies, remade after every change of value
@@ -45,7 +47,8 @@ struct Parameter {
     }
 };
 
-// Hears of a use's gradient as soon as a pass has it whole, and may take the tensor away.
-using GradDone = std::function<void(Parameter& parameter, size_t use)>;
+// Hears of a use's gradient as soon as a pass has it whole, node by node where it has several, and
+// may take the tensor away.
+using GradDone = std::function<void(Parameter& parameter, size_t use, size_t node)>;
 
 }  // namespace fucina

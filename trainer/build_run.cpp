@@ -10,8 +10,8 @@
 #include "kernels/error.h"
 #include "model/generation.h"
 #include "parallel/agreement.h"
-#include "parallel/grain_plan.h"
 #include "trainer/manifest.h"
+#include "trainer/pass_batch.h"
 #include "trainer/run.h"
 #include "trainer/weights.h"
 
@@ -34,10 +34,14 @@ ModelOptions model_options(const Train& train) {
     return options;
 }
 
-void check_ranks(int ranks, const Train& train) {
-    if (train.numerics() == "fast" || ranks_fit_tree(ranks)) return;
-    fail(ExitCode::usage, "train.numerics = \"exact\" runs on 1, 2, 4 or 8 ranks, this is ", ranks,
-         "; start one of these, or set train.numerics = \"fast\"");
+void check_ranks(int ranks, const Recipe& recipe) {
+    const SumOrder order = sum_order(recipe);
+    if (recipe.train().numerics() == "fast" || ranks_fit_tree(ranks, order)) return;
+    std::string legal = "1";
+    for (int more = 2; more <= order.replicas; more *= 2) legal += concat(", ", more);
+    fail(ExitCode::usage, ranks, " ranks do not divide exact.replicas = ", order.replicas,
+         "; legal: ", legal, "; start one of these, set a larger exact.replicas",
+         " in a new run, or train.numerics = \"fast\"");
 }
 
 DamageReport warn_of_damage(Console& console) {
@@ -127,7 +131,7 @@ std::vector<NamedTensor> TrainingRun::state() const {
 }
 
 TrainingRun build_run(Communicator& communicator, const NewRun& request, Console& console) {
-    check_ranks(communicator.size(), request.recipe.train());
+    check_ranks(communicator.size(), request.recipe);
     TrainingRun run;
     run.recipe = request.recipe;
     run.path = request.recipe.run().dir();
@@ -277,7 +281,7 @@ std::string load_or_find_damage(Communicator& communicator, const ResumePoint& p
 std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumePoint& point,
                                              const Recipe& recipe, const std::string& toml,
                                              Console& console) {
-    check_ranks(communicator.size(), recipe.train());
+    check_ranks(communicator.size(), recipe);
     TrainingRun run;
     run.recipe = recipe;
     run.path = point.path;

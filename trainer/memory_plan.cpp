@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <set>
 
 #include "kernels/arena.h"
 #include "model/pass_memory.h"
@@ -66,20 +67,19 @@ int64_t longest_pass(const std::vector<Pass>& passes) {
     return most;
 }
 
-// The memory of passes of this rank's grains.
+// The memory of a rank's passes.
 class PassPlanner {
   public:
-    PassPlanner(const Recipe& recipe, const Model& model, GrainRange own,
+    PassPlanner(const Recipe& recipe, const Model& model, const BatchPlan& batch,
                 const std::function<int64_t(int64_t)>& sample_tokens)
-        : recipe_(recipe), model_(model), own_(own) {
+        : recipe_(recipe), model_(model), batch_(batch) {
         if (!sample_tokens) return;
-        const int64_t batch = recipe.train().global_batch(), grain = recipe.exact().grain();
-        const int64_t steps = std::min(recipe.train().steps(), kSamplesLookedAt / batch + 1);
+        const int64_t samples = recipe.train().global_batch();
+        const int64_t steps = std::min(recipe.train().steps(), kSamplesLookedAt / samples + 1);
         for (int64_t step = 0; step < steps; ++step) {
             ends_.push_back({0});
-            for (int64_t i = own.begin * grain; i < own.end * grain; ++i)
-                ends_.back().push_back(ends_.back().back() +
-                                       (i < batch ? sample_tokens(step * batch + i) : 0));
+            for (int64_t i = 0; i < samples; ++i)
+                ends_.back().push_back(ends_.back().back() + sample_tokens(step * samples + i));
         }
     }
 
@@ -99,15 +99,21 @@ class PassPlanner {
     PassMemory most(const std::vector<Pass>& passes) const {
         PassMemory most;
         int held = 0;
+        std::set<int> replicas;  // that have sums of their own
         for (const Pass& pass : passes) {
             PassShape shape = this->shape(pass);
+            if (pass.ends_wave && pass.wave > 0) ++shape.merges;
             shape.held = held;
+            shape.apart = !batch_.one_wave();
+            shape.replicas = static_cast<int>(replicas.size());
+            for (int64_t grain = pass.grains.begin; grain < pass.grains.end; ++grain)
+                shape.new_replicas += replicas.insert(batch_.replica(pass.wave, grain)).second;
             const PassMemory one = pass_memory(model_.spec(), shape);
             most.activations = std::max(most.activations, one.activations);
             most.gradients = std::max(most.gradients, one.gradients);
             most.together = std::max(most.together, one.together);
             most.all_gradients = one.all_gradients;
-            held += 1 - pass.merges;
+            held += 1 - shape.merges;
         }
         return most;
     }
@@ -123,10 +129,10 @@ class PassPlanner {
   private:
     // Of the widest of the steps.
     int64_t tokens(const Pass& pass) const {
-        const int64_t grain = recipe_.exact().grain();
+        const int64_t grain = recipe_.exact().grain(), batch = recipe_.train().global_batch();
         if (ends_.empty()) return pass.grains.count() * grain * recipe_.data().sequence_length();
-        const auto begin = static_cast<size_t>((pass.grains.begin - own_.begin) * grain);
-        const auto end = static_cast<size_t>((pass.grains.end - own_.begin) * grain);
+        const auto begin = static_cast<size_t>(pass.grains.begin * grain);
+        const auto end = static_cast<size_t>(std::min(pass.grains.end * grain, batch));
         int64_t most = 0;
         for (const std::vector<int64_t>& step : ends_)
             most = std::max(most, step[end] - step[begin]);
@@ -135,7 +141,7 @@ class PassPlanner {
 
     const Recipe& recipe_;
     const Model& model_;
-    const GrainRange own_;
+    const BatchPlan& batch_;
     std::vector<std::vector<int64_t>> ends_;  // [steps][samples + 1] running sums of their tokens
 };
 
@@ -151,17 +157,17 @@ int64_t MemoryPlan::total() const {
     return sum;
 }
 
-MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int ranks,
+MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
                        const std::function<int64_t(int64_t)>& sample_tokens) {
-    const PassPlanner planner(recipe, model, own, sample_tokens);
+    const PassPlanner planner(recipe, model, batch, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const auto plan_for = [&](int64_t grains) {
-        MemoryPlan plan{.passes = plan_passes(own, grains), .predicted = held};
+        MemoryPlan plan{.passes = batch.passes(rank, grains), .predicted = held};
         const PassMemory most = planner.most(plan.passes);
         const int64_t bucket = std::min(GradReducer::kBucketBytes, most.all_gradients);
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
-        plan.predicted.emplace_back("communication", ranks > 1 ? 2 * bucket : 0);
+        plan.predicted.emplace_back("communication", batch.ranks() > 1 ? 2 * bucket : 0);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
         return plan;
@@ -171,7 +177,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int r
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
     while (recipe.train().merge_passes() && best.passes.size() > 1) {
         MemoryPlan merged = plan_for(2 * longest_pass(best.passes));
-        if (merged.total() > bound) break;
+        if (merged.total() > bound || merged.passes.size() == best.passes.size()) break;
         best = std::move(merged);
     }
     // What depends on threads and the moment has no say in how passes are cut.

@@ -7,7 +7,7 @@
 
 #include "configs/recipe.pb.h"
 #include "model/model.h"
-#include "parallel/grain_plan.h"
+#include "parallel/batch_plan.h"
 
 namespace fucina {
 
@@ -28,7 +28,7 @@ struct MemoryPlan {
 //
 // sample_tokens: of the sample of that number, by which the passes of the first steps are measured;
 // empty: all sequences are full.
-MemoryPlan plan_memory(const Recipe& recipe, Model& model, GrainRange own, int ranks,
+MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
                        const std::function<int64_t(int64_t)>& sample_tokens = {});
 
 // Predicted beside measured, a line a purpose: Arena::table(), and of the process what the system

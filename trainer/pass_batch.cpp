@@ -8,6 +8,18 @@ namespace fucina {
 
 static_assert(kIgnoreLabel == kNoLabel, "the loader and the kernels mark a missing label alike");
 
+SumOrder sum_order(const Recipe& recipe) {
+    const int64_t replicas = recipe.exact().has_replicas() ? recipe.exact().replicas() : 8;
+    return {.grain = recipe.exact().grain(),
+            .replicas = static_cast<int>(replicas),
+            .waves = recipe.train().numerics() != "fast"};
+}
+
+BatchPlan plan_batch(const Recipe& recipe, int ranks) {
+    const int64_t grain = recipe.exact().grain();
+    return {(recipe.train().global_batch() + grain - 1) / grain, sum_order(recipe), ranks};
+}
+
 TokenBatch make_pass_batch(const PackedSequences& packed, int64_t begin, int64_t end,
                            int64_t grain) {
     const auto at = [&](int64_t sequence) {

@@ -1,9 +1,14 @@
-// From the loader's sequences to what one pass of the model takes.
+// From the recipe's batch to what one pass of the model takes.
 #pragma once
+#include "configs/recipe.pb.h"
 #include "data/packing.h"
 #include "model/token_batch.h"
+#include "parallel/batch_plan.h"
 
 namespace fucina {
+
+SumOrder sum_order(const Recipe& recipe);
+BatchPlan plan_batch(const Recipe& recipe, int ranks);
 
 // Sequences [begin, end) of `packed`; a grain is `grain` sequences, counted from the first of
 // `packed`, the last one may be shorter. begin is a boundary of grains.

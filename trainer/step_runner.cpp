@@ -32,11 +32,6 @@ struct StepRunner::Sums {
 
 namespace {
 
-int64_t count_grains(const Recipe& recipe) {
-    const int64_t grain = recipe.exact().grain();
-    return (recipe.train().global_batch() + grain - 1) / grain;
-}
-
 int64_t attention_pairs(const PackedSequences& packed) {
     int64_t pairs = 0;
     for (size_t i = 1; i < packed.cu_seqlens.size(); ++i) {
@@ -55,40 +50,80 @@ double ratio(double sum, int64_t count) {
 StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
     : recipe_(recipe),
       parts_(parts),
-      grains_(count_grains(recipe)),
-      shares_(share_grains(grains_, parts.communicator.size())),
-      own_(shares_[static_cast<size_t>(parts.communicator.rank())]),
-      memory_(plan_memory(recipe, parts.model, own_, parts.communicator.size(),
+      plan_(plan_batch(recipe, parts.communicator.size())),
+      memory_(plan_memory(recipe, parts.model, plan_, parts.communicator.rank(),
                           [&](int64_t sample) { return parts.loader.tokens(sample); })),
       reducer_(parts.communicator),
       prefetcher_(parts.loader) {}
 
+std::vector<SampleRange> StepRunner::own_samples(int64_t first_sample) const {
+    const int64_t grain = plan_.order().grain, batch = recipe_.train().global_batch();
+    std::vector<SampleRange> ranges;
+    for (const GrainRange share : plan_.shares(parts_.communicator.rank())) {
+        const int64_t begin = share.begin * grain, end = std::min(share.end * grain, batch);
+        if (begin < end) ranges.push_back({first_sample + begin, end - begin});
+    }
+    return ranges;
+}
+
 PackedSequences StepRunner::load(int64_t first_sample) {
-    const int64_t grain = recipe_.exact().grain(), batch = recipe_.train().global_batch();
-    const int64_t begin = std::min(own_.begin * grain, batch);
-    const int64_t count = std::min(own_.end * grain, batch) - begin;
-    if (count == 0) return {};
-    PackedSequences own = prefetcher_.load(first_sample + begin, count);
-    prefetcher_.prefetch(first_sample + batch + begin, count);
+    const std::vector<SampleRange> ranges = own_samples(first_sample);
+    if (ranges.empty()) return {};
+    PackedSequences own = prefetcher_.load(ranges);
+    prefetcher_.prefetch(own_samples(first_sample + recipe_.train().global_batch()));
     return own;
 }
 
+void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
+                          Sums& sums) {
+    // Sequences of the earlier waves come first.
+    int64_t before = 0;
+    const int rank = parts_.communicator.rank();
+    for (size_t wave = 0; wave < pass.wave; ++wave) before += plan_.share(wave, rank).count();
+    before -= plan_.share(pass.wave, rank).begin;
+    const int64_t grain = plan_.order().grain;
+    const int64_t begin = (before + pass.grains.begin) * grain;
+    const int64_t end = std::min((before + pass.grains.end) * grain, own.sequences());
+    sums.add(parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options));
+    fault_point("step.backward", rank);
+}
+
 void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
-    const int64_t grain = recipe_.exact().grain();
-    GradAccumulator accumulator(parts_.model.parameters());
+    const int ranks = plan_.ranks();
+    const auto holders = [&](const auto& holds) {
+        std::vector<bool> result;
+        for (int rank = 0; rank < ranks; ++rank) result.push_back(holds(rank));
+        return result;
+    };
+    GradAccumulator accumulator(
+        parts_.model.parameters(), plan_, [&](size_t wave, std::span<const Tensor> wave_sums) {
+            reducer_.reduce(wave_sums,
+                            holders([&](int rank) { return plan_.share(wave, rank).count() > 0; }));
+        });
     PassOptions options = scales;
-    options.grad_done = [&](Parameter& parameter, size_t use) { accumulator.take(parameter, use); };
-    for (const Pass& pass : memory_.passes) {
-        const int64_t begin = (pass.grains.begin - own_.begin) * grain;
-        const int64_t end = std::min((pass.grains.end - own_.begin) * grain, own.sequences());
-        accumulator.begin_pass(pass.merges);
-        const PassResult result =
-            parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options);
-        fault_point("step.backward", parts_.communicator.rank());
-        sums.add(result);
-        accumulator.end_pass();
+    options.grains_apart = !plan_.one_wave();
+    options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
+        accumulator.take(parameter, use, node);
+    };
+    auto pass = memory_.passes.begin();
+    for (size_t wave = 0; wave < plan_.waves().size(); ++wave) {
+        for (; pass != memory_.passes.end() && pass->wave == wave; ++pass) {
+            accumulator.begin_pass(*pass);
+            run_pass(*pass, own, options, sums);
+            accumulator.end_pass();
+        }
+        accumulator.end_wave(wave);
     }
     accumulator.finish();
+    std::vector<Tensor> rest;  // that is not yet summed over ranks
+    for (Parameter* parameter : parts_.model.parameters()) {
+        if (!parameter->trained ||
+            (accumulator.reduces_waves() && !accumulator.by_replica(*parameter)))
+            continue;
+        for (size_t use = 0; use < parameter->grads.size(); ++use)
+            rest.push_back(parameter->grad(use));
+    }
+    reducer_.reduce(rest, holders([&](int rank) { return plan_.holds(rank); }));
 }
 
 StepResult StepRunner::run(int64_t step, int64_t first_sample) {
@@ -113,7 +148,6 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                 .balance_scale = ratio(train.balance_loss(), train.global_batch())},
                sums);
     sums.all_reduce(parts_.communicator);
-    reducer_.reduce(trained_grads(parts_.model.parameters()), shares_);
 
     StepResult result;
     // A batch that predicts nothing has no loss, and no update.

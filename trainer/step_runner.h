@@ -45,13 +45,14 @@ class StepRunner {
     struct Sums;
     PackedSequences load(int64_t first_sample);
     void run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums);
+    void run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
+                  Sums& sums);
+    std::vector<SampleRange> own_samples(int64_t first_sample) const;
     void update(int64_t step, StepResult& result);
 
     const Recipe recipe_;
     Parts parts_;
-    const int64_t grains_;  // of the global batch
-    const std::vector<GrainRange> shares_;
-    const GrainRange own_;
+    const BatchPlan plan_;
     MemoryPlan memory_;
     GradReducer reducer_;
     Prefetcher prefetcher_;

@@ -24,7 +24,8 @@ void rmsnorm_backward(const ops::RmsNormBackward& io) {
     constexpr int64_t kColumns = 64;  // their sums stay in registers
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     const int64_t width = io.x.row_size();
-    parallel_ranges(width, kColumns, kColumns * io.x.rows(), [&](int64_t begin, int64_t end) {
+    const int64_t columns = io.dw.defined() ? width : 0;
+    parallel_ranges(columns, kColumns, kColumns * io.x.rows(), [&](int64_t begin, int64_t end) {
         sum_along_tree(io.tree, end - begin, io.dw.data<float>() + begin,
                        [&](int64_t first, int64_t last, float* sum) {
                            kernels.norm_weight({.dy = cells(io.dy, 0, begin),

@@ -178,7 +178,7 @@ template <class T>
 void run_backward(const ops::RmsNormBackward& in, const Tensor& partials, Stream stream) {
     const int64_t rows = in.x.rows(), width = in.x.row_size();
     // dw first: dx may alias what nobody reads any more, but never dy or x.
-    run_weight_grad<T>(in, partials, stream);
+    if (in.dw.defined()) run_weight_grad<T>(in, partials, stream);
     if (rows == 0) return;
     const Backward<T> io{.dy = in.dy,
                          .x = in.x,

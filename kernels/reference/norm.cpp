@@ -58,6 +58,7 @@ void rmsnorm_backward(const ops::RmsNormBackward& io) {
         for (size_t j = 0; j < x.size(); ++j) dx[j] += rstd * (dy[j] * w[j] - x[j] * rstd * mean);
         store_row(io.dx, t, dx);
     });
+    if (!io.dw.defined()) return;
     sum_along_tree(io.tree, width, io.dw.data<float>(),
                    [&](int64_t begin, int64_t end, float* sum) {
                        for (int64_t t = begin; t < end; ++t)

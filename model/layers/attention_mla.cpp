@@ -110,7 +110,7 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
 
     Tensor d_o = context.activations(tokens, saved.o.dim(1));
     ops::linear(grad.y, out_->dgrad, d_o);
-    context.weight_grads->add(WeightGrad{out_, grad.y, saved.o, &context.tree});
+    context.weight_grads->add(matrix_grad(out_, grad.y, saved.o, context.nodes));
 
     Tensor d_down = context.activations(tokens, saved.down.dim(1));
     Tensor d_q = q_up_ ? context.activations(tokens, saved.q.dim(1)) : q_columns(d_down);
@@ -127,19 +127,18 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
     ops::rope(rope_columns(d_down), 1, context.positions, *context.rope, true);
 
     if (q_up_) {
-        context.weight_grads->add(WeightGrad{q_up_, d_q, saved.q_latent, &context.tree});
+        context.weight_grads->add(matrix_grad(q_up_, d_q, saved.q_latent, context.nodes));
         Tensor d_latent = context.activations(tokens, mla_.q_lora_rank);
         ops::linear(d_q, q_up_->dgrad, d_latent);
-        q_norm_->backward(d_latent, q_columns(saved.down), saved.q_rstd, {}, q_columns(d_down),
-                          context.tree);
+        q_norm_->backward(context, d_latent, q_columns(saved.down), saved.q_rstd, {},
+                          q_columns(d_down));
     }
-    context.weight_grads->add(WeightGrad{kv_up_, d_kv, saved.c, &context.tree});
+    context.weight_grads->add(matrix_grad(kv_up_, d_kv, saved.c, context.nodes));
     Tensor d_c = context.activations(tokens, mla_.kv_lora_rank);
     ops::linear(d_kv, kv_up_->dgrad, d_c);
-    kv_norm_.backward(d_c, c_columns(saved.down), saved.c_rstd, {}, c_columns(d_down),
-                      context.tree);
+    kv_norm_.backward(context, d_c, c_columns(saved.down), saved.c_rstd, {}, c_columns(d_down));
 
-    context.weight_grads->add(WeightGrad{down_, d_down, saved.x, &context.tree});
+    context.weight_grads->add(matrix_grad(down_, d_down, saved.x, context.nodes));
     In in{context.activations(tokens, saved.x.dim(1))};
     ops::linear(d_down, down_->dgrad, in.x);
     saved = Saved();

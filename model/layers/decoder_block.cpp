@@ -71,11 +71,11 @@ DecoderBlock::In DecoderBlock::backward(const PassContext& context, const Out& g
                        .backward(context, {grad.x}, std::get<Mlp::Saved>(saved.feed_forward))
                        .x;
     Tensor d_mid = context.activations(grad.x.rows(), grad.x.dim(1));
-    mlp_norm_.backward(d_normed, saved.mid, saved.mid_rstd, grad.x, d_mid, context.tree);
+    mlp_norm_.backward(context, d_normed, saved.mid, saved.mid_rstd, grad.x, d_mid);
     saved.mid = Tensor();
     d_normed = attention_.backward(context, {d_mid}, saved.attention).x;
     Tensor d_x = context.activations(grad.x.rows(), grad.x.dim(1));
-    attention_norm_.backward(d_normed, saved.x, saved.x_rstd, d_mid, d_x, context.tree);
+    attention_norm_.backward(context, d_normed, saved.x, saved.x_rstd, d_mid, d_x);
     saved = Saved();
     return {d_x};
 }

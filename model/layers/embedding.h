@@ -1,5 +1,7 @@
 // Embedding: one row of the table per token id.
 #pragma once
+#include <vector>
+
 #include "kernels/embedding.h"
 #include "model/parameter_set.h"
 #include "model/pass_context.h"
@@ -17,9 +19,13 @@ struct Embedding {
         return x;
     }
     void backward(const PassContext& context, const int32_t* ids, const Tensor& dx) const {
-        if (!table->trained) return;
-        ops::embedding_backward(ids, dx, context.tree, table->grad(use));
-        context.weight_grads->whole(*table, use);
+        const std::vector<int32_t> own(ids, ids + dx.rows());
+        context.weight_grads->add({table, context.nodes,
+                                   [own, dx](const SumNode& node, const Tensor& dw) {
+                                       ops::embedding_backward(own.data() + node.begin,
+                                                               node.rows(dx), node.tree, dw);
+                                   },
+                                   use});
     }
 };
 

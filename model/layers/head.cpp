@@ -19,30 +19,29 @@ Tensor Head::logits(const Tensor& normed) const {
 
 void Head::loss(const PassContext& context, const Tensor& normed, Loss& io) const {
     io.loss = Tensor::empty({normed.rows()}, DType::f32);
-    ops::head_loss({.x = normed,
-                    .head = projection_->forward,
-                    .labels = io.labels,
-                    .loss = io.loss,
-                    .tree = context.tree});
+    ops::head_loss(
+        {.x = normed, .head = projection_->forward, .labels = io.labels, .loss = io.loss});
 }
 
 Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor& more,
                              Saved& saved) const {
     io.loss = Tensor::empty({saved.normed.rows()}, DType::f32);
     Tensor d_normed = context.activations(saved.normed.rows(), saved.normed.dim(1));
-    ops::head_loss({.x = saved.normed,
-                    .head = projection_->forward,
-                    .head_dgrad = projection_->dgrad,
-                    .labels = io.labels,
-                    .scale = static_cast<float>(io.scale),
-                    .loss = io.loss,
-                    .dx = d_normed,
-                    .dw = projection_->trained ? projection_->grad(use_) : Tensor(),
-                    .tree = context.tree});
-    if (projection_->trained) context.weight_grads->whole(*projection_, use_);
+    context.weight_grads->now(*projection_, use_, *context.nodes,
+                              [&](const SumNode& node, const Tensor& dw) {
+                                  ops::head_loss({.x = node.rows(saved.normed),
+                                                  .head = projection_->forward,
+                                                  .head_dgrad = projection_->dgrad,
+                                                  .labels = io.labels + node.begin,
+                                                  .scale = static_cast<float>(io.scale),
+                                                  .loss = node.rows(io.loss),
+                                                  .dx = node.rows(d_normed),
+                                                  .dw = dw,
+                                                  .tree = node.tree});
+                              });
     if (more.defined()) add(d_normed, more, d_normed);
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
-    norm_.backward(d_normed, saved.x, saved.rstd, {}, in.x, context.tree);
+    norm_.backward(context, d_normed, saved.x, saved.rstd, {}, in.x);
     saved = Saved();
     return in;
 }

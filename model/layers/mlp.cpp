@@ -36,9 +36,9 @@ Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved)
                                    .d_gate_up = d_gate_up,
                                    .weighted_h = h});
         saved.gate_up = Tensor();
-        context.weight_grads->add(WeightGrad{down_, grad.y, h, &context.tree});
+        context.weight_grads->add(matrix_grad(down_, grad.y, h, context.nodes));
     }
-    context.weight_grads->add(WeightGrad{gate_up_, d_gate_up, saved.x, &context.tree});
+    context.weight_grads->add(matrix_grad(gate_up_, d_gate_up, saved.x, context.nodes));
     In in{context.activations(tokens, saved.x.dim(1))};
     ops::linear(d_gate_up, gate_up_->dgrad, in.x);
     saved = Saved();

@@ -10,6 +10,28 @@ namespace {
 
 constexpr int64_t kSlots = 4096;  // whose weights one thread moves at a time
 
+struct Operand {
+    Tensor rows;
+    bool by_token;  // else by slot
+};
+
+// dW = dyᵀ x of each expert.
+WeightGradQueue::Item expert_grad(Parameter* parameter, Operand dy, Operand x,
+                                  std::shared_ptr<const TokenMap> map) {
+    return {parameter, nullptr,
+            [dy = std::move(dy), x = std::move(x), map = std::move(map)](const SumNode&,
+                                                                         const Tensor& dw) {
+                const int32_t* tokens = map->slot_token.data();
+                ops::grouped_linear_wgrad({.dy = dy.rows,
+                                           .dy_index = dy.by_token ? tokens : nullptr,
+                                           .x = x.rows,
+                                           .x_index = x.by_token ? tokens : nullptr,
+                                           .trees = map->trees,
+                                           .group_offsets = map->expert_offsets},
+                                          dw);
+            }};
+}
+
 }  // namespace
 
 Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, int64_t report_index)
@@ -17,11 +39,11 @@ Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, in
       report_index_(report_index),
       router_(set.matrix(prefix + "router", {spec_.router.experts, spec.hidden_size})),
       bias_(set.buffer(prefix + "router_bias", {spec_.router.experts})),
-      gate_up_(set.matrix(prefix + "experts.gate_up",
-                          {spec_.router.experts, 2 * spec_.expert_width, spec.hidden_size},
-                          PackKind::gate_up)),
-      down_(set.matrix(prefix + "experts.down",
-                       {spec_.router.experts, spec.hidden_size, spec_.expert_width})) {
+      gate_up_(set.experts(prefix + "experts.gate_up",
+                           {spec_.router.experts, 2 * spec_.expert_width, spec.hidden_size},
+                           PackKind::gate_up)),
+      down_(set.experts(prefix + "experts.down",
+                        {spec_.router.experts, spec.hidden_size, spec_.expert_width})) {
     router_->fp32 = true;
     if (spec_.shared_width > 0)
         shared_.emplace(set, prefix + "shared.", spec.hidden_size, spec_.shared_width);
@@ -37,11 +59,12 @@ void Moe::route(const PassContext& context, Saved& saved) const {
     route.indices = Tensor::empty({tokens, config.top_k}, DType::i32);
     route.weights = Tensor::empty({tokens, config.top_k}, DType::f32);
     ops::router(config, logits, bias_->value, route.scores, route.indices, route.weights);
-    route.map = ops::make_token_map(route.indices, config.experts, context.grain_offsets);
+    route.map = std::make_shared<const TokenMap>(
+        ops::make_token_map(route.indices, config.experts, context.grain_offsets));
 }
 
 Tensor Moe::experts(const PassContext& context, Saved& saved) const {
-    const TokenMap& map = saved.route.map;
+    const TokenMap& map = *saved.route.map;
     if (context.keeps) saved.gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
     Tensor h = context.activations(map.slots(), spec_.expert_width);
     ops::gate_up_swiglu(saved.x, map.groups(true), gate_up_->forward, saved.gate_up, h);
@@ -58,7 +81,7 @@ Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved
                   .add1 = shared,
                   .add2 = residual,
                   .out = y},
-                 saved.route.map);
+                 *saved.route.map);
     return y;
 }
 
@@ -73,7 +96,7 @@ Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) co
 
 Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const Tensor& d_weights,
                              Saved& saved) const {
-    const TokenMap& map = saved.route.map;
+    const TokenMap& map = *saved.route.map;
     const int64_t slots = map.slots();
     const float* weights = saved.route.weights.data<float>();
     std::vector<float> row_weight(static_cast<size_t>(slots)), d_row_weight(row_weight.size());
@@ -94,23 +117,15 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
                                    .weighted_h = weighted_h,
                                    .d_row_weight = d_row_weight.data()});
         saved.gate_up = Tensor();
-        context.weight_grads->add(ExpertWeightGrad{down_,
-                                                   {.dy = dy,
-                                                    .dy_index = map.slot_token.data(),
-                                                    .x = weighted_h,
-                                                    .trees = map.trees,
-                                                    .group_offsets = map.expert_offsets}});
+        context.weight_grads->add(
+            expert_grad(down_, {dy, true}, {weighted_h, false}, saved.route.map));
     }
     parallel_ranges(slots, kSlots, kSlots, [&](int64_t begin, int64_t end) {
         for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s)
             d_weights.data<float>()[map.slot_choice[s]] = d_row_weight[s];
     });
-    context.weight_grads->add(ExpertWeightGrad{gate_up_,
-                                               {.dy = d_gate_up,
-                                                .x = saved.x,
-                                                .x_index = map.slot_token.data(),
-                                                .trees = map.trees,
-                                                .group_offsets = map.expert_offsets}});
+    context.weight_grads->add(
+        expert_grad(gate_up_, {d_gate_up, false}, {saved.x, true}, saved.route.map));
     Tensor dx = context.activations(slots, saved.x.dim(1));
     ops::grouped_linear(d_gate_up, map.groups(false), gate_up_->dgrad, dx);
     return dx;
@@ -121,7 +136,7 @@ Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const
 Tensor Moe::report_balance(const PassContext& context, const Route& route) const {
     std::vector<int64_t>& counts =
         context.report->expert_counts[static_cast<size_t>(report_index_)];
-    const std::vector<int64_t>& offsets = route.map.expert_offsets;
+    const std::vector<int64_t>& offsets = route.map->expert_offsets;
     for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
     if (context.balance_scale == 0) return {};
 
@@ -139,7 +154,7 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
     Tensor d_logits = Tensor::empty(route.scores.shape(), DType::f32);
     ops::router_backward(spec_.router, route.scores, route.indices, route.weights, d_weights,
                          d_scores, d_logits);
-    context.weight_grads->add(WeightGrad{router_, d_logits, in_fp32(saved.x), &context.tree});
+    context.weight_grads->add(matrix_grad(router_, d_logits, in_fp32(saved.x), context.nodes));
     Tensor dx = Tensor::empty(saved.x.shape(), DType::f32);
     ops::linear(d_logits, router_->dgrad, dx);
     return dx;
@@ -152,7 +167,7 @@ Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved)
     if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
     const Tensor router = route_backward(context, d_weights, saved);
     In in{context.activations(saved.x.rows(), saved.x.dim(1)), {}};
-    ops::combine({.slots = slots, .add1 = router, .add2 = shared, .out = in.x}, saved.route.map);
+    ops::combine({.slots = slots, .add1 = router, .add2 = shared, .out = in.x}, *saved.route.map);
     saved = Saved();
     return in;
 }

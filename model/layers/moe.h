@@ -2,6 +2,7 @@
 // every token passes, and top-k of the routed ones. Route, dispatch, experts and combine are calls
 // of their own, each with its backward, so that a schedule can put other work between them.
 #pragma once
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -24,7 +25,7 @@ class Moe {
         Tensor scores;   // fp32 [T, E]
         Tensor indices;  // i32 [T, k]
         Tensor weights;  // fp32 [T, k]
-        TokenMap map;
+        std::shared_ptr<const TokenMap> map;
     };
     struct Saved {
         Tensor x;  // [T, D]

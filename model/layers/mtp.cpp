@@ -79,7 +79,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     context.cu_seqlens = rows.cu_seqlens;
     context.sequence_offsets = rows.sequence_offsets;
     context.grain_offsets = rows.grain_offsets;
-    context.tree = make_leaf_tree(rows.grain_offsets);
+    context.nodes = make_nodes(rows.grain_offsets, context.nodes->size() > 1);
     const int64_t d = hidden.dim(1);
 
     // Both norms write into the two halves of the joined rows.
@@ -104,16 +104,16 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     dx = again ? recomputed.backward(context, {dx}, input_saved).x
                : block_.backward(context, {dx}, block_saved).x;
 
-    context.weight_grads->add(WeightGrad{join_, dx, joined, &context.tree});
+    context.weight_grads->add(matrix_grad(join_, dx, joined, context.nodes));
     Tensor d_joined = context.activations(context.tokens, 2 * d);
     ops::linear(dx, join_->dgrad, d_joined);
     Tensor d_embedded = context.activations(context.tokens, d);
-    embedding_norm_.backward(d_joined.columns(0, d), embedded, embedded_rstd, {}, d_embedded,
-                             context.tree);
+    embedding_norm_.backward(context, d_joined.columns(0, d), embedded, embedded_rstd, {},
+                             d_embedded);
     embedding_.backward(context, rows.next_ids.data(), d_embedded);
     Tensor d_gathered = context.activations(context.tokens, d);
-    hidden_norm_.backward(d_joined.columns(d, 2 * d), gathered, gathered_rstd, {}, d_gathered,
-                          context.tree);
+    hidden_norm_.backward(context, d_joined.columns(d, 2 * d), gathered, gathered_rstd, {},
+                          d_gathered);
     return {scatter_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
 }
 

@@ -26,16 +26,19 @@ struct Norm {
         ops::rmsnorm(x, gain->value, eps, y, rstd);
     }
     // dx may alias residual_grad, which is added to it if defined.
-    void backward(const Tensor& dy, const Tensor& x, const Tensor& rstd,
-                  const Tensor& residual_grad, const Tensor& dx, const LeafTree& tree) const {
-        ops::rmsnorm_backward({.dy = dy,
-                               .x = x,
-                               .w = gain->value,
-                               .rstd = rstd,
-                               .residual_grad = residual_grad,
-                               .dx = dx,
-                               .dw = gain->grad(),
-                               .tree = tree});
+    void backward(const PassContext& context, const Tensor& dy, const Tensor& x, const Tensor& rstd,
+                  const Tensor& residual_grad, const Tensor& dx) const {
+        context.weight_grads->now(
+            *gain, 0, *context.nodes, [&](const SumNode& node, const Tensor& dw) {
+                ops::rmsnorm_backward({.dy = node.rows(dy),
+                                       .x = node.rows(x),
+                                       .w = gain->value,
+                                       .rstd = node.rows(rstd),
+                                       .residual_grad = node.rows(residual_grad),
+                                       .dx = node.rows(dx),
+                                       .dw = dw,
+                                       .tree = node.tree});
+            });
     }
 };
 

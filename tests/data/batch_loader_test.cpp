@@ -143,23 +143,28 @@ TEST(Permutation, EveryPlaceIsEquallyLikely) {
     EXPECT_LT(chi_squared, 75);
 }
 
+std::vector<SampleRange> range(int64_t first, int64_t count) {
+    return {{first, count}};
+}
+
 TEST(Prefetcher, GivesTheSameAndPassesErrorsOn) {
     const BatchLoader loader({{numbered_store(50)}}, {.sequence_length = 4});
     Prefetcher prefetcher(loader);
     for (int64_t step = 0; step < 20; ++step) {
-        const auto batch = prefetcher.load(step * 8, 8);
-        prefetcher.prefetch((step + 1) * 8, 8);
+        const auto batch = prefetcher.load(range(step * 8, 8));
+        prefetcher.prefetch(range((step + 1) * 8, 8));
         EXPECT_EQ(batch.ids, loader.load(step * 8, 8).ids);
     }
-    prefetcher.prefetch(1, 1);
-    EXPECT_EQ(prefetcher.load(2, 1).ids, loader.load(2, 1).ids);  // another range than prefetched
+    prefetcher.prefetch(range(1, 1));
+    EXPECT_EQ(prefetcher.load(range(2, 1)).ids,
+              loader.load(2, 1).ids);  // another range than prefetched
 
     auto bad = std::make_shared<TokenStore>(TokenStore::from_lists({{1, 2, 900}}, 256, "bad"));
     const BatchLoader failing({{bad}}, {.sequence_length = 4});
     Prefetcher failing_prefetcher(failing);
-    failing_prefetcher.prefetch(0, 1);
+    failing_prefetcher.prefetch(range(0, 1));
     try {
-        failing_prefetcher.load(0, 1);
+        failing_prefetcher.load(range(0, 1));
         FAIL() << "no error";
     } catch (const Error& error) {
         EXPECT_EQ(error.code(), ExitCode::data);

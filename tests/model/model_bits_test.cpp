@@ -2,8 +2,12 @@
 // bit for bit.
 #include <gtest/gtest.h>
 
+#include <map>
+#include <tuple>
+
 #include "kernels/optimizer.h"
 #include "kernels/runtime.h"
+#include "model/weight_grad_queue.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/tiny_model.h"
 
@@ -104,6 +108,59 @@ TEST_P(ModelBits, CutIntoPassesChangesNothing) {
         EXPECT_EQ(joined.expert_counts, whole.expert_counts);
         expect_bit_equal(sum_nodes(std::move(nodes)), expected, model);
     }
+}
+
+// Gradients of grains apart are those of passes of one grain each.
+TEST_P(ModelBits, GrainsApartAreThoseOfTheirOwnPasses) {
+    const ModelSpec spec = tiny_spec({{"tie_word_embeddings", true}});
+    const auto documents = random_documents({13, 9, 16}, spec.vocab_size, 6);
+    Model model = tiny_model(spec, {.compute = GetParam(), .with_mtp = true});
+    using Key = std::tuple<std::string, size_t, size_t>;
+    std::map<Key, Tensor> apart;
+    PassOptions options = kAllLosses;
+    options.grains_apart = true;
+    options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
+        apart[{parameter.name, use, node}] = std::exchange(parameter.grads[use], {});
+    };
+    model.forward_backward(make_batch(documents), options);
+    for (size_t grain = 0; grain < documents.size(); ++grain) {
+        model.forward_backward(make_batch(std::span(documents).subspan(grain, 1)), kAllLosses);
+        for (Parameter* parameter : model.parameters()) {
+            if (!parameter->trained) continue;
+            EXPECT_FALSE(parameter->layout.expert >= 0 && apart.contains({parameter->name, 0, 1}));
+            if (parameter->layout.expert >= 0) continue;
+            for (size_t use = 0; use < parameter->grads.size(); ++use)
+                EXPECT_TRUE(
+                    test::bit_equal(apart.at({parameter->name, use, grain}), parameter->grad(use)))
+                    << parameter->name << " " << use << " " << grain;
+        }
+    }
+}
+
+TEST(WeightGradQueue, WhatWaitsOwnsItsOperands) {
+    Parameter weight, frozen;
+    weight.value = frozen.value = Tensor::empty({3, 5}, DType::f32);
+    frozen.trained = false;
+    std::vector<int> done;
+    WeightGradQueue queue;
+    queue.done = [&](Parameter&, size_t, size_t node) { done.push_back(static_cast<int>(node)); };
+    std::vector<Tensor> sums[2];
+    for (const bool waits : {false, true}) {
+        queue.waits = waits;
+        {
+            const Tensor dy = test::random_tensor({9, 3}, DType::f32, 1);
+            const Tensor x = test::random_tensor({9, 5}, DType::f32, 2);
+            const std::vector<int64_t> grains{0, 4, 9};
+            queue.add(matrix_grad(&weight, dy, x, make_nodes(grains, false)));
+            queue.add(matrix_grad(&frozen, dy, x, make_nodes(grains, true)));
+        }
+        EXPECT_EQ(done.size(), 1u) << "what waits is not computed yet";
+        queue.run();
+        sums[waits].push_back(weight.grad().clone());
+    }
+    EXPECT_EQ(done, (std::vector<int>{0, 0}));
+    EXPECT_TRUE(test::bit_equal(sums[0][0], sums[1][0]));
+    EXPECT_FALSE(frozen.grads[0].defined());
 }
 
 // Documents packed into one sequence see nothing of each other. (The balance loss is a sequence's:

@@ -42,11 +42,19 @@ void check_pass(const ModelSpec& spec, PassShape shape, const std::vector<int64_
     PassOptions options{.loss_scale = 1};
     options.mtp_scale = shape.with_mtp ? 1 : 0;
     options.balance_scale = shape.balance ? 1 : 0;
-    if (shape.merges > 0)
-        options.grad_done = [](Parameter& parameter, size_t use) { parameter.grads[use] = {}; };
+    options.grains_apart = shape.apart;
+    std::vector<Tensor> kept;  // the sums of new replicas
+    if (shape.merges > 0 || shape.apart)
+        options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
+            const Tensor grad = std::exchange(parameter.grads[use], {});
+            const bool apart = shape.apart && parameter.layout.expert < 0;
+            if (apart ? static_cast<int>(node) < shape.new_replicas : shape.merges == 0)
+                kept.push_back(grad);
+        };
     model.forward_backward(batch, options);  // makes the kernels' scratch
     for (Parameter* parameter : model.parameters())
         for (Tensor& grad : parameter->grads) grad = {};
+    kept.clear();
     const int64_t before = Arena::process().total().current;
     Arena::process().forget_peaks();
     model.forward_backward(batch, options);
@@ -110,6 +118,9 @@ TEST_P(PassMemoryOf, ALargeVocabularyTiedOrNot) {
 TEST_P(PassMemoryOf, APassThatAddsToAnEarlierOne) {
     check_pass(wide_spec({{"vocab_size", 5000}}),
                {.recompute = GetParam(), .with_mtp = true, .merges = 1}, {128, 128, 128, 128}, 2);
+    check_pass(wide_spec(),
+               {.recompute = GetParam(), .with_mtp = true, .apart = true, .new_replicas = 1},
+               {128, 128, 128, 128}, 2);
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 
 #include "kernels/error.h"
 #include "parallel/agreement.h"
+#include "parallel/batch_plan.h"
 #include "parallel/grad_reducer.h"
-#include "parallel/grain_plan.h"
 
 namespace fucina {
 namespace {
@@ -184,8 +184,10 @@ void mismatch(Communicator& communicator, int which) {
 void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_bytes) {
     const std::vector<int64_t> sizes{1, 513, 40, 2000, 7};
     const int64_t elements = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
-    const auto shares = share_grains(grains, communicator.size());
-    const GrainRange own = shares[static_cast<size_t>(communicator.rank())];
+    const BatchPlan plan(grains, {.waves = false}, communicator.size());
+    const GrainRange own = plan.share(0, communicator.rank());
+    std::vector<bool> holds;
+    for (int rank = 0; rank < communicator.size(); ++rank) holds.push_back(plan.holds(rank));
     // A rank without grains holds rubbish that must not count.
     const std::vector<float> mine = own.count() > 0
                                         ? node_sum(own, elements)
@@ -197,7 +199,7 @@ void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_by
         std::memcpy(tensors.back().raw(), mine.data() + offset, static_cast<size_t>(size) * 4);
         offset += size;
     }
-    GradReducer(communicator, bucket_bytes).reduce(tensors, shares);
+    GradReducer(communicator, bucket_bytes).reduce(tensors, holds);
     const std::vector<float> expected = node_sum({0, grains}, elements);
     offset = 0;
     for (const Tensor& tensor : tensors) {

@@ -7,8 +7,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 
-#include "parallel/grain_plan.h"
+#include "parallel/batch_plan.h"
+#include "parallel/grad_reducer.h"
+#include "parallel/thread_communicator.h"
 #include "trainer/grad_accumulator.h"
 #include "trainer/schedule.h"
 
@@ -200,26 +203,99 @@ TEST(Optimizer, SeesWhatIsNotFinite) {
     }
 }
 
-// The sum of leaves [begin, end) along the tree: what a pass leaves in the gradient.
+// The gradient of a grain, and the sum of some along the tree: what a pass leaves in the gradient.
+float leaf(int64_t grain) {
+    return std::sin(17.0f * static_cast<float>(grain));
+}
 float node_sum(GrainRange node) {
-    if (node.count() == 1) return std::sin(17.0f * static_cast<float>(node.begin));
+    if (node.count() == 1) return leaf(node.begin);
     return node_sum(first_half(node)) + node_sum(second_half(node));
 }
 
-TEST(GradAccumulator, AddsPassesAlongTheTree) {
-    for (int64_t grains : {1, 2, 3, 5, 8, 13}) {
-        for (int64_t most : {1, 2, 3, 4, 16}) {
-            Parameter one = make_parameter("w", {1}, 1.0f);
-            std::vector<Parameter*> all{&one};
-            GradAccumulator accumulator(all);
-            for (const Pass& pass : plan_passes({0, grains}, most)) {
-                accumulator.begin_pass(pass.merges);
-                one.grad().data<float>()[0] = node_sum(pass.grains);
-                if (most % 2 == 0) accumulator.take(one, 0);  // early, or at the end
-                accumulator.end_pass();
+// By definition: a chain over waves, in each the tree.
+float experts_sum(const BatchPlan& plan) {
+    float sum = node_sum(plan.waves()[0]);
+    for (size_t wave = 1; wave < plan.waves().size(); ++wave) sum += node_sum(plan.waves()[wave]);
+    return sum;
+}
+
+// And the tree over replicas, in each a chain over its waves.
+std::optional<float> replicas_sum(const BatchPlan& plan, int begin, int count) {
+    std::optional<float> sum;
+    const auto add = [&](std::optional<float> more) {
+        if (more) sum = sum ? *sum + *more : *more;
+    };
+    if (count > 1) {
+        add(replicas_sum(plan, begin, count / 2));
+        add(replicas_sum(plan, begin + count / 2, count / 2));
+        return sum;
+    }
+    for (size_t wave = 0; wave < plan.waves().size(); ++wave)
+        for (int64_t g = plan.waves()[wave].begin; g < plan.waves()[wave].end; ++g)
+            if (plan.replica(wave, g) == begin) add(leaf(g));
+    return sum;
+}
+
+// One rank's passes; `early`: gradients are taken as they are made.
+void accumulate(Communicator& communicator, const BatchPlan& plan, int64_t most, bool early,
+                Parameter& experts, Parameter& other) {
+    std::vector<Parameter*> all{&experts, &other};
+    GradReducer reducer(communicator);
+    const auto holders = [&](const auto& holds) {
+        std::vector<bool> result;
+        for (int rank = 0; rank < plan.ranks(); ++rank) result.push_back(holds(rank));
+        return result;
+    };
+    GradAccumulator accumulator(all, plan, [&](size_t wave, std::span<const Tensor> sums) {
+        ASSERT_EQ(sums.size(), 1u);
+        reducer.reduce(sums, holders([&](int rank) { return plan.share(wave, rank).count() > 0; }));
+    });
+    const std::vector<Pass> passes = plan.passes(communicator.rank(), most);
+    auto pass = passes.begin();
+    for (size_t wave = 0; wave < plan.waves().size(); ++wave) {
+        for (; pass != passes.end() && pass->wave == wave; ++pass) {
+            accumulator.begin_pass(*pass);
+            experts.grad().data<float>()[0] = node_sum(pass->grains);
+            if (early) accumulator.take(experts, 0, 0);
+            if (plan.one_wave()) {
+                other.grad().data<float>()[0] = node_sum(pass->grains);
+                if (early) accumulator.take(other, 0, 0);
             }
-            accumulator.finish();
-            EXPECT_EQ(one.grad().data<float>()[0], node_sum({0, grains})) << grains << " " << most;
+            for (int64_t g = pass->grains.begin; g < pass->grains.end && !plan.one_wave(); ++g) {
+                other.grad().data<float>()[0] = leaf(g);
+                accumulator.take(other, 0, static_cast<size_t>(g - pass->grains.begin));
+            }
+            accumulator.end_pass();
+        }
+        accumulator.end_wave(wave);
+    }
+    accumulator.finish();
+    std::vector<Tensor> rest{other.grad()};
+    if (!accumulator.reduces_waves()) rest.push_back(experts.grad());
+    reducer.reduce(rest, holders([&](int rank) { return plan.holds(rank); }));
+}
+
+TEST(GradAccumulator, AddsUpByItsDefinitionOnAnyRanks) {
+    for (int64_t grains : {1, 2, 3, 5, 8, 13, 20}) {
+        for (const SumOrder order : {SumOrder{.replicas = 4}, SumOrder{.replicas = 8},
+                                     SumOrder{.replicas = 4, .waves = false}}) {
+            for (const int ranks : {1, 2, 4}) {
+                const BatchPlan plan(grains, order, ranks);
+                for (int64_t most : {1, 2, 3, 16}) {
+                    run_on_threads(ranks, [&](Communicator& communicator) {
+                        Parameter experts = make_parameter("experts", {1}, 1.0f);
+                        experts.layout.expert = 0;
+                        Parameter other = make_parameter("other", {1}, 1.0f);
+                        accumulate(communicator, plan, most, most % 2 == 0, experts, other);
+                        SCOPED_TRACE(concat(grains, " grains, ", ranks, " ranks, by ", most));
+                        EXPECT_EQ(experts.grad().data<float>()[0], experts_sum(plan));
+                        const float expected = plan.one_wave()
+                                                   ? node_sum({0, grains})
+                                                   : *replicas_sum(plan, 0, order.replicas);
+                        EXPECT_EQ(other.grad().data<float>()[0], expected);
+                    });
+                }
+            }
         }
     }
 }

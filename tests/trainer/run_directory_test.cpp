@@ -13,6 +13,7 @@
 #include "tests/support/tiny_model.h"
 #include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
+#include "trainer/pass_batch.h"
 
 namespace fucina {
 namespace {
@@ -74,13 +75,15 @@ TEST(RunDirectory, ForeignFolderIsLeftAsItIs) {
 TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsLittleMemory) {
     Recipe recipe;
     recipe.mutable_exact()->set_grain(1);
+    recipe.mutable_exact()->set_replicas(16);
+    recipe.mutable_train()->set_global_batch(16);
     recipe.mutable_train()->set_merge_passes(true);
     Model model = test::tiny_model(test::tiny_spec(), {});
     for (int64_t length : {1, 8, 64, 1024}) {
         recipe.mutable_data()->set_sequence_length(length);
         for (int64_t micro_batch : {1, 2, 16}) {
             recipe.mutable_train()->set_micro_batch(micro_batch);
-            const MemoryPlan plan = plan_memory(recipe, model, {0, 16}, 1);
+            const MemoryPlan plan = plan_memory(recipe, model, plan_batch(recipe, 1), 0);
             int64_t grains = 0, longest = 0;
             for (const Pass& pass : plan.passes) {
                 grains += pass.grains.count();
@@ -95,7 +98,7 @@ TEST(MemoryPlan, MergesPassesOnlyWhereThatCostsLittleMemory) {
                 EXPECT_EQ(longest, micro_batch) << "activations outweigh gradients here";
             }
             recipe.mutable_train()->set_merge_passes(false);
-            for (const Pass& pass : plan_memory(recipe, model, {0, 16}, 1).passes)
+            for (const Pass& pass : plan_memory(recipe, model, plan_batch(recipe, 1), 0).passes)
                 EXPECT_EQ(pass.grains.count(), micro_batch);
             recipe.mutable_train()->set_merge_passes(true);
         }

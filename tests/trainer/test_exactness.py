@@ -103,6 +103,22 @@ def test_same_bits_with_an_uneven_batch_and_larger_grains(tmp_path, one_rank):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch", [8, 7])
+def test_same_bits_in_several_waves(tmp_path, one_rank, batch):
+    """4 replicas: two waves, the second of which may leave a replica out."""
+    keys = {"train__global_batch": batch, "exact__replicas": 4}
+    expected = one_rank("bf16", **keys)
+    assert runs.same_run(expected, one_rank("bf16", train__global_batch=batch), STEPS)
+    for name, change in [("2 ranks", {"ranks": 2}), ("4 ranks", {"ranks": 4}),
+                         ("micro_batch 1", {"train__micro_batch": 1, "train__merge_passes": False}),
+                         ("micro_batch 8 on 2 ranks", {"ranks": 2, "train__micro_batch": 8})]:
+        directory = tmp_path / name
+        directory.mkdir()
+        difference = runs.same_run(expected, start(directory, "bf16", **change, **keys), STEPS)
+        assert difference is None, f"{name}: {difference}"
+
+
+@pytest.mark.slow
 def test_ranks_without_grains_take_part(tmp_path, one_rank):
     keys = {"train__global_batch": 3}
     expected = one_rank("fp32", **keys)
@@ -112,7 +128,7 @@ def test_ranks_without_grains_take_part(tmp_path, one_rank):
 def test_illegal_number_of_ranks(tmp_path):
     runs.write_tokens(tmp_path / "ids.json")
     done = runs.train(tmp_path, ranks=3, expect=2)
-    assert "runs on 1, 2, 4 or 8 ranks, this is 3" in done.stderr
+    assert "3 ranks do not divide exact.replicas = 8; legal: 1, 2, 4, 8" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
