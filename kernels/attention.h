@@ -18,7 +18,10 @@ struct AttentionShape {
     int64_t d_qk = 0;                 // = d_k_own + d_shared
     int64_t d_shared = 0;             // columns of k_shared, the last ones of d_qk
     int64_t d_v = 0;
-    float scale = 1;                      // of q·k
+    float scale = 1;  // of q·k
+    // Of the heads, for the gradient of k_shared: in fp32 a sum over the heads of each in order,
+    // added along the tree of kernels/k_cut.h, rounded once.
+    int64_t chunks = 1;
     std::span<const int64_t> cu_seqlens;  // [documents + 1], first 0, last T
 };
 
@@ -42,7 +45,8 @@ struct AttentionBackward {
     Tensor d_out, out, lse, q;
     AttentionKv kv;
     Tensor dq;        // out, like q
-    AttentionKv dkv;  // out, laid out like kv (k_own, k_shared, v are overwritten)
+    AttentionKv dkv;  // out, laid out like kv (k_own, k_shared, v are overwritten); k_shared may be
+                      // f32, which is then the sum unrounded
 };
 void attention_backward(const AttentionShape& shape, const AttentionBackward& io);
 

@@ -27,6 +27,9 @@ struct HeadLoss {
     const int32_t* labels = nullptr;  // [T], kIgnoreLabel where there is none
     float scale =
         1;  // gradients are of scale · (sum of losses): 1 / (global number of labels) · loss weight
+    // Of the vocabulary: the sum of exponentials is one for each, added along the tree of
+    // kernels/k_cut.h. head_dgrad is cut into as many.
+    int64_t chunks = 1;
     Tensor loss;  // out fp32 [T] negative log-likelihood in nats, 0 where ignored
     Tensor dx;    // out [T, D], or undefined
     Tensor dw;    // out fp32 [V, D] along tree, or undefined

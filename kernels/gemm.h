@@ -17,13 +17,15 @@
 //     vdpbf16  one FMA chain over pairs of k, of each pair the odd k first, then the even; a
 //              missing last k is a product of zeros. Needs VDPBF16PS (AVX512_BF16).
 //     fma      one FMA chain over k from 0; on any CPU.
-// Forward and dgrad have one leaf, all of K (or N).
+// Forward and dgrad have a leaf for each chunk of K (or N), as the weight's KCut says, and add the
+// leaves' sums along a tree; by default one leaf, all of K. The result is rounded once, at the end.
 #pragma once
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "kernels/k_cut.h"
 #include "kernels/leaf_tree.h"
 #include "kernels/tensor.h"
 
@@ -36,6 +38,7 @@ struct PackedWeight {
     DType dtype = DType::f32;
     int64_t groups = 1, n = 0, k = 0;
     bool gate_up = false;  // rows interleaved for gate_up_swiglu
+    KCut cut;              // of k
     Tensor storage;
     bool defined() const { return storage.defined(); }
 };
@@ -61,10 +64,12 @@ struct RowGroups {
 
 namespace ops {
 
-// w: fp32 [N, K] or [E, N, K], row-major master weights. Reuses `previous`'s storage when it fits.
+// w: fp32 [N, K] or [E, N, K], row-major master weights. The copy is cut as `previous` says, whose
+// storage is reused when it fits: pack(w, kind, compute, {.cut = {.chunks = 4}}).
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous = {});
 
-// x [T, w.k] of w.dtype; y [T, w.n] of w.dtype or f32. Row strides are honoured.
+// x [T, w.k] of w.dtype; y [T, w.n] of w.dtype or f32, which is then the sum unrounded. Row strides
+// are honoured.
 void linear(const Tensor& x, const PackedWeight& w, const Tensor& y);
 
 // dy [T, N], x [T, K] of one dtype; dw fp32 [N, K] is overwritten. tree.rows() == T.

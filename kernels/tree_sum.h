@@ -1,8 +1,11 @@
-// Sums along a LeafTree (kernels/leaf_tree.h) of anything that is a row of fp32.
+// Sums of anything that is a row of fp32, along a LeafTree (kernels/leaf_tree.h) and over chunks
+// (kernels/k_cut.h).
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <vector>
 
+#include "kernels/k_cut.h"
 #include "kernels/leaf_tree.h"
 
 namespace fucina {
@@ -28,6 +31,24 @@ void sum_along_tree(const LeafTree& tree, int64_t width, float* out, const LeafS
         std::fill(out, out + width, 0.0f);
     else
         std::copy(partial[0].begin(), partial[0].end(), out);
+}
+
+// Partial sums of kMostChunks chunks alive at once.
+constexpr int64_t kPartialSums = 3;
+
+// sums, kPartialSums of them and `stride` floats apart: the first becomes the sum of the chunks
+// along the contiguous binary tree. chunk_sum(c, sum) writes that of chunk c; add(x, y) is y += x.
+template <class ChunkSum, class Add>
+void sum_chunks(int64_t chunks, float* sums, int64_t stride, const ChunkSum& chunk_sum,
+                const Add& add) {
+    float* next = sums;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk, next += stride) {
+        chunk_sum(chunk, next);
+        for (int merges = std::countr_one(static_cast<uint64_t>(chunk)); merges > 0; --merges) {
+            add(next, next - stride);
+            next -= stride;
+        }
+    }
 }
 
 }  // namespace fucina

@@ -12,6 +12,7 @@
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/parallel_for.h"
+#include "kernels/tree_sum.h"
 
 namespace fucina::cpu {
 namespace {
@@ -333,15 +334,23 @@ Plan make_plan(const AttentionShape& shape) {
     return plan;
 }
 
-// The gradient of the shared part: the heads' parts added in order.
+// The gradient of the shared part: the heads' parts added in order, chunk by chunk.
 void sum_shared(const AttentionShape& shape, const Tensor& parts, const Tensor& out) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    parallel_for(out.rows(), shape.kv_heads * shape.d_shared, [&](int64_t t) {
-        auto* sum = reinterpret_cast<float*>(scratch(ScratchSlot::rows, shape.d_shared * 4));
-        std::fill_n(sum, shape.d_shared, 0.0f);
-        for (int64_t head = 0; head < shape.kv_heads; ++head)
-            kernels.add({parts.row<float>(head * out.rows() + t), false}, sum, shape.d_shared);
-        kernels.cast({sum, false}, cells(out, t), shape.d_shared);
+    const int64_t width = shape.d_shared, heads = shape.kv_heads / shape.chunks;
+    parallel_for(out.rows(), shape.kv_heads * width, [&](int64_t t) {
+        auto* sums = reinterpret_cast<float*>(scratch(ScratchSlot::rows, kPartialSums * width * 4));
+        sum_chunks(
+            shape.chunks, sums, width,
+            [&](int64_t chunk, float* sum) {
+                std::fill_n(sum, width, 0.0f);
+                for (int64_t head = chunk * heads; head < (chunk + 1) * heads; ++head)
+                    kernels.add({parts.row<float>(head * out.rows() + t), false}, sum, width);
+            },
+            [&](float* x, float* y) {
+                kernels.add({x, false}, y, width);
+            });
+        kernels.cast({sums, false}, cells(out, t), width);
     });
 }
 
@@ -352,8 +361,13 @@ void attention_backward(const AttentionShape& shape, const ops::AttentionBackwar
                      io.lse.defined() && io.lse.rows() == shape.heads,
                  "attention_backward of ", io.q.describe(), " and ", io.d_out.describe());
     Tensor parts;
-    if (shape.d_shared > 0)
+    if (shape.d_shared > 0) {
+        check_chunks(shape.chunks, shape.kv_heads, "key-value heads");
+        const Tensor& shared = io.dkv.k_shared;
+        FUCINA_CHECK(shared.dtype() == io.q.dtype() || shared.dtype() == DType::f32,
+                     "shared keys of ", io.q.describe(), " have a gradient ", shared.describe());
         parts = Tensor::empty({shape.kv_heads * io.q.rows(), shape.d_shared}, DType::f32);
+    }
     const Plan plan = make_plan(shape);
     for (const int64_t document : plan.together)
         DocumentBackward(shape, io, parts, document).run_together();

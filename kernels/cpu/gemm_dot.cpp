@@ -75,13 +75,20 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
     }
 }
 
+FUCINA_INLINE float* few_sums(float* c, int panel, int row, int half) {
+    return c + (panel * kBlock + row) * kBlock + half * kLanes;
+}
+
 // R rows and P panels, whose rows lie `panel` elements apart.
 template <int R, int P>
-void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, float* c) {
+void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, bool fresh,
+                float* c) {
     constexpr int64_t kAhead = 512;  // elements of B: what is asked for comes from memory
     __m512 sum[P][R][2];
-    for (auto& of_panel : sum)
-        for (auto& of_row : of_panel) of_row[0] = of_row[1] = _mm512_setzero_ps();
+    for (int p = 0; p < P; ++p)
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 2; ++j)
+                sum[p][r][j] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(few_sums(c, p, r, j));
     for (int64_t first = 0; first < k; first += 32, a += 16 * kGroup, b += 1024) {
         const int64_t pairs = k - first < 32 ? (k - first + 1) / 2 : 16;
         for (int64_t pair = 0; pair < pairs; ++pair) {
@@ -100,28 +107,27 @@ void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, 
     }
     for (int p = 0; p < P; ++p)
         for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 2; ++j)
-                _mm512_storeu_ps(c + p * kBlock * kBlock + r * kBlock + j * kLanes, sum[p][r][j]);
+            for (int j = 0; j < 2; ++j) _mm512_storeu_ps(few_sums(c, p, r, j), sum[p][r][j]);
 }
 
 template <int R, int P>
-void few_rows(const uint32_t* a, const uint16_t* b, int64_t panel, int panels, int64_t k,
-              float* c) {
+void few_rows(const void* a, const PanelsOfB& in, int64_t k, bool fresh, float* c) {
+    const auto* left = static_cast<const uint32_t*>(a);
+    const auto* b = static_cast<const uint16_t*>(in.data);
+    const int64_t panel = in.stride / static_cast<int64_t>(sizeof(uint16_t));
+    int panels = in.count;
     for (; panels >= P; panels -= P, b += P * panel, c += P * kBlock * kBlock)
-        few_panels<R, P>(a, b, panel, k, c);
+        few_panels<R, P>(left, b, panel, k, fresh, c);
     for (; panels > 0; --panels, b += panel, c += kBlock * kBlock)
-        few_panels<R, 1>(a, b, panel, k, c);
+        few_panels<R, 1>(left, b, panel, k, fresh, c);
 }
 
-void multiply_few(const void* a, const void* b, int64_t panel_bytes, int panels, int64_t k,
-                  int rows, float* c) {
-    const auto* left = static_cast<const uint32_t*>(a);
-    const auto* right = static_cast<const uint16_t*>(b);
-    const int64_t panel = panel_bytes / static_cast<int64_t>(sizeof(uint16_t));
-    if (rows == 1) return few_rows<1, 4>(left, right, panel, panels, k, c);
-    if (rows == 2) return few_rows<2, 4>(left, right, panel, panels, k, c);
-    if (rows == 3) return few_rows<3, 2>(left, right, panel, panels, k, c);
-    few_rows<4, 2>(left, right, panel, panels, k, c);
+void multiply_few(const void* a, const PanelsOfB& b, int64_t k, int rows, bool accumulate,
+                  float* c) {
+    if (rows == 1) return few_rows<1, 4>(a, b, k, !accumulate, c);
+    if (rows == 2) return few_rows<2, 4>(a, b, k, !accumulate, c);
+    if (rows == 3) return few_rows<3, 2>(a, b, k, !accumulate, c);
+    few_rows<4, 2>(a, b, k, !accumulate, c);
 }
 
 void pack_a(const void* const* rows, int count, int64_t k, void* a) {

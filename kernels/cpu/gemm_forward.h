@@ -1,6 +1,7 @@
 // The loop over y = x Wᵀ, dense and grouped: rows of x are packed once per task into thread-local
 // scratch that stays in L2; weight panels are the outer loop and blocks of 32 rows the inner one,
 // so that a panel stays in L1; finished blocks go to the caller's epilogue while they lie in L1.
+// Chunks of K (kernels/k_cut.h) are summed there too, block by block.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "kernels/cpu/gemm_select.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/parallel_for.h"
+#include "kernels/tree_sum.h"
 
 namespace fucina::cpu {
 
@@ -63,15 +65,23 @@ struct ForwardProduct {
 class TaskRows {
   public:
     TaskRows(const ForwardProduct& in, const GemmSet& set, const GemmTask& task)
-        : in_(in), set_(set), end_(task.row_end), row_bytes_(in.x.row_stride() * set.element) {}
+        : in_(in),
+          set_(set),
+          pieces_(pieces_of(in.w)),
+          end_(task.row_end),
+          row_bytes_(in.x.row_stride() * set.element) {}
 
     // Packs rows [first, first + 32), and asks for the 32 after them: they may lie anywhere, which
     // no hardware prefetcher foresees.
     void pack(int64_t first, std::byte* out) const {
-        const void* rows[kBlock] = {};
         const int count = static_cast<int>(std::min(kBlock, end_ - first));
-        for (int i = 0; i < count; ++i) rows[i] = address(first + i);
-        set_.kernel.pack_a(rows, count, in_.w.k, out);
+        for (int64_t piece = 0; piece < pieces_.count(); ++piece) {
+            const void* rows[kBlock] = {};
+            const int64_t offset = pieces_.begin(piece) * set_.element;
+            for (int i = 0; i < count; ++i) rows[i] = address(first + i) + offset;
+            set_.kernel.pack_a(rows, count, pieces_.length,
+                               out + piece * set_.a_bytes(pieces_.length));
+        }
         for (int64_t row = first + kBlock; row < std::min(first + 2 * kBlock, end_); ++row)
             for (int64_t byte = 0; byte < in_.w.k * set_.element; byte += 64)
                 __builtin_prefetch(address(row) + byte, 0, 2);
@@ -84,6 +94,7 @@ class TaskRows {
 
     const ForwardProduct& in_;
     const GemmSet& set_;
+    const KPieces pieces_;
     const int64_t end_, row_bytes_;
 };
 
@@ -102,13 +113,67 @@ void run_tasks(const ForwardProduct& in, const std::vector<GemmTask>& tasks, con
                    [&](int64_t i) { body(tasks[static_cast<size_t>(i)]); });
 }
 
+// The blocks of a weight's product, chunk by chunk of K.
+class BlockProduct {
+  public:
+    BlockProduct(const GemmSet& set, const PackedWeight& w)
+        : set_(set),
+          pieces_(pieces_of(w)),
+          a_bytes_(set.a_bytes(pieces_.length)),
+          b_bytes_(set.b_bytes(pieces_.length)),
+          panel_bytes_(set.b_bytes(pieces_)) {}
+
+    int64_t block_bytes() const { return set_.a_bytes(pieces_); }  // of 32 rows of x
+    int64_t panel_bytes() const { return panel_bytes_; }
+
+    // sums: kPartialSums blocks, of which the first becomes A · B.
+    void one(const std::byte* a, const std::byte* b, int rows, float* sums) const {
+        sum(1, rows, sums, [&](int64_t piece, bool more, float* c) {
+            set_.kernel.multiply(a + piece * a_bytes_, b + piece * b_bytes_, pieces_.length, rows,
+                                 more, c);
+        });
+    }
+
+    // The same for a few rows and panels: sums are of kFewPanels blocks each.
+    void few(const std::byte* a, const PanelsOfB& b, int rows, float* sums) const {
+        sum(b.count, rows, sums, [&](int64_t piece, bool more, float* c) {
+            const auto* data = static_cast<const std::byte*>(b.data) + piece * b_bytes_;
+            set_.kernel.multiply_few(a + piece * a_bytes_, {data, b.stride, b.count},
+                                     pieces_.length, rows, more, c);
+        });
+    }
+
+  private:
+    template <class Multiply>
+    void sum(int blocks, int rows, float* sums, const Multiply& multiply) const {
+        const int64_t stride = (blocks == 1 ? 1 : kFewPanels) * kBlock * kBlock;
+        sum_chunks(
+            pieces_.chunks, sums, stride,
+            [&](int64_t chunk, float* c) {
+                for (int64_t part = 0; part < pieces_.parts; ++part)
+                    multiply(chunk * pieces_.parts + part, part > 0, c);
+            },
+            [&](const float* x, float* y) {
+                for (int block = 0; block < blocks; ++block)
+                    set_.epilogues.add(x + block * kBlock * kBlock, y + block * kBlock * kBlock,
+                                       rows * kBlock);
+            });
+    }
+
+    const GemmSet& set_;
+    const KPieces pieces_;
+    const int64_t a_bytes_, b_bytes_;  // of a piece
+    const int64_t panel_bytes_;
+};
+
 // Epilogue: begin(task), block(c, task, row, rows, panel), end(task), from one thread per task.
 // Panels of a row block come in ascending order.
 template <class Epilogue>
 void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
     const GemmSet set = gemm_set(in.w.dtype);
+    const BlockProduct product(set, in.w);
     const int64_t panel_count = packed_panels(in.w);
-    const int64_t block_bytes = set.a_bytes(in.w.k), panel_bytes = set.b_bytes(in.w.k);
+    const int64_t block_bytes = product.block_bytes(), panel_bytes = product.panel_bytes();
     const std::vector<GemmTask> tasks =
         forward_tasks(in.rows.offsets, panel_count, block_bytes, in.whole_rows);
     run_tasks(in, tasks, [&](const GemmTask& task) {
@@ -120,12 +185,13 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
         epilogue.begin(task);
         const auto task_rows = static_cast<int>(task.row_end - task.row_begin);
         if (task_rows <= kFewRows && set.kernel.multiply_few != nullptr) {
-            alignas(64) float blocks[kFewPanels * kBlock * kBlock];
+            alignas(64) float blocks[kPartialSums * kFewPanels * kBlock * kBlock];
             rows_of_x.pack(task.row_begin, left);
             for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += kFewPanels) {
                 const int64_t panels = std::min<int64_t>(kFewPanels, task.panel_end - panel);
-                set.kernel.multiply_few(left, right + panel * panel_bytes, panel_bytes,
-                                        static_cast<int>(panels), in.w.k, task_rows, blocks);
+                product.few(left,
+                            {right + panel * panel_bytes, panel_bytes, static_cast<int>(panels)},
+                            task_rows, blocks);
                 for (int64_t j = 0; j < panels; ++j)
                     epilogue.block(blocks + j * kBlock * kBlock, task, task.row_begin, task_rows,
                                    panel + j);
@@ -133,13 +199,13 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
             epilogue.end(task);
             return;
         }
-        alignas(64) float c[kBlock * kBlock];
+        alignas(64) float c[kPartialSums * kBlock * kBlock];
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
             for (int64_t row = task.row_begin; row < task.row_end; row += kBlock) {
                 const int rows = static_cast<int>(std::min(kBlock, task.row_end - row));
                 std::byte* const block = left + (row - task.row_begin) / kBlock * block_bytes;
                 if (panel == task.panel_begin) rows_of_x.pack(row, block);
-                set.kernel.multiply(block, right + panel * panel_bytes, in.w.k, rows, false, c);
+                product.one(block, right + panel * panel_bytes, rows, c);
                 epilogue.block(c, task, row, rows, panel);
             }
         epilogue.end(task);

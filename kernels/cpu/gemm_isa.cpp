@@ -246,15 +246,20 @@ void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate
     }
 }
 
+FUCINA_INLINE float* few_sums(float* c, int panel, int row, int half) {
+    return c + (panel * kBlock + row) * kBlock + half * kLanes;
+}
+
 // R rows and P panels of B, `panel` elements apart, for kinds of one chain over k.
 template <class Type, int R, int P>
 void few_panels(const float* a, const typename Type::Element* b, int64_t panel, int64_t k,
-                float* c) {
+                bool fresh, float* c) {
     constexpr int kGroup = kGroups[0];
     constexpr int64_t kAhead = 512;  // elements of B: what is asked for comes from memory
     Vec sum[P][R][2];
-    for (auto& of_panel : sum)
-        for (auto& of_row : of_panel) of_row[0] = of_row[1] = zero();
+    for (int p = 0; p < P; ++p)
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < 2; ++j) sum[p][r][j] = fresh ? zero() : load(few_sums(c, p, r, j));
     for (; k > 0; k -= 32, a += 32 * kGroup, b += 32 * kBlock) {
         const int64_t count = k < 32 ? k : 32;
         for (int64_t i = 0; i < count; i += 2) {
@@ -278,31 +283,30 @@ void few_panels(const float* a, const typename Type::Element* b, int64_t panel, 
     }
     for (int p = 0; p < P; ++p)
         for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 2; ++j)
-                store(c + p * kBlock * kBlock + r * kBlock + j * kLanes, sum[p][r][j]);
+            for (int j = 0; j < 2; ++j) store(few_sums(c, p, r, j), sum[p][r][j]);
 }
 
 template <class Type, int R, int P>
-void few_rows(const float* a, const typename Type::Element* b, int64_t panel, int panels, int64_t k,
-              float* c) {
+void few_rows(const void* a, const PanelsOfB& in, int64_t k, bool fresh, float* c) {
+    using Element = typename Type::Element;
+    const auto* left = static_cast<const float*>(a);
+    const auto* b = static_cast<const Element*>(in.data);
+    const int64_t panel = in.stride / static_cast<int64_t>(sizeof(Element));
+    int panels = in.count;
     for (; panels >= P; panels -= P, b += P * panel, c += P * kBlock * kBlock)
-        few_panels<Type, R, P>(a, b, panel, k, c);
+        few_panels<Type, R, P>(left, b, panel, k, fresh, c);
     for (; panels > 0; --panels, b += panel, c += kBlock * kBlock)
-        few_panels<Type, R, 1>(a, b, panel, k, c);
+        few_panels<Type, R, 1>(left, b, panel, k, fresh, c);
 }
 
 template <class Type>
-void multiply_few(const void* a, const void* b, int64_t panel_bytes, int panels, int64_t k,
-                  int rows, float* c) {
-    using Element = typename Type::Element;
+void multiply_few(const void* a, const PanelsOfB& b, int64_t k, int rows, bool accumulate,
+                  float* c) {
     constexpr int kPanels = 2 * kVectors;  // eight chains with one row
-    const auto* left = static_cast<const float*>(a);
-    const auto* right = static_cast<const Element*>(b);
-    const int64_t panel = panel_bytes / static_cast<int64_t>(sizeof(Element));
-    if (rows == 1) return few_rows<Type, 1, kPanels>(left, right, panel, panels, k, c);
-    if (rows == 2) return few_rows<Type, 2, kPanels / 2>(left, right, panel, panels, k, c);
-    if (rows == 3) return few_rows<Type, 3, 1>(left, right, panel, panels, k, c);
-    few_rows<Type, 4, 1>(left, right, panel, panels, k, c);
+    if (rows == 1) return few_rows<Type, 1, kPanels>(a, b, k, !accumulate, c);
+    if (rows == 2) return few_rows<Type, 2, kPanels / 2>(a, b, k, !accumulate, c);
+    if (rows == 3) return few_rows<Type, 3, 1>(a, b, k, !accumulate, c);
+    few_rows<Type, 4, 1>(a, b, k, !accumulate, c);
 }
 
 template <class T>

@@ -29,6 +29,13 @@ struct TokenColumns {
     int columns;
 };
 
+// Consecutive panels of B, or the same piece of k of each.
+struct PanelsOfB {
+    const void* data;
+    int64_t stride;  // bytes
+    int count;
+};
+
 struct GemmKernel {
     // Bytes of A per element of k rounded up to 32, so that k may be cut at multiples of 32.
     int64_t a_bytes_per_k;
@@ -42,12 +49,12 @@ struct GemmKernel {
     // The same for A of pack_a_transposed.
     void (*multiply_transposed)(const void* a, const void* b, int64_t k, int rows, bool accumulate,
                                 float* c);
-    // C = A · B for `rows` <= kFewRows and `panels` <= kFewPanels panels of B, panel_bytes apart,
-    // to as many blocks C. With few rows there are too few chains in a panel to hide the latency of
-    // the instruction, and B comes from memory: several panels at a time, the same bits. Null:
-    // none.
-    void (*multiply_few)(const void* a, const void* b, int64_t panel_bytes, int panels, int64_t k,
-                         int rows, float* c);
+    // C (+)= A · B for `rows` <= kFewRows and `panels` <= kFewPanels panels of B, panel_bytes
+    // apart, to as many blocks C. With few rows there are too few chains in a panel to hide the
+    // latency of the instruction, and B comes from memory: several panels at a time, the same bits.
+    // Null: none.
+    void (*multiply_few)(const void* a, const PanelsOfB& b, int64_t k, int rows, bool accumulate,
+                         float* c);
     // The kernel's instruction on registers alone, in as many chains as hide its latency, `repeats`
     // times; how many operations that was. What it reaches a second is the peak (calibrate.h).
     double (*burst)(int64_t repeats);

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/dtype.h"
+#include "kernels/gemm.h"
 
 namespace fucina::cpu {
 
@@ -15,7 +16,16 @@ struct GemmSet {
     // Bytes of 32 rows of A, and of one panel of B.
     int64_t a_bytes(int64_t k) const { return kernel.a_bytes_per_k * round_up(k, kBlock); }
     int64_t b_bytes(int64_t k) const { return kBlock * element * round_up(k, kBlock); }
+    // The pieces of K one after the other, each padded to 32 alone.
+    int64_t a_bytes(const KPieces& k) const { return k.count() * a_bytes(k.length); }
+    int64_t b_bytes(const KPieces& k) const { return k.count() * b_bytes(k.length); }
 };
+
+// Of a weight's k. The parts of a single chunk are one piece where none of them needs padding.
+inline KPieces pieces_of(const PackedWeight& w) {
+    const bool whole = w.cut.chunks == 1 && w.k % (w.cut.parts * kBlock) == 0;
+    return {whole ? KCut{} : w.cut, w.k};
+}
 
 // bf16 or f32.
 GemmSet gemm_set(DType type);

@@ -11,6 +11,7 @@
 #include "kernels/cpu/head_loss_kernels.h"
 #include "kernels/optimizer.h"
 #include "kernels/parallel_for.h"
+#include "kernels/tree_sum.h"
 
 namespace fucina::cpu {
 namespace {
@@ -51,20 +52,38 @@ class HeadLossPass {
 
   private:
     void losses(int64_t first, int64_t rows) const {
-        const auto row_kernel = io_.head.dtype == DType::bf16 ? FUCINA_PICK(kHeadLossKernels).bf16
-                                                              : FUCINA_PICK(kHeadLossKernels).f32;
-        const int64_t vocab = io_.head.n;
-        parallel_for(rows, vocab, [&](int64_t i) {
+        parallel_for(rows, io_.head.n, [&](int64_t i) {
             const int32_t label = io_.labels[first + i];
-            FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab), "label ", label,
-                         " of a vocabulary of ", vocab);
-            void* gradient = nullptr;
-            if (d_logits_.defined())
-                gradient =
-                    d_logits_.raw() + i * d_logits_.row_stride() * size_of(d_logits_.dtype());
-            io_.loss.data<float>()[first + i] =
-                row_kernel({logits_.row<float>(i), vocab, label, io_.scale}, gradient);
+            FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < io_.head.n), "label ",
+                         label, " of a vocabulary of ", io_.head.n);
+            io_.loss.data<float>()[first + i] = loss_of_row(i, label);
         });
+    }
+
+    // Of row `i` of the logits; writes its gradient too.
+    float loss_of_row(int64_t i, int32_t label) const {
+        const HeadLossKernels& kernels = FUCINA_PICK(kHeadLossKernels);
+        const int64_t vocab = io_.head.n, element = size_of(io_.head.dtype);
+        const float* logits = logits_.row<float>(i);
+        std::byte* const gradient =
+            d_logits_.defined() ? d_logits_.raw() + i * d_logits_.row_stride() * element : nullptr;
+        if (label == kIgnoreLabel) {
+            if (gradient != nullptr) std::fill_n(gradient, vocab * element, std::byte{0});
+            return 0.0f;
+        }
+        const float shift = kernels.largest(logits, vocab);
+        float sums[kPartialSums];
+        sum_chunks(
+            io_.chunks, sums, 1,
+            [&](int64_t chunk, float* sum) {
+                const int64_t count = vocab / io_.chunks;
+                *sum = kernels.sum_of_exponentials(logits + chunk * count, count, shift);
+            },
+            [](const float* x, float* y) { *y += *x; });
+        if (gradient != nullptr)
+            (io_.head.dtype == DType::bf16 ? kernels.gradient_bf16 : kernels.gradient_f32)(
+                {logits, vocab, label, shift, sums[0], io_.scale}, gradient);
+        return kernels.loss(logits[label], shift, sums[0]);
     }
 
     const ops::HeadLoss& io_;
@@ -82,6 +101,9 @@ int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute) {
 void head_loss(const ops::HeadLoss& io) {
     FUCINA_CHECK(io.loss.dtype() == DType::f32 && io.loss.size() == io.x.rows(), "losses into ",
                  io.loss.describe(), " for ", io.x.describe());
+    check_chunks(io.chunks, io.head.n, "tokens of the vocabulary");
+    FUCINA_CHECK(!io.dx.defined() || io.head_dgrad.cut.chunks == io.chunks, "head_dgrad in ",
+                 io.head_dgrad.cut.chunks, " chunks, the vocabulary in ", io.chunks);
     const HeadLossPass pass(io);
     if (!io.dw.defined()) return pass.leaf(0, io.x.rows(), {});
     FUCINA_CHECK(io.tree.rows() == io.x.rows(), "a tree of ", io.tree.rows(), " rows for ",

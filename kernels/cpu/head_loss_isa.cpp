@@ -1,4 +1,4 @@
-// Cross-entropy of one row of logits, and its gradient.
+// The phases of the cross-entropy of a row of logits and of its gradient.
 #include "kernels/cpu/head_loss_kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -34,32 +34,27 @@ float sum_of_exponentials(const float* x, int64_t n, float shift) {
     return sum(total);
 }
 
+float loss(float target, float shift, float total) {
+    return static_cast<float>(logarithm(double{total}) - (double{target} - double{shift}));
+}
+
 template <class T>
-float loss_row(const LossRow& row, void* gradient) {
+void gradient(const LossRow& row, void* gradient) {
     auto* out = static_cast<T*>(gradient);
-    if (row.label < 0) {
-        for (int64_t i = 0; out != nullptr && i < row.vocab; i += kLanes)
-            store_some(out + i, zero(), row.vocab - i);
-        return 0.0f;
+    const Vec scale = set1(row.scale), share = set1(1.0f / row.sum);
+    for (int64_t i = 0; i < row.count; i += kLanes) {
+        const Vec x = load_some(row.logits + i, row.count - i);
+        store_some(out + i, mul(mul(exp(sub(x, set1(row.shift))), share), scale), row.count - i);
     }
-    const float shift = row_largest(row.logits, row.vocab);
-    const float total = sum_of_exponentials(row.logits, row.vocab, shift);
-    const float target = row.logits[row.label];
-    const double loss = logarithm(double{total}) - (double{target} - double{shift});
-    if (out == nullptr) return static_cast<float>(loss);
-    const Vec scale = set1(row.scale), share = set1(1.0f / total);
-    for (int64_t i = 0; i < row.vocab; i += kLanes) {
-        const Vec x = load_some(row.logits + i, row.vocab - i);
-        store_some(out + i, mul(mul(exp(sub(x, set1(shift))), share), scale), row.vocab - i);
-    }
-    float lanes[kLanes] = {target - shift};
+    if (row.label < 0) return;
+    float lanes[kLanes] = {row.logits[row.label] - row.shift};
     store(lanes, mul(sub(mul(exp(load(lanes)), share), set1(1.0f)), scale));
     store_some(out + row.label, load(lanes), 1);
-    return static_cast<float>(loss);
 }
 
 }  // namespace
 
-constinit const HeadLossKernels kHeadLossKernels = {loss_row<uint16_t>, loss_row<float>};
+constinit const HeadLossKernels kHeadLossKernels = {row_largest, sum_of_exponentials, loss,
+                                                    gradient<uint16_t>, gradient<float>};
 
 }  // namespace fucina::cpu::FUCINA_ISA

@@ -6,18 +6,24 @@
 
 namespace fucina::cpu {
 
+// Some columns of a row of logits, after the row's maximum and sum are known.
 struct LossRow {
     const float* logits;
-    int64_t vocab;
-    int32_t label;  // negative: ignored
+    int64_t count;
+    int64_t label;     // column of the label, or negative: not among these
+    float shift, sum;  // the row's maximum; of the whole row's e^(logit - shift)
     float scale;
 };
 
-// Returns the negative log-likelihood; gradient [vocab] receives scale · (softmax - one at label)
-// unless it is null.
+// The phases of a row. The first two and the last take any run of columns.
 struct HeadLossKernels {
-    float (*bf16)(const LossRow& row, void* gradient);
-    float (*f32)(const LossRow& row, void* gradient);
+    float (*largest)(const float* logits, int64_t count);
+    float (*sum_of_exponentials)(const float* logits, int64_t count, float shift);
+    // Negative log-likelihood; target is the label's logit.
+    float (*loss)(float target, float shift, float sum);
+    // gradient [count] receives scale · (softmax - one at label).
+    void (*gradient_bf16)(const LossRow& row, void* gradient);
+    void (*gradient_f32)(const LossRow& row, void* gradient);
 };
 
 FUCINA_DECLARE_LEVELS(HeadLossKernels, kHeadLossKernels)

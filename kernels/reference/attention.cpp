@@ -129,6 +129,7 @@ void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& 
 
 void attention_backward(const AttentionShape& shape, const ops::AttentionBackward& io) {
     const int64_t group = shape.heads / shape.kv_heads, own = shape.d_qk - shape.d_shared;
+    if (shape.d_shared > 0) check_chunks(shape.chunks, shape.kv_heads, "key-value heads");
     for (int64_t document = 0; document < documents(shape); ++document) {
         const int64_t begin = shape.cu_seqlens[static_cast<size_t>(document)];
         const int64_t end = shape.cu_seqlens[static_cast<size_t>(document) + 1];
@@ -141,18 +142,25 @@ void attention_backward(const AttentionShape& shape, const ops::AttentionBackwar
                     query_backward(shape, io, kv, head, begin, i);
         });
         parallel_for(end - begin, shape.kv_heads * shape.d_qk, [&](int64_t i) {
-            std::vector<float> shared(static_cast<size_t>(shape.d_shared), 0.0f);
             for (int64_t h = 0; h < shape.kv_heads; ++h) {
                 const HeadKv& kv = heads[static_cast<size_t>(h)];
-                const float* dk = kv.dk.data() + i * shape.d_qk;
-                store_row(io.dkv.k_own, begin + i, h * io.dkv.k_head_stride, own, dk);
+                store_row(io.dkv.k_own, begin + i, h * io.dkv.k_head_stride, own,
+                          kv.dk.data() + i * shape.d_qk);
                 store_row(io.dkv.v, begin + i, h * io.dkv.v_head_stride, shape.d_v,
                           kv.dv.data() + i * shape.d_v);
-                for (int64_t j = 0; j < shape.d_shared; ++j)
-                    shared[static_cast<size_t>(j)] += dk[own + j];
             }
-            if (shape.d_shared > 0)
-                store_row(io.dkv.k_shared, begin + i, 0, shape.d_shared, shared.data());
+            if (shape.d_shared == 0) return;
+            std::vector<float> shared(static_cast<size_t>(shape.d_shared));
+            const int64_t in_chunk = shape.kv_heads / shape.chunks;
+            sum_along_tree(tree_of_chunks(shape.chunks), shape.d_shared, shared.data(),
+                           [&](int64_t chunk, int64_t, float* sum) {
+                               for (int64_t h = chunk * in_chunk; h < (chunk + 1) * in_chunk; ++h)
+                                   for (int64_t j = 0; j < shape.d_shared; ++j)
+                                       sum[j] +=
+                                           heads[static_cast<size_t>(h)]
+                                               .dk[static_cast<size_t>(i * shape.d_qk + own + j)];
+                           });
+            store_row(io.dkv.k_shared, begin + i, 0, shape.d_shared, shared.data());
         });
     }
 }

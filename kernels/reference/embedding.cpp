@@ -1,6 +1,8 @@
 // Reference embedding, and the head with its cross-entropy.
 #include "kernels/embedding.h"
 
+#include <span>
+
 #include "kernels/reference/reference.h"
 #include "kernels/reference/rows.h"
 
@@ -31,7 +33,23 @@ void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree&
     });
 }
 
+namespace {
+
+// Of chunks: the sum of the first half's and of the second's.
+double sum_of_exponentials(std::span<const float> logits, int64_t chunks, float largest) {
+    const size_t half = logits.size() / 2;
+    if (chunks > 1)
+        return sum_of_exponentials(logits.first(half), chunks / 2, largest) +
+               sum_of_exponentials(logits.subspan(half), chunks / 2, largest);
+    double sum = 0;
+    for (const float value : logits) sum += std::exp(double{value} - largest);
+    return sum;
+}
+
+}  // namespace
+
 void head_loss(const ops::HeadLoss& io) {
+    check_chunks(io.chunks, io.head.n, "tokens of the vocabulary");
     const int64_t rows = io.x.rows(), vocab = io.head.n;
     const Tensor d_logits = Tensor::empty({rows, vocab}, io.head.dtype);
     const Tensor logits = Tensor::empty({rows, vocab}, DType::f32);
@@ -42,8 +60,7 @@ void head_loss(const ops::HeadLoss& io) {
         FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab), "label ", label,
                      " of a vocabulary of ", vocab);
         const float largest = *std::max_element(row.begin(), row.end());
-        double sum = 0;
-        for (const float value : row) sum += std::exp(double{value} - largest);
+        const double sum = sum_of_exponentials(row, io.chunks, largest);
         const double lse = largest + std::log(sum);
         const bool ignored = label == kIgnoreLabel;
         io.loss.data<float>()[t] =

@@ -74,8 +74,17 @@ std::vector<float> product(const Tensor& x, int64_t row, const PackedWeight& w, 
     FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.dtype, "product of ", x.describe(), " with ",
                  name_of(w.dtype), " [", w.n, ", ", w.k, "]");
     const std::vector<float> in = load_row(x, row);
-    std::vector<float> out(static_cast<size_t>(w.n), 0.0f);
-    accumulate({w.dtype, in.data(), w.k, packed_group(w, group), w.n}, w.n, out.data());
+    std::vector<float> out(static_cast<size_t>(w.n));
+    const KPieces pieces(w.cut, w.k);
+    sum_along_tree(
+        tree_of_chunks(w.cut.chunks), w.n, out.data(), [&](int64_t chunk, int64_t, float* sum) {
+            for (int64_t part = 0; part < w.cut.parts; ++part) {
+                const int64_t k = pieces.begin(chunk * w.cut.parts + part);
+                accumulate(
+                    {w.dtype, in.data() + k, pieces.length, packed_group(w, group) + k * w.n, w.n},
+                    w.n, sum);
+            }
+        });
     return out;
 }
 
@@ -120,7 +129,7 @@ void group_wgrad(const ops::GroupedWgrad& in, int64_t begin, const LeafTree& tre
 
 }  // namespace
 
-PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight) {
+PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous) {
     FUCINA_CHECK(w.dtype() == DType::f32 && (w.rank() == 2 || w.rank() == 3) && w.contiguous(),
                  "pack of ", w.describe());
     const int64_t groups = w.rank() == 3 ? w.dim(0) : 1;
@@ -131,7 +140,9 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight) {
                         .n = transposed ? in : out,
                         .k = transposed ? out : in,
                         .gate_up = kind == PackKind::gate_up,
+                        .cut = previous.cut,
                         .storage = Tensor::empty({groups, in, out}, DType::f32)};
+    KPieces(packed.cut, packed.k);  // checks
     float* to = packed.storage.data<float>();
     const float* from = w.data<float>();
     parallel_for(groups * out, in, [&](int64_t row) {

@@ -15,6 +15,13 @@ namespace fucina::reference {
 // y[i] = fma(a, x[i], y[i]), i < n. One instruction per element where the CPU has FMA.
 void fma_row(float a, const float* x, float* y, int64_t n);
 
+// A leaf for each chunk.
+inline LeafTree tree_of_chunks(int64_t chunks) {
+    std::vector<int64_t> leaves;
+    for (int64_t chunk = 0; chunk <= chunks; ++chunk) leaves.push_back(chunk);
+    return make_leaf_tree(leaves);
+}
+
 inline float round_to(DType type, float x) {
     return type == DType::bf16 ? to_float(to_bfloat16(x)) : x;
 }

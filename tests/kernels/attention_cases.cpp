@@ -10,6 +10,7 @@ struct Mla {
     int64_t heads, kv_heads, nope, shared, d_v;
     std::vector<int64_t> cu_seqlens;
     DType type;
+    int64_t chunks = 1;
 
     int64_t tokens() const { return cu_seqlens.back(); }
     AttentionShape shape() const {
@@ -19,6 +20,7 @@ struct Mla {
                 .d_shared = shared,
                 .d_v = d_v,
                 .scale = 1 / std::sqrt(static_cast<float>(nope + shared)),
+                .chunks = chunks,
                 .cu_seqlens = cu_seqlens};
     }
 };
@@ -37,7 +39,8 @@ std::string attention_name(const char* op, const Mla& s) {
     for (size_t i = 1; i < s.cu_seqlens.size(); ++i)
         lengths += concat(i > 1 ? "+" : "", s.cu_seqlens[i] - s.cu_seqlens[i - 1]);
     return concat(op, " ", name_of(s.type), " ", lengths, " tokens, ", s.heads, "/", s.kv_heads,
-                  " heads of ", s.nope, "+", s.shared, ", v ", s.d_v);
+                  " heads of ", s.nope, "+", s.shared, ", v ", s.d_v,
+                  s.chunks > 1 ? ", chunks " : "", s.chunks > 1 ? concat(s.chunks) : "");
 }
 
 Tensors attention_inputs(const Mla& s) {
@@ -164,6 +167,7 @@ KernelCase latent_case(const Latent& s) {
 struct HeadShape {
     int64_t rows, vocab, width;
     DType type;
+    int64_t chunks = 1;
 };
 
 // inputs: x, head; every third label is ignored.
@@ -180,9 +184,10 @@ std::shared_ptr<Head> make_head(Version version, const HeadShape& s, const Tenso
     const auto pack = version == Version::fast ? ops::pack : reference::pack;
     made->io = {.x = t[0],
                 .head = pack(t[1], PackKind::forward, s.type, {}),
-                .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {}),
+                .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {.cut = {.chunks = s.chunks}}),
                 .labels = made->labels.data(),
                 .scale = scale,
+                .chunks = s.chunks,
                 .loss = Tensor::empty({s.rows, 1}, DType::f32),
                 .dx = Tensor::empty({s.rows, s.width}, s.type),
                 .dw = Tensor::empty({s.vocab, s.width}, DType::f32),
@@ -201,7 +206,7 @@ Tensors head(Version version, const HeadShape& s, const Tensors& t, float scale)
 
 KernelCase head_case(const HeadShape& s) {
     return {.name = concat("head_loss ", name_of(s.type), " [", s.rows, ", ", s.width, "] -> ",
-                           s.vocab),
+                           s.vocab, ", chunks ", s.chunks),
             .inputs = {random_tensor({s.rows, s.width}, s.type, 75),
                        random_tensor({s.vocab, s.width}, DType::f32, 76, 0.2f)},
             .run = [s](Version version, const Tensors& t) { return head(version, s, t, 0.25f); },
@@ -240,6 +245,7 @@ const AddCases kAttention([](Cases& cases) {
     cases.bench.push_back([=] { return attention_case(bench); });
     cases.bench.push_back([=] { return attention_backward_case(bench); });
     cases.bench.push_back([] { return head_case({2048, 8192, 512, DType::bf16}); });
+    cases.bench.push_back([] { return head_case({2048, 8192, 512, DType::bf16, 4}); });
     cases.bench.push_back([] { return latent_case({8, 64, 32, 64, 128, 1024, 1, DType::bf16}); });
     for (const DType type : {DType::f32, DType::bf16}) {
         for (const Latent& s : {Latent{1, 3, 2, 5, 7, 1, 1, type},
@@ -261,6 +267,14 @@ const AddCases kAttention([](Cases& cases) {
         cases.kernels.push_back(head_case({1, 2, 3, type}));
         cases.kernels.push_back(head_case({33, 513, 40, type}));
         cases.kernels.push_back(head_case({5, 1031, 2048, type}));
+        for (const int64_t chunks : {2, 4}) {
+            cases.kernels.push_back(head_case({33, 516, 40, type, chunks}));
+            cases.kernels.push_back(head_case({1, 4, 3, type, chunks}));
+            cases.kernels.push_back(
+                attention_backward_case({4, 4, 8, 5, 6, {0, 5, 6, 39}, type, chunks}));
+            cases.kernels.push_back(
+                attention_backward_case({8, 8, 32, 32, 16, {0, 70}, type, chunks}));
+        }
     }
     cases.gradients.push_back(attention_gradient({2, 2, 4, 2, 3, {0, 3, 4, 9}, DType::f32}));
     cases.gradients.push_back(attention_gradient({4, 2, 4, 0, 5, {0, 7}, DType::f32}));

@@ -9,6 +9,8 @@
 #include "kernels/reference/reference.h"
 #include "kernels/runtime.h"
 #include "tests/kernels/levels.h"
+#include "tests/kernels/shares.h"
+#include "tests/support/expect_text.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina {
@@ -160,6 +162,81 @@ TEST(Attention, WhoSumsDoesNotMatter) {
             }
         }
     set_runtime(before, runtime().numerics);
+}
+
+// The heads of a share, with as much of the chunks.
+struct HeadsOfRank : Case {
+    static Layout layout(const Case& whole, test::Share share) {
+        return {whole.shape.heads / share.ranks,
+                whole.shape.kv_heads / share.ranks,
+                whole.shape.d_qk - whole.shape.d_shared,
+                whole.shape.d_shared,
+                whole.shape.d_v,
+                whole.documents};
+    }
+    HeadsOfRank(const Case& whole, test::Share share)
+        : Case(layout(whole, share), whole.q.dtype()) {
+        shape.chunks = whole.shape.chunks / share.ranks;
+        q = test::columns_of(whole.q, share, 1);
+        kv_matrix = test::columns_of(whole.kv_matrix, share, 1);
+        d_out = test::columns_of(whole.d_out, share, 1);
+        k_shared = whole.k_shared;
+        dk_shared = Tensor::empty({q.rows(), shape.d_shared}, DType::f32);
+    }
+};
+
+void both_ways(const Case& c) {
+    ops::attention(c.shape, c.q, c.kv(c.kv_matrix, c.k_shared), c.out, c.lse);
+    ops::attention_backward(c.shape, c.backward());
+}
+
+using AttentionOrders = test::EveryOrder;
+INSTANTIATE_TEST_SUITE_P(Each, AttentionOrders, test::offered_orders(), test::order_name);
+
+TEST_P(AttentionOrders, RanksWithChunksOfTheHeadsMakeTheWhole) {
+    const auto expect_whole = [](const Case& whole, const Case& unrounded, int64_t ranks,
+                                 const std::string& what) {
+        std::vector<Tensor> pieces;
+        for (int64_t rank = 0; rank < ranks; ++rank) {
+            const test::Share share{rank, ranks};
+            const HeadsOfRank heads(whole, share);
+            both_ways(heads);
+            EXPECT_TRUE(bit_equal(heads.dq, test::columns_of(whole.dq, share, 1))) << what;
+            EXPECT_TRUE(bit_equal(heads.dkv_matrix, test::columns_of(whole.dkv_matrix, share, 1)))
+                << what;
+            pieces.push_back(heads.dk_shared);
+        }
+        EXPECT_TRUE(bit_equal(test::sum_of_ranks(pieces, whole.q.dtype()), whole.dk_shared))
+            << what;
+        EXPECT_TRUE(bit_equal(pieces[0], unrounded.dk_shared)) << what;
+    };
+    for_each_level([&](std::string_view level) {
+        for (const DType type : {DType::bf16, DType::f32})
+            for (const auto& [heads, chunks] :
+                 {std::pair<int64_t, int64_t>{4, 4}, {12, 4}, {8, 2}}) {
+                const Layout layout{heads, heads, 16, 12, 8, {0, 33, 33, 150}};
+                Case whole(layout, type), unrounded(layout, type);
+                unrounded.dk_shared = Tensor::empty({150, 12}, DType::f32);
+                whole.shape.chunks = unrounded.shape.chunks = chunks;
+                both_ways(whole);
+                both_ways(unrounded);
+                for (int64_t ranks = 2; ranks <= chunks; ranks *= 2)
+                    expect_whole(whole, unrounded, ranks,
+                                 concat(level, " ", name_of(type), " ", heads, " heads in ", chunks,
+                                        " chunks, ", ranks, " ranks"));
+            }
+    });
+}
+
+TEST(Attention, ChunksThatDoNotFitTheHeadsAreRefused) {
+    Case heads({6, 6, 16, 12, 8, {0, 9}}, DType::bf16);
+    heads.shape.chunks = 4;
+    ops::attention(heads.shape, heads.q, heads.kv(heads.kv_matrix, heads.k_shared), heads.out,
+                   heads.lse);
+    EXPECT_CONTAINS(
+        test::message_of(ExitCode::internal,
+                         [&] { ops::attention_backward(heads.shape, heads.backward()); }),
+        "6 key-value heads in 4 chunks");
 }
 
 // Scores of a few hundred: the running maximum must keep the exponentials finite.

@@ -17,14 +17,21 @@ Tensor empty_like(int64_t rows, int64_t columns, DType type) {
     return Tensor::empty({rows, columns}, type);
 }
 
-PackedWeight packed(Version version, const Tensor& w, PackKind kind, DType type) {
-    return version == Version::fast ? ops::pack(w, kind, type) : reference::pack(w, kind, type);
+PackedWeight packed(Version version, const Tensor& w, PackKind kind, DType type, KCut cut) {
+    const auto pack = version == Version::fast ? ops::pack : reference::pack;
+    return pack(w, kind, type, {.cut = cut});
+}
+
+std::string describe(KCut cut) {
+    if (cut.chunks * cut.parts == 1) return "";
+    return concat(" in ", cut.chunks, " chunks of ", cut.parts, " parts");
 }
 
 struct LinearShape {
     int64_t rows, n, k;
     DType type;
     bool dgrad = false, wide_output = false;  // fp32 output
+    KCut cut = {};
 };
 
 // x is a column view, so that its row stride is not its width.
@@ -33,13 +40,13 @@ KernelCase linear_case(const LinearShape& s) {
     const PackKind kind = s.dgrad ? PackKind::dgrad : PackKind::forward;
     const DType result = s.wide_output ? DType::f32 : s.type;
     return {.name = concat(s.dgrad ? "linear dgrad " : "linear ", name_of(s.type), " to ",
-                           name_of(result), " [", s.rows, ", ", in, "] -> ", out),
+                           name_of(result), " [", s.rows, ", ", in, "] -> ", out, describe(s.cut)),
             .inputs = {random_tensor({s.rows, in + 3}, s.type, 51),
                        random_tensor({s.n, s.k}, DType::f32, 52, 0.1f)},
             .run =
                 [=](Version version, const Tensors& t) {
                     const Tensor x = t[0].columns(1, in + 1), y = empty_like(s.rows, out, result);
-                    const PackedWeight w = packed(version, t[1], kind, s.type);
+                    const PackedWeight w = packed(version, t[1], kind, s.type, s.cut);
                     if (version == Version::fast)
                         ops::linear(x, w, y);
                     else
@@ -51,7 +58,7 @@ KernelCase linear_case(const LinearShape& s) {
             .bytes = static_cast<double>((s.rows * (in + out) + s.n * s.k) * size_of(s.type)),
             .timed = [=](const Tensors& t) -> std::function<void()> {
                 const Tensor x = t[0].columns(1, in + 1), y = empty_like(s.rows, out, result);
-                const PackedWeight w = packed(Version::fast, t[1], kind, s.type);
+                const PackedWeight w = packed(Version::fast, t[1], kind, s.type, s.cut);
                 return [=] { ops::linear(x, w, y); };
             }};
 }
@@ -82,6 +89,7 @@ struct GroupedShape {
     int64_t groups, rows, n, k;
     DType type;
     bool through_index = false;
+    KCut cut = {};
 };
 
 struct Ragged {
@@ -107,39 +115,40 @@ Ragged ragged(const GroupedShape& s, int64_t sources) {
 
 std::string grouped_name(const char* op, const GroupedShape& s) {
     return concat(op, " ", name_of(s.type), s.through_index ? " indexed " : " ", s.rows,
-                  " rows in ", s.groups, " groups, [", s.n, ", ", s.k, "]");
+                  " rows in ", s.groups, " groups, [", s.n, ", ", s.k, "]", describe(s.cut));
 }
 
 KernelCase grouped_case(const GroupedShape& s) {
     const int64_t sources = s.rows;
     const auto rows = std::make_shared<Ragged>(ragged(s, sources));
     const RowGroups groups{rows->offsets, s.through_index ? rows->index.data() : nullptr};
-    return {.name = grouped_name("grouped_linear", s),
-            .inputs = {random_tensor({sources, s.k}, s.type, 56),
-                       random_tensor({s.groups, s.n, s.k}, DType::f32, 57, 0.1f)},
-            .run =
-                [=](Version version, const Tensors& t) {
-                    (void)rows;
-                    const Tensor y = empty_like(s.rows, s.n, s.type);
-                    const PackedWeight w = packed(version, t[1], PackKind::forward, s.type);
-                    if (version == Version::fast)
-                        ops::grouped_linear(t[0], groups, w, y);
-                    else
-                        reference::grouped_linear(t[0], groups, w, y);
-                    return Tensors{y};
-                },
-            .reason = kOrder,
-            .flops = 2.0 * static_cast<double>(s.rows * s.n * s.k),
-            .bytes = static_cast<double>((s.rows * (s.n + s.k) + s.groups * s.n * s.k) *
-                                         size_of(s.type)),
-            .timed = [=](const Tensors& t) -> std::function<void()> {
+    return {
+        .name = grouped_name("grouped_linear", s),
+        .inputs = {random_tensor({sources, s.k}, s.type, 56),
+                   random_tensor({s.groups, s.n, s.k}, DType::f32, 57, 0.1f)},
+        .run =
+            [=](Version version, const Tensors& t) {
+                (void)rows;
                 const Tensor y = empty_like(s.rows, s.n, s.type);
-                const PackedWeight w = packed(Version::fast, t[1], PackKind::forward, s.type);
-                return [=] {
-                    (void)rows;
+                const PackedWeight w = packed(version, t[1], PackKind::forward, s.type, s.cut);
+                if (version == Version::fast)
                     ops::grouped_linear(t[0], groups, w, y);
-                };
-            }};
+                else
+                    reference::grouped_linear(t[0], groups, w, y);
+                return Tensors{y};
+            },
+        .reason = kOrder,
+        .flops = 2.0 * static_cast<double>(s.rows * s.n * s.k),
+        .bytes =
+            static_cast<double>((s.rows * (s.n + s.k) + s.groups * s.n * s.k) * size_of(s.type)),
+        .timed = [=](const Tensors& t) -> std::function<void()> {
+            const Tensor y = empty_like(s.rows, s.n, s.type);
+            const PackedWeight w = packed(Version::fast, t[1], PackKind::forward, s.type, s.cut);
+            return [=] {
+                (void)rows;
+                ops::grouped_linear(t[0], groups, w, y);
+            };
+        }};
 }
 
 KernelCase grouped_wgrad_case(const GroupedShape& s) {
@@ -173,7 +182,7 @@ KernelCase gate_up_case(const GroupedShape& s) {
     const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
     const RowGroups groups{rows->offsets, s.through_index ? rows->index.data() : nullptr};
     const auto weight = [s](Version version, const Tensor& w) {
-        return packed(version, w, PackKind::gate_up, s.type);
+        return packed(version, w, PackKind::gate_up, s.type, s.cut);
     };
     return {.name = grouped_name("gate_up_swiglu", s),
             .inputs = {random_tensor({s.rows, s.k}, s.type, 60),
@@ -237,7 +246,7 @@ KernelCase down_backward_case(const GroupedShape& s) {
             .run =
                 [=](Version version, const Tensors& t) {
                     return down_backward(version, s, *rows, t,
-                                         packed(version, t[3], PackKind::dgrad, s.type));
+                                         packed(version, t[3], PackKind::dgrad, s.type, s.cut));
                 },
             .tolerance = swiglu_tolerance(s.type),
             .reason = kSwiglu,
@@ -245,7 +254,8 @@ KernelCase down_backward_case(const GroupedShape& s) {
             .bytes = static_cast<double>((s.rows * (5 * s.n + s.k) + s.groups * s.n * s.k) *
                                          size_of(s.type)),
             .timed = [=](const Tensors& t) -> std::function<void()> {
-                const PackedWeight down = packed(Version::fast, t[3], PackKind::dgrad, s.type);
+                const PackedWeight down =
+                    packed(Version::fast, t[3], PackKind::dgrad, s.type, s.cut);
                 return [=] { down_backward(Version::fast, s, *rows, t, down); };
             }};
 }
@@ -320,6 +330,10 @@ void add_bench(Cases& cases) {
                                {3072, 512}}) {
         cases.bench.push_back([=] { return linear_case({2048, n, k, DType::bf16}); });
         cases.bench.push_back([=] { return linear_case({2048, n, k, DType::bf16, true}); });
+        for (const bool dgrad : {false, true})
+            cases.bench.push_back([=] {
+                return linear_case({2048, n, k, DType::bf16, dgrad, false, {.chunks = 4}});
+            });
         cases.bench.push_back([=] { return wgrad_case(2048, n, k, DType::bf16); });
     }
     cases.bench.push_back([] { return linear_case({2048, 32, 512, DType::f32}); });
@@ -332,9 +346,28 @@ void add_bench(Cases& cases) {
     cases.bench.push_back([=] { return grouped_wgrad_case(kDown); });
 }
 
+// Pieces of 1 to 45 of k, whole blocks of 32 and not, few rows and many, empty experts.
+void add_chunks(Cases& cases, DType type) {
+    for (const KCut cut : {KCut{1, 2}, {2, 1}, {2, 2}, {4, 1}, {4, 2}}) {
+        for (const int64_t piece : {1, 32, 45})
+            for (const int64_t rows : {1, 2, 3, 4, 35}) {
+                const int64_t k = piece * cut.chunks * cut.parts;
+                cases.kernels.push_back(linear_case({rows, 70, k, type, false, false, cut}));
+                cases.kernels.push_back(linear_case({rows, k, 70, type, true, true, cut}));
+            }
+        for (const bool index : {false, true}) {
+            const GroupedShape s{5, 70, 48, 40, type, index, cut};
+            cases.kernels.push_back(grouped_case(s));
+            cases.kernels.push_back(gate_up_case(s));
+            cases.kernels.push_back(down_backward_case(s));
+        }
+    }
+}
+
 const AddCases kGemm([](Cases& cases) {
     add_bench(cases);
     for (const DType type : {DType::f32, DType::bf16}) {
+        add_chunks(cases, type);
         for (const auto& [rows, n, k] : {std::array<int64_t, 3>{1, 1, 1},
                                          {1, 33, 65},
                                          {31, 32, 96},

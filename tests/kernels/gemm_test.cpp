@@ -320,6 +320,7 @@ TEST(Gemm, WrongShapesAreRefused) {
 struct CopiesCase {
     int64_t groups, n, k;
     PackKind kind;
+    KCut forward = {}, dgrad = {};
 };
 
 // AdamW remakes a weight's copies as it goes: they must be those of pack().
@@ -331,26 +332,35 @@ void expect_copies_of_pack(const CopiesCase& c, DType type) {
     const AdamW step{.learning_rate = 0.01f};
     const Tensor alone = w.clone();
     ops::adamw(step, alone, grad, m.clone(), v.clone());
-    PackedWeight forward = ops::pack(w, c.kind, type);
-    PackedWeight dgrad = ops::pack(w, PackKind::dgrad, type);
+    const auto copy = [&](PackKind kind) {
+        return ops::pack(w, kind, type, {.cut = kind == PackKind::dgrad ? c.dgrad : c.forward});
+    };
+    PackedWeight forward = copy(c.kind), dgrad = copy(PackKind::dgrad);
     ops::adamw(step, w, grad, m, v, {&forward, &dgrad});
     const auto same = [](const Tensor& a, const Tensor& b) {
         return a.bytes() == b.bytes() &&
                std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
     };
-    const std::string what = concat(c.groups, " x ", c.n, " x ", c.k, " ", name_of(type));
+    const std::string what =
+        concat(c.groups, " x ", c.n, " x ", c.k, " ", name_of(type), ", chunks ", c.dgrad.chunks);
     EXPECT_TRUE(same(w, alone)) << what;
-    if (type == DType::bf16 || c.k % 32 == 0) {  // fp32 panels leave the rows after k as they were
-        EXPECT_TRUE(same(forward.storage, ops::pack(w, c.kind, type).storage)) << what;
+    if (type == DType::bf16 ||
+        c.k % (32 * c.forward.chunks) == 0) {  // fp32 panels leave the rows after k as they were
+        EXPECT_TRUE(same(forward.storage, copy(c.kind).storage)) << what;
     }
-    EXPECT_TRUE(same(dgrad.storage, ops::pack(w, PackKind::dgrad, type).storage)) << what;
+    EXPECT_TRUE(same(dgrad.storage, copy(PackKind::dgrad).storage)) << what;
 }
 
 TEST(AdamWWithCopies, AreThoseOfPack) {
     const CopiesCase cases[] = {{1, 40, 72, PackKind::forward},  // partial stripes and panels
                                 {3, 64, 96, PackKind::forward},
                                 {2, 128, 40, PackKind::gate_up},
-                                {2, 80, 33, PackKind::gate_up}};  // halves of 40: no whole stripes
+                                {2, 80, 33, PackKind::gate_up},  // halves of 40: no whole stripes
+                                {3, 128, 256, PackKind::forward, {4, 1}, {4, 1}},
+                                {2, 256, 64, PackKind::gate_up, {2, 1}, {4, 2}},
+                                {2, 192, 72, PackKind::gate_up, {4, 1}, {1, 2}},
+                                {1, 80, 64, PackKind::forward, {2, 1}, {2, 1}},    // chunks of 40
+                                {2, 128, 40, PackKind::gate_up, {1, 1}, {4, 2}}};  // of 16
     for_each_level([&](std::string_view level) {
         SCOPED_TRACE(level);
         for (const CopiesCase& c : cases)

@@ -3,9 +3,12 @@
 
 #include <cmath>
 
+#include "kernels/cpu/head_loss_kernels.h"
 #include "kernels/embedding.h"
 #include "kernels/reference/reference.h"
 #include "tests/kernels/levels.h"
+#include "tests/kernels/shares.h"
+#include "tests/support/expect_text.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina {
@@ -112,6 +115,145 @@ TEST(HeadLoss, ALeafMayBeCutIntoChunks) {
     const Tensor dw = Tensor::empty({vocab, 40}, DType::f32);
     ops::linear_wgrad(d_logits, got.x, got.tree, dw);
     EXPECT_LE(relative_error(got.dw, dw), 2e-3);
+}
+
+// What a rank makes of its share of the vocabulary, and of what it hears of the others.
+class HeadOfRank {
+  public:
+    HeadOfRank(const Head& head, int64_t chunks, test::Share share)
+        : head_(head),
+          chunks_(chunks / share.ranks),
+          vocab_(head.w.rows() / share.ranks),
+          first_(share.rank * vocab_),
+          type_(head.x.dtype()),
+          w_(head.w.slice(first_, first_ + vocab_)),
+          logits_(Tensor::empty({head.x.rows(), vocab_}, DType::f32)) {
+        ops::linear(head.x, ops::pack(w_, PackKind::forward, type_), logits_);
+    }
+    static const cpu::HeadLossKernels& kernels() {
+        using namespace cpu;
+        return FUCINA_PICK(kHeadLossKernels);
+    }
+    float largest(int64_t t) const { return kernels().largest(logits_.row<float>(t), vocab_); }
+
+    // Of each of its chunks.
+    void append_sums(int64_t t, float shift, std::vector<float>& sums) const {
+        const int64_t count = vocab_ / chunks_;
+        for (int64_t chunk = 0; chunk < chunks_; ++chunk)
+            sums.push_back(
+                kernels().sum_of_exponentials(logits_.row<float>(t) + chunk * count, count, shift));
+    }
+    // The label's logit, if it is here.
+    const float* target(int64_t t) const {
+        return label(t) < 0 ? nullptr : logits_.row<float>(t) + label(t);
+    }
+    struct Gradients {
+        Tensor dx, dw;
+    };
+    Gradients gradients(const std::vector<float>& shift, const std::vector<float>& sum) const {
+        const int64_t rows = head_.x.rows();
+        const Tensor d_logits = Tensor::zeros({rows, vocab_}, type_);
+        const auto gradient =
+            type_ == DType::bf16 ? kernels().gradient_bf16 : kernels().gradient_f32;
+        for (int64_t t = 0; t < rows; ++t)
+            if (const auto i = static_cast<size_t>(t); head_.labels[i] != kIgnoreLabel)
+                gradient({logits_.row<float>(t), vocab_, label(t), shift[i], sum[i], 0.01f},
+                         d_logits.raw() + t * vocab_ * size_of(type_));
+        const Gradients out{Tensor::empty({rows, w_.row_size()}, DType::f32),
+                            Tensor::empty({vocab_, w_.row_size()}, DType::f32)};
+        ops::linear(d_logits, ops::pack(w_, PackKind::dgrad, type_, {.cut = {.chunks = chunks_}}),
+                    out.dx);
+        ops::linear_wgrad(d_logits, head_.x, head_.tree, out.dw);
+        return out;
+    }
+
+  private:
+    // Where among the logits here, or -1.
+    int64_t label(int64_t t) const {
+        const int64_t at = head_.labels[static_cast<size_t>(t)] - first_;
+        return at >= 0 && at < vocab_ ? at : -1;
+    }
+
+    const Head& head_;
+    const int64_t chunks_, vocab_, first_;
+    const DType type_;
+    const Tensor w_, logits_;
+};
+
+float tree_of(const std::vector<float>& x) {
+    return x.size() == 2 ? x[0] + x[1] : (x[0] + x[1]) + (x[2] + x[3]);
+}
+
+// head has been made whole.
+void expect_ranks_make_the_whole(const Head& head, int64_t chunks, int64_t ranks,
+                                 const std::string& what) {
+    std::vector<HeadOfRank> shares;
+    for (int64_t rank = 0; rank < ranks; ++rank)
+        shares.emplace_back(head, chunks, test::Share{rank, ranks});
+    std::vector<float> shift(head.labels.size()), sum(head.labels.size());
+    for (size_t i = 0; i < head.labels.size(); ++i) {
+        if (head.labels[i] == kIgnoreLabel) continue;
+        const auto t = static_cast<int64_t>(i);
+        std::vector<float> sums;
+        const float* target = nullptr;
+        shift[i] = shares[0].largest(t);
+        for (const HeadOfRank& share : shares) shift[i] = std::max(shift[i], share.largest(t));
+        for (const HeadOfRank& share : shares) {
+            share.append_sums(t, shift[i], sums);
+            if (share.target(t) != nullptr) target = share.target(t);
+        }
+        sum[i] = tree_of(sums);
+        EXPECT_EQ(head.loss.data<float>()[t], HeadOfRank::kernels().loss(*target, shift[i], sum[i]))
+            << what << " row " << t;
+    }
+    std::vector<Tensor> dx, dw;
+    for (const HeadOfRank& share : shares) {
+        const HeadOfRank::Gradients made = share.gradients(shift, sum);
+        dx.push_back(made.dx);
+        const int64_t first = static_cast<int64_t>(dw.size()) * made.dw.rows();
+        EXPECT_TRUE(bit_equal(made.dw, head.dw.slice(first, first + made.dw.rows()))) << what;
+        dw.push_back(made.dw);
+    }
+    EXPECT_TRUE(bit_equal(test::sum_of_ranks(dx, head.x.dtype()), head.dx)) << what;
+}
+
+ops::HeadLoss chunked(const Head& head, int64_t chunks, int64_t dgrad_chunks) {
+    ops::HeadLoss io = head.io();
+    io.x = head.x;
+    io.head = ops::pack(head.w, PackKind::forward, head.x.dtype());
+    io.head_dgrad =
+        ops::pack(head.w, PackKind::dgrad, head.x.dtype(), {.cut = {.chunks = dgrad_chunks}});
+    io.chunks = chunks;
+    return io;
+}
+
+using HeadLossOrders = test::EveryOrder;
+INSTANTIATE_TEST_SUITE_P(Each, HeadLossOrders, test::offered_orders(), test::order_name);
+
+TEST_P(HeadLossOrders, RanksWithChunksOfTheVocabularyMakeTheWhole) {
+    for_each_level([&](std::string_view level) {
+        for (const DType type : {DType::bf16, DType::f32})
+            for (const auto& [vocab, chunks] :
+                 {std::pair<int64_t, int64_t>{86, 2}, {132, 4}, {256, 4}, {4400, 4}}) {
+                const Head head({0, 11}, vocab, type);
+                ops::head_loss(chunked(head, chunks, chunks));
+                for (int64_t ranks = 2; ranks <= chunks; ranks *= 2)
+                    expect_ranks_make_the_whole(
+                        head, chunks, ranks,
+                        concat(level, " ", name_of(type), " ", vocab, " in ", chunks, " chunks, ",
+                               ranks, " ranks"));
+            }
+    });
+}
+
+TEST(HeadLoss, ChunksThatDoNotFitAreRefused) {
+    const auto refusal = [](int64_t vocab, int64_t chunks, int64_t dgrad_chunks) {
+        const Head head({0, 5}, vocab, DType::f32);
+        const ops::HeadLoss io = chunked(head, chunks, dgrad_chunks);
+        return test::message_of(ExitCode::internal, [&] { ops::head_loss(io); });
+    };
+    EXPECT_CONTAINS(refusal(86, 4, 2), "86 tokens of the vocabulary in 4 chunks");
+    EXPECT_CONTAINS(refusal(88, 4, 2), "head_dgrad in 2 chunks, the vocabulary in 4");
 }
 
 TEST(HeadLoss, ALabelOutsideTheVocabularyIsRefused) {

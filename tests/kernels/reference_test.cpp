@@ -53,6 +53,32 @@ TEST(Reference, LinearFollowsTheOrder) {
     }
 }
 
+// K = 168 of two parts in four chunks: chunk c is columns [21 c, 21 (c + 1)) of the first part and
+// of the second, which begins a block of its own.
+TEST(Reference, ChunksOfPartsFollowTheOrder) {
+    flush_denormals();
+    const Tensor x = random_tensor({3, 168}, DType::bf16, 1);
+    const Tensor w = random_tensor({5, 168}, DType::f32, 2);
+    const Tensor y = Tensor::empty({3, 5}, DType::f32);
+    reference::linear(
+        x, reference::pack(w, PackKind::forward, DType::bf16, {.cut = {.chunks = 4, .parts = 2}}),
+        y);
+    for (int64_t t = 0; t < 3; ++t)
+        for (int64_t n = 0; n < 5; ++n) {
+            const auto chunk = [&](int64_t c) {
+                std::vector<float> a(64), b(64);
+                for (int64_t part = 0; part < 2; ++part)
+                    for (int64_t i = 0; i < 21; ++i) {
+                        const int64_t k = part * 84 + c * 21 + i;
+                        a[static_cast<size_t>(part * 32 + i)] = get(x, t, k);
+                        b[static_cast<size_t>(part * 32 + i)] = to_float(to_bfloat16(get(w, n, k)));
+                    }
+                return bf16_order(a, b);
+            };
+            ASSERT_EQ(get(y, t, n), (chunk(0) + chunk(1)) + (chunk(2) + chunk(3)));
+        }
+}
+
 TEST(Reference, WeightGradientFollowsTheTree) {
     flush_denormals();
     const Tensor dy = random_tensor({90, 5}, DType::bf16, 3);

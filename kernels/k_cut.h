@@ -1,0 +1,46 @@
+// How the summed dimension K of a product is cut into chunks, so that ranks which hold some of the
+// columns of x and of W form partial sums that add up to the whole's bits.
+//
+// K consists of `parts` equal parts, the fused weights whose outputs it is (gate | up has two).
+// Chunk c is the c-th of `chunks` equal pieces of each part, part after part: what a rank holds
+// that has its share of every part. It is one leaf, in which each piece begins as a leaf does;
+// chunk sums are added along the contiguous binary tree. A rank with chunks [a, b) of a node of
+// that tree packs its columns with b - a chunks and gets, in fp32, the node's sum. One chunk of one
+// part is K as one leaf.
+#pragma once
+#include <bit>
+#include <cstdint>
+
+#include "kernels/error.h"
+
+namespace fucina {
+
+constexpr int64_t kMostChunks = 4;
+
+struct KCut {
+    int64_t chunks = 1;  // 1, 2 or 4
+    int64_t parts = 1;
+};
+
+inline void check_chunks(int64_t chunks, int64_t whole, const char* what) {
+    FUCINA_CHECK(chunks >= 1 && chunks <= kMostChunks && std::has_single_bit(uint64_t(chunks)),
+                 chunks, " chunks of ", what, "; 1, 2 and 4 are possible");
+    FUCINA_CHECK(whole % chunks == 0, whole, " ", what, " in ", chunks, " chunks");
+}
+
+// The pieces of K in the order of the sum: chunk after chunk, in each one of every part.
+struct KPieces {
+    int64_t chunks = 1, parts = 1;
+    int64_t length = 0;  // of each
+
+    KPieces(KCut cut, int64_t k) : chunks(cut.chunks), parts(cut.parts) {
+        FUCINA_CHECK(parts >= 1 && k % parts == 0, "K of ", k, " in ", parts, " parts");
+        check_chunks(chunks, k / parts, "columns of K");
+        length = k / parts / chunks;
+    }
+    int64_t count() const { return chunks * parts; }
+    // Where piece `i` begins in K.
+    int64_t begin(int64_t i) const { return (i % parts * chunks + i / parts) * length; }
+};
+
+}  // namespace fucina
