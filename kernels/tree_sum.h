@@ -36,6 +36,11 @@ void sum_along_tree(const LeafTree& tree, int64_t width, float* out, const LeafS
 // Partial sums of kMostChunks chunks alive at once.
 constexpr int64_t kPartialSums = 3;
 
+// How often, after chunk c of a tree of chunks, the two newest partial sums become their sum.
+inline int merges_after(int64_t chunk) {
+    return std::countr_one(static_cast<uint64_t>(chunk));
+}
+
 // sums, kPartialSums of them and `stride` floats apart: the first becomes the sum of the chunks
 // along the contiguous binary tree. chunk_sum(c, sum) writes that of chunk c; add(x, y) is y += x.
 template <class ChunkSum, class Add>
@@ -44,7 +49,7 @@ void sum_chunks(int64_t chunks, float* sums, int64_t stride, const ChunkSum& chu
     float* next = sums;
     for (int64_t chunk = 0; chunk < chunks; ++chunk, next += stride) {
         chunk_sum(chunk, next);
-        for (int merges = std::countr_one(static_cast<uint64_t>(chunk)); merges > 0; --merges) {
+        for (int merges = merges_after(chunk); merges > 0; --merges) {
             add(next, next - stride);
             next -= stride;
         }

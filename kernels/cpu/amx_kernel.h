@@ -35,6 +35,17 @@ void amx_multiply(const void* a, const void* b, int64_t k, int rows, bool accumu
     tiles.store(c);
 }
 
+template <class Tiles>
+void amx_multiply_chunk(const void* a, const void* b, int64_t k, int rows, ChunkSums sums) {
+    amx_multiply<Tiles>(a, b, k, rows, sums.more, sums.c);
+    float* c = sums.c;
+    for (; sums.merges > 0; --sums.merges, c -= kPartialFloats)
+        for (int i = 0; i < rows * kBlock; i += kLanes) {
+            float* before = c - kPartialFloats + i;
+            store(before, add(load(before), load(c + i)));
+        }
+}
+
 FUCINA_INLINE void amx_pack_a(const void* const* rows, int count, int64_t k, void* a) {
     for (int row = 0; row < count; ++row) {
         const auto* in = static_cast<const uint16_t*>(rows[row]);
@@ -84,6 +95,7 @@ constexpr GemmKernel amx_kernel() {
             amx_pack_a_transposed,
             amx_multiply<Tiles>,
             amx_multiply<Tiles>,
+            amx_multiply_chunk<Tiles>,
             nullptr,
             Tiles::burst};
 }

@@ -34,61 +34,88 @@ FUCINA_INLINE void add_pair(const uint32_t* a, const uint16_t* b, int64_t pair,
     }
 }
 
+// Loops over registers are unrolled, else gcc keeps them in memory.
+template <int R>
+FUCINA_INLINE void begin_sums(bool more, const float* c, __m512 (&sum)[R][2]) {
+    if (more) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            sum[r][0] = _mm512_loadu_ps(c + r * kBlock);
+            sum[r][1] = _mm512_loadu_ps(c + r * kBlock + kLanes);
+        }
+    } else {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    }
+}
+template <int R>
+FUCINA_INLINE void end_sums(__m512 (&sum)[R][2], float* c, int merges) {
+    for (; merges > 0; --merges) {
+        c -= kPartialFloats;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            sum[r][0] = _mm512_add_ps(_mm512_loadu_ps(c + r * kBlock), sum[r][0]);
+            sum[r][1] = _mm512_add_ps(_mm512_loadu_ps(c + r * kBlock + kLanes), sum[r][1]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        _mm512_storeu_ps(c + r * kBlock, sum[r][0]);
+        _mm512_storeu_ps(c + r * kBlock + kLanes, sum[r][1]);
+    }
+}
+
 template <int R, int RowStride, int PairStride>
-void dot_rows(const uint32_t* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
+void dot_rows(const uint32_t* a, const uint16_t* b, int64_t k, ChunkSums sums) {
     __m512 sum[R][2];
-    for (int r = 0; r < R; ++r)
-        for (int j = 0; j < 2; ++j)
-            sum[r][j] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * kBlock + j * kLanes);
+    begin_sums(sums.more, sums.c, sum);
     for (; k > 30; k -= 32, a += 16 * kGroup, b += 1024) {
 #pragma GCC unroll 16
         for (int pair = 0; pair < 16; ++pair) add_pair<R, RowStride, PairStride>(a, b, pair, sum);
     }
     for (int64_t pair = 0; 2 * pair < k; ++pair)
         add_pair<R, RowStride, PairStride>(a, b, pair, sum);
-    for (int r = 0; r < R; ++r)
-        for (int j = 0; j < 2; ++j) _mm512_storeu_ps(c + r * kBlock + j * kLanes, sum[r][j]);
+    end_sums(sum, sums.c, sums.merges);
 }
 
 // `rows` <= Most rows.
 template <int Most, int RowStride, int PairStride>
-void some_rows(const uint32_t* a, const uint16_t* b, int64_t k, int rows, bool fresh, float* c) {
+void some_rows(const uint32_t* a, const uint16_t* b, int64_t k, int rows, ChunkSums sums) {
     if constexpr (Most > 1) {
-        if (rows < Most) return some_rows<Most - 1, RowStride, PairStride>(a, b, k, rows, fresh, c);
+        if (rows < Most) return some_rows<Most - 1, RowStride, PairStride>(a, b, k, rows, sums);
     }
-    dot_rows<Most, RowStride, PairStride>(a, b, k, fresh, c);
+    dot_rows<Most, RowStride, PairStride>(a, b, k, sums);
 }
 
 template <int RowStride, int PairStride>
-void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
+void multiply_chunk(const void* a, const void* b, int64_t k, int rows, ChunkSums sums) {
     const int64_t group_size = (k + 31) / 32 * 16 * kGroup;
-    if (k == 0 && !accumulate)  // an empty leaf is a leaf of zeros
-        for (int i = 0; i < rows * kBlock; i += kLanes) store(c + i, zero());
+    if (k == 0 && !sums.more)  // an empty leaf is a leaf of zeros
+        for (int i = 0; i < rows * kBlock; i += kLanes) store(sums.c + i, zero());
     for (int64_t first = 0; first < k; first += kChunk) {
         const int64_t count = k - first < kChunk ? k - first : kChunk;
         for (int row = 0; row < rows; row += kGroup)
             some_rows<kGroup, RowStride, PairStride>(
                 static_cast<const uint32_t*>(a) + row / kGroup * group_size + first / 2 * kGroup,
                 static_cast<const uint16_t*>(b) + first * kBlock, count,
-                rows - row < kGroup ? rows - row : kGroup, first == 0 && !accumulate,
-                c + row * kBlock);
+                rows - row < kGroup ? rows - row : kGroup,
+                {sums.c + row * kBlock, first > 0 || sums.more,
+                 first + count == k ? sums.merges : 0});
     }
 }
 
-FUCINA_INLINE float* few_sums(float* c, int panel, int row, int half) {
-    return c + (panel * kBlock + row) * kBlock + half * kLanes;
+template <int RowStride, int PairStride>
+void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
+    multiply_chunk<RowStride, PairStride>(a, b, k, rows, {c, accumulate, 0});
 }
 
 // R rows and P panels, whose rows lie `panel` elements apart.
 template <int R, int P>
-void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, bool fresh,
-                float* c) {
+void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, ChunkSums sums) {
     constexpr int64_t kAhead = 512;  // elements of B: what is asked for comes from memory
     __m512 sum[P][R][2];
-    for (int p = 0; p < P; ++p)
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 2; ++j)
-                sum[p][r][j] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(few_sums(c, p, r, j));
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) begin_sums(sums.more, sums.c + p * kBlock * kBlock, sum[p]);
     for (int64_t first = 0; first < k; first += 32, a += 16 * kGroup, b += 1024) {
         const int64_t pairs = k - first < 32 ? (k - first + 1) / 2 : 16;
         for (int64_t pair = 0; pair < pairs; ++pair) {
@@ -105,29 +132,27 @@ void few_panels(const uint32_t* a, const uint16_t* b, int64_t panel, int64_t k, 
                 }
         }
     }
-    for (int p = 0; p < P; ++p)
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 2; ++j) _mm512_storeu_ps(few_sums(c, p, r, j), sum[p][r][j]);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) end_sums(sum[p], sums.c + p * kBlock * kBlock, sums.merges);
 }
 
 template <int R, int P>
-void few_rows(const void* a, const PanelsOfB& in, int64_t k, bool fresh, float* c) {
+void few_rows(const void* a, const PanelsOfB& in, int64_t k, ChunkSums sums) {
     const auto* left = static_cast<const uint32_t*>(a);
     const auto* b = static_cast<const uint16_t*>(in.data);
     const int64_t panel = in.stride / static_cast<int64_t>(sizeof(uint16_t));
     int panels = in.count;
-    for (; panels >= P; panels -= P, b += P * panel, c += P * kBlock * kBlock)
-        few_panels<R, P>(left, b, panel, k, fresh, c);
-    for (; panels > 0; --panels, b += panel, c += kBlock * kBlock)
-        few_panels<R, 1>(left, b, panel, k, fresh, c);
+    for (; panels >= P; panels -= P, b += P * panel, sums.c += P * kBlock * kBlock)
+        few_panels<R, P>(left, b, panel, k, sums);
+    for (; panels > 0; --panels, b += panel, sums.c += kBlock * kBlock)
+        few_panels<R, 1>(left, b, panel, k, sums);
 }
 
-void multiply_few(const void* a, const PanelsOfB& b, int64_t k, int rows, bool accumulate,
-                  float* c) {
-    if (rows == 1) return few_rows<1, 4>(a, b, k, !accumulate, c);
-    if (rows == 2) return few_rows<2, 4>(a, b, k, !accumulate, c);
-    if (rows == 3) return few_rows<3, 2>(a, b, k, !accumulate, c);
-    few_rows<4, 2>(a, b, k, !accumulate, c);
+void multiply_few(const void* a, const PanelsOfB& b, int64_t k, int rows, ChunkSums sums) {
+    if (rows == 1) return few_rows<1, 4>(a, b, k, sums);
+    if (rows == 2) return few_rows<2, 4>(a, b, k, sums);
+    if (rows == 3) return few_rows<3, 2>(a, b, k, sums);
+    few_rows<4, 2>(a, b, k, sums);
 }
 
 void pack_a(const void* const* rows, int count, int64_t k, void* a) {
@@ -206,6 +231,7 @@ constinit const GemmKernel kDotKernel = {static_cast<int64_t>(kBlock * sizeof(ui
                                          pack_a_transposed,
                                          multiply<16, 1>,
                                          multiply<1, kGroup>,
+                                         multiply_chunk<16, 1>,
                                          multiply_few,
                                          burst};
 

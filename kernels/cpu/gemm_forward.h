@@ -126,38 +126,33 @@ class BlockProduct {
     int64_t block_bytes() const { return set_.a_bytes(pieces_); }  // of 32 rows of x
     int64_t panel_bytes() const { return panel_bytes_; }
 
-    // sums: kPartialSums blocks, of which the first becomes A · B.
+    // sums: kPartialSums times kPartialFloats; A · B becomes the first block.
     void one(const std::byte* a, const std::byte* b, int rows, float* sums) const {
-        sum(1, rows, sums, [&](int64_t piece, bool more, float* c) {
-            set_.kernel.multiply(a + piece * a_bytes_, b + piece * b_bytes_, pieces_.length, rows,
-                                 more, c);
+        along_tree(sums, [&](int64_t piece, const ChunkSums& to) {
+            set_.kernel.multiply_chunk(a + piece * a_bytes_, b + piece * b_bytes_, pieces_.length,
+                                       rows, to);
         });
     }
 
-    // The same for a few rows and panels: sums are of kFewPanels blocks each.
+    // The same for a few rows and panels, which become the first blocks.
     void few(const std::byte* a, const PanelsOfB& b, int rows, float* sums) const {
-        sum(b.count, rows, sums, [&](int64_t piece, bool more, float* c) {
+        along_tree(sums, [&](int64_t piece, const ChunkSums& to) {
             const auto* data = static_cast<const std::byte*>(b.data) + piece * b_bytes_;
             set_.kernel.multiply_few(a + piece * a_bytes_, {data, b.stride, b.count},
-                                     pieces_.length, rows, more, c);
+                                     pieces_.length, rows, to);
         });
     }
 
   private:
     template <class Multiply>
-    void sum(int blocks, int rows, float* sums, const Multiply& multiply) const {
-        const int64_t stride = (blocks == 1 ? 1 : kFewPanels) * kBlock * kBlock;
-        sum_chunks(
-            pieces_.chunks, sums, stride,
-            [&](int64_t chunk, float* c) {
-                for (int64_t part = 0; part < pieces_.parts; ++part)
-                    multiply(chunk * pieces_.parts + part, part > 0, c);
-            },
-            [&](const float* x, float* y) {
-                for (int block = 0; block < blocks; ++block)
-                    set_.epilogues.add(x + block * kBlock * kBlock, y + block * kBlock * kBlock,
-                                       rows * kBlock);
-            });
+    void along_tree(float* next, const Multiply& multiply) const {
+        for (int64_t chunk = 0; chunk < pieces_.chunks; ++chunk) {
+            const int merges = merges_after(chunk);
+            for (int64_t part = 0; part < pieces_.parts; ++part)
+                multiply(chunk * pieces_.parts + part,
+                         {next, part > 0, part + 1 == pieces_.parts ? merges : 0});
+            next += (1 - merges) * kPartialFloats;
+        }
     }
 
     const GemmSet& set_;
@@ -182,10 +177,10 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
             scratch(ScratchSlot::left,
                     round_up(task.row_end - task.row_begin, kBlock) / kBlock * block_bytes);
         const std::byte* right = in.w.storage.raw() + task.group * panel_count * panel_bytes;
+        alignas(64) float blocks[kPartialSums * kPartialFloats];
         epilogue.begin(task);
         const auto task_rows = static_cast<int>(task.row_end - task.row_begin);
         if (task_rows <= kFewRows && set.kernel.multiply_few != nullptr) {
-            alignas(64) float blocks[kPartialSums * kFewPanels * kBlock * kBlock];
             rows_of_x.pack(task.row_begin, left);
             for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += kFewPanels) {
                 const int64_t panels = std::min<int64_t>(kFewPanels, task.panel_end - panel);
@@ -199,14 +194,13 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
             epilogue.end(task);
             return;
         }
-        alignas(64) float c[kPartialSums * kBlock * kBlock];
         for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
             for (int64_t row = task.row_begin; row < task.row_end; row += kBlock) {
                 const int rows = static_cast<int>(std::min(kBlock, task.row_end - row));
                 std::byte* const block = left + (row - task.row_begin) / kBlock * block_bytes;
                 if (panel == task.panel_begin) rows_of_x.pack(row, block);
-                product.one(block, right + panel * panel_bytes, rows, c);
-                epilogue.block(c, task, row, rows, panel);
+                product.one(block, right + panel * panel_bytes, rows, blocks);
+                epilogue.block(blocks, task, row, rows, panel);
             }
         epilogue.end(task);
     });

@@ -60,16 +60,24 @@ FUCINA_INLINE void add_odd(const float* a, const uint16_t* b, int64_t pair,
     add_products<A, R>(a, 2 * pair + 1, odd, sum);
 }
 
-template <int R>
-FUCINA_INLINE void begin_sums(bool fresh, const float* c, Vec (&sum)[R][kVectors]) {
+template <int R, int V>
+FUCINA_INLINE void begin_sums(bool more, const float* c, Vec (&sum)[R][V]) {
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-        for (int j = 0; j < kVectors; ++j)
-            sum[r][j] = fresh ? zero() : load(c + r * kBlock + j * kLanes);
+        for (int j = 0; j < V; ++j) sum[r][j] = more ? load(c + r * kBlock + j * kLanes) : zero();
 }
-template <int R>
-FUCINA_INLINE void store_sums(const Vec (&sum)[R][kVectors], float* c) {
+template <int R, int V>
+FUCINA_INLINE void end_sums(Vec (&sum)[R][V], float* c, int merges) {
+    for (; merges > 0; --merges) {
+        c -= kPartialFloats;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < V; ++j)
+                sum[r][j] = add(load(c + r * kBlock + j * kLanes), sum[r][j]);
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-        for (int j = 0; j < kVectors; ++j) store(c + r * kBlock + j * kLanes, sum[r][j]);
+        for (int j = 0; j < V; ++j) store(c + r * kBlock + j * kLanes, sum[r][j]);
 }
 
 // Each kind of product: C (+)= A · B for R rows and 16 kVectors columns.
@@ -79,11 +87,11 @@ struct AmxOrder {
     static constexpr int kRows = kAmxRows;
 
     template <class A, int R>
-    static void run(const float* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
+    static void run(const float* a, const uint16_t* b, int64_t k, ChunkSums sums) {
         for (; k > 0; k -= 32, a += 32 * A::kGroup, b += 1024) {
             Vec even[R][kVectors], odd[R][kVectors];
-            begin_sums(true, c, even);
-            begin_sums(true, c, odd);
+            begin_sums(false, sums.c, even);
+            begin_sums(false, sums.c, odd);
             if (k > 30) {
                 full_block<A, R>(a, b, even, odd);
             } else {
@@ -98,11 +106,11 @@ struct AmxOrder {
                         even[r][j] = add(even[r][j], zero());
                         odd[r][j] = add(odd[r][j], zero());
                     }
-                    float* out = c + r * kBlock + j * kLanes;
-                    const Vec before = fresh ? zero() : load(out);
-                    store(out, add(before, add(even[r][j], odd[r][j])));
+                    const float* before = sums.c + r * kBlock + j * kLanes;
+                    even[r][j] = add(sums.more ? load(before) : zero(), add(even[r][j], odd[r][j]));
                 }
-            fresh = false;
+            end_sums(even, sums.c, k > 32 ? 0 : sums.merges);
+            sums.more = true;
         }
     }
 
@@ -141,9 +149,9 @@ struct FmaOrder {
     static constexpr int kRows = kChainRows;
 
     template <class A, int R>
-    static void run(const float* a, const uint16_t* b, int64_t k, bool fresh, float* c) {
+    static void run(const float* a, const uint16_t* b, int64_t k, ChunkSums sums) {
         Vec sum[R][kVectors];
-        begin_sums(fresh, c, sum);
+        begin_sums(sums.more, sums.c, sum);
         for (; k >= 32; k -= 32, a += 32 * A::kGroup, b += 1024) {
 #pragma GCC unroll 16
             for (int pair = 0; pair < 16; ++pair) {
@@ -156,7 +164,7 @@ struct FmaOrder {
             add_odd<A, R>(a, b, pair, sum);
         }
         if (k % 2 != 0) add_even<A, R>(a, b, k / 2, sum);
-        store_sums(sum, c);
+        end_sums(sum, sums.c, sums.merges);
     }
 };
 
@@ -177,15 +185,15 @@ struct Fp32 {
     static constexpr int kRows = kChainRows;
 
     template <class A, int R>
-    static void run(const float* a, const float* b, int64_t k, bool fresh, float* c) {
+    static void run(const float* a, const float* b, int64_t k, ChunkSums sums) {
         Vec sum[R][kVectors];
-        begin_sums(fresh, c, sum);
+        begin_sums(sums.more, sums.c, sum);
         for (; k >= 32; k -= 32, a += 32 * A::kGroup, b += 32 * kBlock) {
 #pragma GCC unroll 8
             for (int i = 0; i < 32; ++i) add_line<A, R>(a, b, i, sum);
         }
         for (int64_t i = 0; i < k; ++i) add_line<A, R>(a, b, i, sum);
-        store_sums(sum, c);
+        end_sums(sum, sums.c, sums.merges);
     }
 
   private:
@@ -201,65 +209,65 @@ struct Fp32 {
 // `rows` <= Most rows.
 template <class Type, class A, int Most>
 FUCINA_INLINE void some_rows(const float* a, const typename Type::Element* b, int64_t k, int rows,
-                             bool fresh, float* c) {
+                             const ChunkSums& sums) {
     if constexpr (Most > 1) {
-        if (rows < Most) return some_rows<Type, A, Most - 1>(a, b, k, rows, fresh, c);
+        if (rows < Most) return some_rows<Type, A, Most - 1>(a, b, k, rows, sums);
     }
-    Type::template run<A, Most>(a, b, k, fresh, c);
+    Type::template run<A, Most>(a, b, k, sums);
 }
 
-// A group times a chunk of k of B.
+// A group times some k of B.
 template <class Type, class A>
-void group_rows(const float* a, const typename Type::Element* b, int64_t k, int rows, bool fresh,
-                float* c) {
+void group_rows(const float* a, const typename Type::Element* b, int64_t k, int rows,
+                const ChunkSums& sums) {
     constexpr int kRows = Type::kRows < A::kGroup ? Type::kRows : A::kGroup;
     for (int row = 0; row < rows; row += kRows)
         for (int half = 0; half < 2; half += kVectors)
-            some_rows<Type, A, kRows>(a + row * A::kRow, b + half * Type::kColumnStep, k,
-                                      rows - row, fresh, c + row * kBlock + half * kLanes);
+            some_rows<Type, A, kRows>(
+                a + row * A::kRow, b + half * Type::kColumnStep, k, rows - row,
+                {sums.c + row * kBlock + half * kLanes, sums.more, sums.merges});
 }
 
 template <class Type, template <int> class Layout>
-void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
+void multiply_chunk(const void* a, const void* b, int64_t k, int rows, ChunkSums sums) {
     const auto* left = static_cast<const float*>(a);
     const auto* right = static_cast<const typename Type::Element*>(b);
-    if (k == 0 && !accumulate)  // an empty leaf is a leaf of zeros
-        for (int i = 0; i < rows * kBlock; i += kLanes) store(c + i, zero());
+    if (k == 0 && !sums.more)  // an empty leaf is a leaf of zeros
+        for (int i = 0; i < rows * kBlock; i += kLanes) store(sums.c + i, zero());
     const int64_t padded = (k + 31) / 32 * 32;
     for (int64_t first = 0; first < k; first += kChunk) {
         const int64_t count = k - first < kChunk ? k - first : kChunk;
-        const bool fresh = first == 0 && !accumulate;
         int row = 0;
         for (const int group : kGroups) {
             if (row >= rows) break;
             const float* from = left + row * padded + first * group;
             const auto* panel = right + first * kBlock;
             const int count_rows = rows - row < group ? rows - row : group;
+            const ChunkSums of_group{sums.c + row * kBlock, first > 0 || sums.more,
+                                     first + count == k ? sums.merges : 0};
             if (group == kGroups[0])
-                group_rows<Type, Layout<kGroups[0]>>(from, panel, count, count_rows, fresh,
-                                                     c + row * kBlock);
+                group_rows<Type, Layout<kGroups[0]>>(from, panel, count, count_rows, of_group);
             else
-                group_rows<Type, Layout<kLastGroup>>(from, panel, count, count_rows, fresh,
-                                                     c + row * kBlock);
+                group_rows<Type, Layout<kLastGroup>>(from, panel, count, count_rows, of_group);
             row += group;
         }
     }
 }
 
-FUCINA_INLINE float* few_sums(float* c, int panel, int row, int half) {
-    return c + (panel * kBlock + row) * kBlock + half * kLanes;
+template <class Type, template <int> class Layout>
+void multiply(const void* a, const void* b, int64_t k, int rows, bool accumulate, float* c) {
+    multiply_chunk<Type, Layout>(a, b, k, rows, {c, accumulate, 0});
 }
 
 // R rows and P panels of B, `panel` elements apart, for kinds of one chain over k.
 template <class Type, int R, int P>
 void few_panels(const float* a, const typename Type::Element* b, int64_t panel, int64_t k,
-                bool fresh, float* c) {
+                const ChunkSums& sums) {
     constexpr int kGroup = kGroups[0];
     constexpr int64_t kAhead = 512;  // elements of B: what is asked for comes from memory
     Vec sum[P][R][2];
-    for (int p = 0; p < P; ++p)
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 2; ++j) sum[p][r][j] = fresh ? zero() : load(few_sums(c, p, r, j));
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) begin_sums(sums.more, sums.c + p * kBlock * kBlock, sum[p]);
     for (; k > 0; k -= 32, a += 32 * kGroup, b += 32 * kBlock) {
         const int64_t count = k < 32 ? k : 32;
         for (int64_t i = 0; i < count; i += 2) {
@@ -281,32 +289,30 @@ void few_panels(const float* a, const typename Type::Element* b, int64_t panel, 
                 }
         }
     }
-    for (int p = 0; p < P; ++p)
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < 2; ++j) store(few_sums(c, p, r, j), sum[p][r][j]);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) end_sums(sum[p], sums.c + p * kBlock * kBlock, sums.merges);
 }
 
 template <class Type, int R, int P>
-void few_rows(const void* a, const PanelsOfB& in, int64_t k, bool fresh, float* c) {
+void few_rows(const void* a, const PanelsOfB& in, int64_t k, ChunkSums sums) {
     using Element = typename Type::Element;
     const auto* left = static_cast<const float*>(a);
     const auto* b = static_cast<const Element*>(in.data);
     const int64_t panel = in.stride / static_cast<int64_t>(sizeof(Element));
     int panels = in.count;
-    for (; panels >= P; panels -= P, b += P * panel, c += P * kBlock * kBlock)
-        few_panels<Type, R, P>(left, b, panel, k, fresh, c);
-    for (; panels > 0; --panels, b += panel, c += kBlock * kBlock)
-        few_panels<Type, R, 1>(left, b, panel, k, fresh, c);
+    for (; panels >= P; panels -= P, b += P * panel, sums.c += P * kBlock * kBlock)
+        few_panels<Type, R, P>(left, b, panel, k, sums);
+    for (; panels > 0; --panels, b += panel, sums.c += kBlock * kBlock)
+        few_panels<Type, R, 1>(left, b, panel, k, sums);
 }
 
 template <class Type>
-void multiply_few(const void* a, const PanelsOfB& b, int64_t k, int rows, bool accumulate,
-                  float* c) {
+void multiply_few(const void* a, const PanelsOfB& b, int64_t k, int rows, ChunkSums sums) {
     constexpr int kPanels = 2 * kVectors;  // eight chains with one row
-    if (rows == 1) return few_rows<Type, 1, kPanels>(a, b, k, !accumulate, c);
-    if (rows == 2) return few_rows<Type, 2, kPanels / 2>(a, b, k, !accumulate, c);
-    if (rows == 3) return few_rows<Type, 3, 1>(a, b, k, !accumulate, c);
-    few_rows<Type, 4, 1>(a, b, k, !accumulate, c);
+    if (rows == 1) return few_rows<Type, 1, kPanels>(a, b, k, sums);
+    if (rows == 2) return few_rows<Type, 2, kPanels / 2>(a, b, k, sums);
+    if (rows == 3) return few_rows<Type, 3, 1>(a, b, k, sums);
+    few_rows<Type, 4, 1>(a, b, k, sums);
 }
 
 template <class T>
@@ -356,6 +362,7 @@ constexpr GemmKernel kernel() {
             pack_a_transposed<typename Type::Element>,
             multiply<Type, Straight>,
             multiply<Type, Transposed>,
+            multiply_chunk<Type, Straight>,
             nullptr,
             fma_burst};
 }

@@ -36,6 +36,16 @@ struct PanelsOfB {
     int count;
 };
 
+// What the product of a chunk of K does with its sums.
+struct ChunkSums {
+    float* c;   // the chunk's block or blocks
+    bool more;  // they go on from C
+    // Then they are added to so many partial sums before them, kPartialFloats apart, the nearest
+    // first; the last of these receives the result, and C nothing.
+    int merges;
+};
+constexpr int64_t kPartialFloats = kFewPanels * kBlock * kBlock;
+
 struct GemmKernel {
     // Bytes of A per element of k rounded up to 32, so that k may be cut at multiples of 32.
     int64_t a_bytes_per_k;
@@ -49,12 +59,13 @@ struct GemmKernel {
     // The same for A of pack_a_transposed.
     void (*multiply_transposed)(const void* a, const void* b, int64_t k, int rows, bool accumulate,
                                 float* c);
-    // C (+)= A · B for `rows` <= kFewRows and `panels` <= kFewPanels panels of B, panel_bytes
+    // As multiply, for chunks of K.
+    void (*multiply_chunk)(const void* a, const void* b, int64_t k, int rows, ChunkSums sums);
+    // The same for `rows` <= kFewRows and `panels` <= kFewPanels panels of B, panel_bytes
     // apart, to as many blocks C. With few rows there are too few chains in a panel to hide the
     // latency of the instruction, and B comes from memory: several panels at a time, the same bits.
     // Null: none.
-    void (*multiply_few)(const void* a, const PanelsOfB& b, int64_t k, int rows, bool accumulate,
-                         float* c);
+    void (*multiply_few)(const void* a, const PanelsOfB& b, int64_t k, int rows, ChunkSums sums);
     // The kernel's instruction on registers alone, in as many chains as hide its latency, `repeats`
     // times; how many operations that was. What it reaches a second is the peak (calibrate.h).
     double (*burst)(int64_t repeats);
