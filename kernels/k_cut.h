@@ -6,7 +6,7 @@
 // that has its share of every part. It is one leaf, in which each piece begins as a leaf does;
 // chunk sums are added along the contiguous binary tree. A rank with chunks [a, b) of a node of
 // that tree packs its columns with b - a chunks and gets, in fp32, the node's sum. One chunk of one
-// part is K as one leaf.
+// part is K as one leaf; of several parts, the same where these are multiples of 32.
 #pragma once
 #include <bit>
 #include <cstdint>
