@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -25,6 +26,11 @@ namespace {
 
 // How long a failed rank waits for the others to fail too before it ends the job for all.
 constexpr double kAgreementSeconds = 0.4;
+// How long ranks may make no progress as long as no recipe says how long.
+constexpr double kWatchdogSeconds = 60;
+// At its start the memory that the ranks of a machine share holds the word of failure; their
+// heartbeats follow.
+constexpr MPI_Aint kHeartbeatsAt = 64;  // bytes
 
 bool is_set(const char* name) {
     return std::getenv(name) != nullptr;
@@ -97,45 +103,89 @@ void Process::start(int* argc, char*** argv) {
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
     MPI_Comm_size(machine, &local_size_);
     sharing_ = std::max(1, ranks_sharing(affinity_cpus(), machine, local_size_));
-    share_failure(machine);
+    share_memory(machine);
+    start_watchdog();
     MPI_Comm_free(&machine);
     MPI_Comm_dup(MPI_COMM_WORLD, &endings_);
 }
 
-// A word of memory that all ranks of this machine see; where MPI has none for them, each has its
-// own.
-void Process::share_failure(MPI_Comm machine) {
+// Where MPI has no memory for the ranks of this machine, each has its own.
+void Process::share_memory(MPI_Comm machine) {
     int machine_rank = 0, unit = 0;
     MPI_Comm_rank(machine, &machine_rank);
-    MPI_Aint bytes = machine_rank == 0 ? sizeof(own_failed_) : 0;
-    void* word = nullptr;
+    const auto ranks = static_cast<size_t>(local_size_);
+    const auto all = kHeartbeatsAt + static_cast<MPI_Aint>(ranks * sizeof(Heartbeat));
+    MPI_Aint bytes = machine_rank == 0 ? all : 0;
+    void* base = nullptr;
     MPI_Comm_set_errhandler(machine, MPI_ERRORS_RETURN);
-    if (MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, machine, &word, &failed_window_) !=
-        MPI_SUCCESS) {
-        failed_window_ = MPI_WIN_NULL;
+    if (MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, machine, &base, &window_) != MPI_SUCCESS) {
+        window_ = MPI_WIN_NULL;
         return;
     }
-    MPI_Win_shared_query(failed_window_, 0, &bytes, &unit, &word);
-    if (machine_rank == 0) new (word) std::atomic<int>(0);
-    failed_ = static_cast<std::atomic<int>*>(word);
+    MPI_Win_shared_query(window_, 0, &bytes, &unit, &base);
+    auto* beats = reinterpret_cast<Heartbeat*>(static_cast<std::byte*>(base) + kHeartbeatsAt);
+    if (machine_rank == 0) {
+        new (base) std::atomic<int>(0);
+        for (size_t r = 0; r < ranks; ++r) new (beats + r) Heartbeat;
+    }
+    failed_ = static_cast<std::atomic<int>*>(base);
     MPI_Barrier(machine);
+    heartbeats_ = {beats, ranks};
+    heartbeat_ = beats + machine_rank;
 }
 
-// From here on the word is ours alone: a rank that is ahead of us may have ended, and mpirun's
+// From here on all of it is ours alone: a rank that is ahead of us may have ended, and mpirun's
 // SIGTERM for the others finds a word to read also when the shared memory is gone.
-void Process::leave_shared_failure() {
-    if (failed_window_ == MPI_WIN_NULL) return;
+void Process::leave_shared_memory() {
+    if (window_ == MPI_WIN_NULL) return;
     own_failed_ = job_failed();
     failed_ = &own_failed_;
-    MPI_Win_free(&failed_window_);
+    heartbeats_ = {&own_heartbeat_, 1};
+    heartbeat_ = &own_heartbeat_;
+    MPI_Win_free(&window_);
 }
 
-void Process::require_same_command(const std::string& version, const std::string& command) const {
+void Process::start_watchdog() {
+    heartbeat_->process = static_cast<int>(getpid());
+    heartbeat_->beat_at = monotonic_ns();
+    heartbeat_->rank = rank_;
+    if (size_ == 1) return;
+    watchdog_ = std::make_unique<Watchdog>(
+        Watchdog::Options{.records = heartbeats_,
+                          .own = *heartbeat_,
+                          .ranks = size_,
+                          .seconds = kWatchdogSeconds,
+                          .hung = [this](const std::string& text) { end_hung(text); }});
+}
+
+void Process::set_watchdog(double seconds) {
+    if (watchdog_) watchdog_->set_seconds(seconds);
+}
+
+// On the watchdog's thread, where neither MPI nor a lock of stdio may be touched. A launcher ends
+// the job when one of its processes exits like this. The others leave the speaker time to speak.
+void Process::end_hung(const std::string& text) {
+    int none = 0;
+    if (failed_.load()->compare_exchange_strong(none, static_cast<int>(ExitCode::timeout))) {
+        const std::string all = "error: " + text + "\n";
+        (void)!write(STDERR_FILENO, all.data(), all.size());
+    } else {
+        std::this_thread::sleep_for(std::chrono::seconds(2));
+    }
+    _exit(static_cast<int>(ExitCode::timeout));
+}
+
+std::unique_ptr<LedgerCommunicator> Process::make_communicator() {
+    return std::make_unique<LedgerCommunicator>(
+        with_mpi_ ? make_mpi_communicator() : make_self_communicator(), heartbeat_);
+}
+
+void Process::require_same_command(const std::string& version, const std::string& command) {
     if (size_ == 1) return;
     const InputFile program("/proc/self/exe");
     std::string bytes(static_cast<size_t>(program.size()), '\0');
     program.read(0, std::as_writable_bytes(std::span(bytes)));
-    const auto communicator = make_mpi_communicator();
+    const auto communicator = make_communicator();
     require_same(*communicator,
                  {{"the command", command},
                   {"the program", concat(version, " with hash ", content_hash(bytes))}},
@@ -149,6 +199,11 @@ int Process::finish(const Outcome& outcome) {
         if (code != 0) print_error("", outcome.message);
         return code;
     }
+    heartbeat_->phase = Phase::finish;
+    heartbeat_->call = Call::finish;
+    heartbeat_->bytes = 0;
+    heartbeat_->inside = true;
+    heartbeat_->beat_at = monotonic_ns();
     // A rank that ended well has nothing to hurry for; one that failed must not wait for ever.
     const bool failed = code != 0;
     std::vector<int> codes(static_cast<size_t>(size_), 0);
@@ -166,7 +221,8 @@ int Process::finish(const Outcome& outcome) {
     const auto first = std::find_if(codes.begin(), codes.end(), [](int c) { return c != 0; });
     const int speaker = static_cast<int>(first - codes.begin());
     if (failed && rank_ == speaker) speak(speaker > 0);
-    leave_shared_failure();
+    watchdog_.reset();
+    leave_shared_memory();
     MPI_Finalize();
     return first == codes.end() ? 0 : *first;
 }

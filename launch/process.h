@@ -4,9 +4,14 @@
 #include <mpi.h>
 
 #include <atomic>
+#include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/error.h"
+#include "parallel/heartbeat.h"
+#include "parallel/ledger_communicator.h"
+#include "parallel/watchdog.h"
 
 namespace fucina {
 
@@ -22,8 +27,16 @@ class Process {
     // needs no MPI.
     void start(int* argc, char*** argv);
 
+    // Collective. All ranks of the job, or this process alone; not to be used after `finish`.
+    std::unique_ptr<LedgerCommunicator> make_communicator();
+
+    // How long the ranks may make no progress before the job ends with exit code 12
+    // (parallel/watchdog.h), 0: for ever; 60 s until somebody says otherwise. A process alone waits
+    // for nobody and is not watched.
+    void set_watchdog(double seconds);
+
     // Collective; fails (exit 2) unless all ranks run the same command of the same program.
-    void require_same_command(const std::string& version, const std::string& command) const;
+    void require_same_command(const std::string& version, const std::string& command);
 
     // Ends the process's part in the job and returns its exit code. Ranks that fail together (every
     // rank arrives here within half a second) print one line on one rank, finalize and return the
@@ -45,8 +58,10 @@ class Process {
     int use_threads(int requested);
 
   private:
-    void share_failure(MPI_Comm machine);
-    void leave_shared_failure();
+    void share_memory(MPI_Comm machine);
+    void leave_shared_memory();
+    void start_watchdog();
+    void end_hung(const std::string& text);
 
     bool with_mpi_ = false;
     int rank_ = 0;
@@ -54,9 +69,13 @@ class Process {
     int local_size_ = 1;
     int sharing_ = 1;                   // ranks here that may run on our cores, this one included
     MPI_Comm endings_ = MPI_COMM_NULL;  // only for finish, so that it meets no other collective
-    MPI_Win failed_window_ = MPI_WIN_NULL;
+    MPI_Win window_ = MPI_WIN_NULL;     // of the shared memory
     std::atomic<int> own_failed_{0};
     std::atomic<std::atomic<int>*> failed_ = &own_failed_;  // shared by the ranks of a machine
+    Heartbeat own_heartbeat_;
+    std::span<Heartbeat> heartbeats_{&own_heartbeat_, 1};  // shared likewise
+    Heartbeat* heartbeat_ = &own_heartbeat_;               // ours among them
+    std::unique_ptr<Watchdog> watchdog_;
 };
 
 // The process's only handle.

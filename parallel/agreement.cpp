@@ -42,6 +42,23 @@ std::string first_text(Communicator& communicator, std::string text) {
     return text;
 }
 
+std::vector<std::string> gather_texts(Communicator& communicator, const std::string& text) {
+    std::vector<int64_t> longest{static_cast<int64_t>(text.size())};
+    communicator.all_reduce_max(longest);
+    const auto width = static_cast<size_t>(longest[0]);
+    std::string padded = text, all(width * static_cast<size_t>(communicator.size()), '\0');
+    padded.resize(width, '\0');
+    communicator.all_gather(std::as_bytes(std::span(padded)),
+                            std::as_writable_bytes(std::span(all)));
+    std::vector<std::string> texts;
+    for (size_t at = 0; at < all.size(); at += width) {
+        const std::string one = all.substr(at, width);
+        texts.push_back(one.substr(0, one.find('\0')));
+    }
+    texts.resize(static_cast<size_t>(communicator.size()));  // all are empty
+    return texts;
+}
+
 void agree(Communicator& communicator, const std::function<void()>& body) {
     std::string failure;  // its code, a space, its message
     try {

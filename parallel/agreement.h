@@ -18,6 +18,9 @@ void agree(Communicator& communicator, const std::function<void()>& body);
 // Collective. The text of the lowest rank whose text is not empty.
 std::string first_text(Communicator& communicator, std::string text);
 
+// Collective. Every rank's text, by rank.
+std::vector<std::string> gather_texts(Communicator& communicator, const std::string& text);
+
 // Collective. What must be the same on every rank, as (name, value) pairs: all ranks fail with
 // `code` unless it is, naming what differs first and both values. `otherwise`: what to do.
 using Facts = std::vector<std::pair<std::string, std::string>>;

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "parallel/heartbeat.h"
+
 namespace fucina {
 
 class Communicator {
@@ -29,6 +31,13 @@ class Communicator {
     virtual void receive(std::span<std::byte> data, int from, int tag) = 0;
     virtual void all_reduce_sum(std::span<int64_t> values) = 0;  // integers: any order is the same
     virtual void all_reduce_max(std::span<int64_t> values) = 0;
+
+    // What this rank does from here on, and that it is alive, for those that wait for it: to be
+    // said wherever more than a second or so may pass without a collective. step: the one being
+    // made; -1: as before. Nobody hears it unless a LedgerCommunicator keeps a Heartbeat.
+    virtual void progress(Phase /*phase*/, int64_t /*step*/ = -1) {}
+    // Time that this rank has spent in the calls above, if a LedgerCommunicator counts it.
+    virtual double seconds_inside() const { return 0; }
 };
 
 // The group of one: every call is a no-op or a copy.

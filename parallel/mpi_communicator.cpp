@@ -1,8 +1,8 @@
 // Collectives over MPI with 64-bit counts: whatever exceeds largest_message goes in pieces.
 //
-// Ranks that disagree on a call or on its size must end with an error, neither silently nor by
-// waiting. So collectives first compare their name and size over the group, and messages end in a
-// piece that is not full, possibly empty, by which the receiver knows the sender's length.
+// Ranks that disagree on the length of a message must end with an error, neither silently nor by
+// waiting. So messages end in a piece that is not full, possibly empty, by which the receiver knows
+// the sender's length. Collectives are compared by LedgerCommunicator.
 #include "parallel/mpi_communicator.h"
 
 #include <mpi.h>
@@ -34,21 +34,17 @@ class MpiCommunicator final : public Communicator {
 
     int rank() const override { return rank_; }
     int size() const override { return size_; }
-    void barrier() override { meet(Call::barrier, 0); }
+    void barrier() override { check_mpi(MPI_Barrier(comm_), "MPI_Barrier"); }
 
-    void broadcast(std::span<std::byte> data, int root) override {
-        meet(Call::broadcast, data.size());
-        broadcast_pieces(data, root);
-    }
+    void broadcast(std::span<std::byte> data, int root) override { broadcast_pieces(data, root); }
 
     void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override {
         FUCINA_CHECK(out.size() == in.size() * static_cast<size_t>(size_), in.size(),
                      " bytes a rank into ", out.size());
-        meet(Call::all_gather, in.size());
         if (static_cast<int64_t>(in.size()) <= largest_) {
             const int count = static_cast<int>(in.size());
             check_mpi(MPI_Allgather(in.data(), count, MPI_BYTE, out.data(), count, MPI_BYTE, comm_),
-                  "MPI_Allgather");
+                      "MPI_Allgather");
             return;
         }
         std::memcpy(out.data() + in.size() * static_cast<size_t>(rank_), in.data(), in.size());
@@ -97,11 +93,10 @@ class MpiCommunicator final : public Communicator {
         messages.wait();
     }
 
-    void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, Call::sum, MPI_SUM); }
-    void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, Call::max, MPI_MAX); }
+    void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_SUM); }
+    void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, MPI_MAX); }
 
   private:
-    enum class Call { barrier, broadcast, all_gather, sum, max };
     static constexpr int kTag = 1;  // of all_to_all_v; send() and receive() use those above it
 
     template <class Body>
@@ -116,19 +111,7 @@ class MpiCommunicator final : public Communicator {
         });
     }
 
-    // All ranks make the same call with the same size, or all of them fail.
-    void meet(Call call, size_t size) const {
-        const auto bytes = static_cast<int64_t>(size), kind = static_cast<int64_t>(call);
-        int64_t most[4] = {bytes, -bytes, kind, -kind};
-        check_mpi(MPI_Allreduce(MPI_IN_PLACE, most, 4, MPI_INT64_T, MPI_MAX, comm_),
-                  "MPI_Allreduce");
-        FUCINA_CHECK(most[2] == -most[3], "ranks meet in different collectives, ", -most[3],
-                     " and ", most[2]);
-        FUCINA_CHECK(most[0] == -most[1], "ranks pass ", -most[1], " to ", most[0],
-                     " bytes to one collective");
-    }
-    void all_reduce(std::span<int64_t> values, Call call, MPI_Op op) {
-        meet(call, values.size_bytes());
+    void all_reduce(std::span<int64_t> values, MPI_Op op) {
         check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
                                 MPI_INT64_T, op, comm_),
                   "MPI_Allreduce");
@@ -151,16 +134,16 @@ class MpiCommunicator final : public Communicator {
         // Pieces of one (peer, tag) arrive in the order of posting: MPI does not let them overtake.
         void send(std::span<const std::byte> data, int to, int tag) {
             pieces(data.size(), to, -1, [&](size_t at, int count, MPI_Request* request) {
-                check_mpi(MPI_Isend(data.data() + at, count, MPI_BYTE, to, tag, owner_.comm_,
-                                    request),
-                          "MPI_Isend");
+                check_mpi(
+                    MPI_Isend(data.data() + at, count, MPI_BYTE, to, tag, owner_.comm_, request),
+                    "MPI_Isend");
             });
         }
         void receive(std::span<std::byte> data, int from, int tag) {
             pieces(data.size(), from, 0, [&](size_t at, int count, MPI_Request* request) {
-                check_mpi(MPI_Irecv(data.data() + at, count, MPI_BYTE, from, tag, owner_.comm_,
-                                    request),
-                          "MPI_Irecv");
+                check_mpi(
+                    MPI_Irecv(data.data() + at, count, MPI_BYTE, from, tag, owner_.comm_, request),
+                    "MPI_Irecv");
             });
         }
 

@@ -33,6 +33,7 @@ HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchL
     const int64_t begin = total * communicator.rank() / communicator.size();
     const int64_t end = total * (communicator.rank() + 1) / communicator.size();
     for (int64_t first = begin; first < end; first += at_a_time) {
+        communicator.progress(Phase::evaluate);
         PackedSequences packed;
         for (int64_t i = first; i < std::min(first + at_a_time, end); ++i) {
             const auto source = std::upper_bound(ends.begin(), ends.end(), i) - ends.begin();

@@ -2,10 +2,14 @@
 
 #include <signal.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <new>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "kernels/error.h"
 
@@ -14,7 +18,7 @@ namespace {
 
 struct Fault {
     std::string name, thrown;
-    int rank = 0, nth = 1, signal = SIGKILL;
+    int rank = 0, nth = 1, signal = SIGKILL, sleep = 0, times = 0;
 };
 
 Fault read_fault() {
@@ -36,6 +40,8 @@ Fault read_fault() {
     fault.rank = number("rank", 0);
     fault.nth = number("nth", 1);
     fault.signal = number("signal", SIGKILL);
+    fault.sleep = number("sleep", 0);
+    fault.times = number("times", std::numeric_limits<int>::max());
     fault.thrown = value("throw");
     return fault;
 }
@@ -51,12 +57,33 @@ void happen(const Fault& fault) {
     raise(fault.signal);
 }
 
+// Counts a pass; 0 at the N-th, negative from then on.
+std::optional<int> passes_left(Fault& fault, std::string_view name, int rank) {
+    if (fault.name.empty() || fault.name != name || fault.rank != rank) return std::nullopt;
+    return --fault.nth;
+}
+
+Fault& the_fault() {
+    static Fault fault = read_fault();
+    return fault;
+}
+
 }  // namespace
 
 void fault_point(std::string_view name, int rank) {
-    static Fault fault = read_fault();
-    if (fault.name.empty() || fault.name != name || fault.rank != rank) return;
-    if (--fault.nth == 0) happen(fault);
+    Fault& fault = the_fault();
+    const std::optional<int> left = passes_left(fault, name, rank);
+    if (!left) return;
+    if (fault.sleep > 0) {
+        if (*left <= 0 && fault.times-- > 0)
+            std::this_thread::sleep_for(std::chrono::milliseconds(fault.sleep));
+    } else if (*left == 0) {
+        happen(fault);
+    }
+}
+
+bool fault_here(std::string_view name, int rank) {
+    return passes_left(the_fault(), name, rank) == 0;
 }
 
 }  // namespace fucina

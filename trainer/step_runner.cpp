@@ -76,6 +76,7 @@ PackedSequences StepRunner::load(int64_t first_sample) {
 
 void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
                           Sums& sums) {
+    parts_.communicator.progress(Phase::forward_backward);
     // Sequences of the earlier waves come first.
     int64_t before = 0;
     const int rank = parts_.communicator.rank();
@@ -97,6 +98,7 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
     };
     GradAccumulator accumulator(
         parts_.model.parameters(), plan_, [&](size_t wave, std::span<const Tensor> wave_sums) {
+            parts_.communicator.progress(Phase::reduce);
             reducer_.reduce(wave_sums,
                             holders([&](int rank) { return plan_.share(wave, rank).count() > 0; }));
         });
@@ -147,6 +149,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                 .mtp_scale = ratio(train.mtp_loss(), totals[1]),
                 .balance_scale = ratio(train.balance_loss(), train.global_batch())},
                sums);
+    parts_.communicator.progress(Phase::reduce);
     sums.all_reduce(parts_.communicator);
 
     StepResult result;
@@ -166,6 +169,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
 
 void StepRunner::update(int64_t step, StepResult& result) {
     const Train& train = recipe_.train();
+    parts_.communicator.progress(Phase::update);
     result.grad_norm = parts_.optimizer.join_and_norm();
     result.learning_rate = learning_rate(train, step);
     result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) &&

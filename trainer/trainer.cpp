@@ -7,9 +7,12 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "parallel/agreement.h"
 #include "trainer/evaluator.h"
 #include "trainer/fault_point.h"
+#include "trainer/host_name.h"
 #include "trainer/manifest.h"
+#include "trainer/replica_check.h"
 
 namespace fucina {
 namespace {
@@ -38,7 +41,9 @@ Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
       line_(run_.recipe.train().steps()),
       peak_(run_.recipe.train(), communicator.size()),
       balance_(run_.model->spec(), run_.recipe.train().router_bias_update(),
-               run_.recipe.train().learning_rate()) {
+               run_.recipe.train().learning_rate()),
+      stragglers_(gather_texts(communicator, host_name())) {
+    for (const Pass& pass : runner_.memory().passes) own_grains_ += pass.grains.count();
     if (run_.data.tokenizer) token_bytes_ = run_.data.tokenizer->token_bytes();
     if (communicator.rank() != 0) return;
     fault_point("metrics.open", 0);
@@ -54,7 +59,9 @@ ExitCode Trainer::train() {
     for (int64_t s = first; s <= last; ++s) {
         step();
         const StopRequest request = requests();
-        if (request.save || request.stop || due(run_.recipe.checkpoint().every())) save();
+        const bool saves = request.save || request.stop || due(run_.recipe.checkpoint().every());
+        if (saves || due(run_.recipe.train().check_replicas())) check_replicas();
+        if (saves) save();
         if (request.stop && s < last) {
             show_memory(true);
             return ExitCode::stopped;
@@ -79,12 +86,49 @@ bool Trainer::due(int64_t every) const {
 void Trainer::step() {
     const auto start = std::chrono::steady_clock::now();
     const int64_t first_sample = run_.next_sample;
+    communicator_.progress(Phase::load, run_.step + 1);
+    const double waited = communicator_.seconds_inside();
     const StepResult result = runner_.run(run_.step + 1, first_sample);
     const double seconds = seconds_since(start);
+    const double computed = seconds - (communicator_.seconds_inside() - waited);
+    communicator_.progress(Phase::log);
     run_.step += 1;
     run_.next_sample += run_.recipe.train().global_batch();
+    watch_stragglers(computed);
+    make_faults();
     write_metrics(result, seconds);
     watch_non_finite(result, first_sample);
+}
+
+// computed: seconds of the step in which this rank did not wait for others.
+void Trainer::watch_stragglers(double computed) {
+    if (communicator_.size() == 1) return;
+    const double own = own_grains_ > 0 ? computed / static_cast<double>(own_grains_) : 0;
+    std::vector<double> all(static_cast<size_t>(communicator_.size()));
+    communicator_.all_gather(std::as_bytes(std::span(&own, 1)),
+                             std::as_writable_bytes(std::span(all)));
+    if (const auto warning = stragglers_.after(run_.step, all)) console_.line(*warning);
+}
+
+// Before a save too, so that a checkpoint holds no replica's error.
+void Trainer::check_replicas() {
+    if (communicator_.size() == 1 || run_.recipe.train().check_replicas() == 0) return;
+    const std::string difference = replica_difference(communicator_, run_.model->parameters());
+    if (difference.empty()) return;
+    fail(ExitCode::replica_mismatch, "replicas differ after step ", run_.step, ": ", difference,
+         "; a machine changed bits in memory or computes wrongly: leave it out, then `fucina "
+         "resume ",
+         run_.path.string(), "` goes on from the last checkpoint");
+}
+
+// What only tests ask for.
+void Trainer::make_faults() {
+    if (fault_here("step.flip", communicator_.rank())) {
+        auto* bits = static_cast<uint32_t*>(
+            static_cast<void*>(run_.model->parameters().back()->value.raw()));
+        bits[0] ^= 1u << 12;  // of the mantissa
+    }
+    if (fault_here("step.extra_barrier", communicator_.rank())) communicator_.barrier();
 }
 
 void Trainer::write_metrics(const StepResult& result, double seconds) {
@@ -105,6 +149,7 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
     if (due(run_.recipe.eval().every())) {
         metrics.expert_counts = result.expert_counts;
         evaluate(metrics);
+        communicator_.progress(Phase::log);
     }
     if (!metrics_) return;
     const double share = peak_.of(step_flops(*run_.model, result.tokens, result.pairs), seconds);
@@ -129,6 +174,7 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
 }
 
 void Trainer::evaluate(StepMetrics& metrics) {
+    communicator_.progress(Phase::evaluate);
     if (samples_) fault_point("eval.samples", 0);
     if (samples_ && !samples_->write(metrics.step, *run_.model)) {
         console_.line("WARNING: samples.jsonl could not be written");
@@ -167,6 +213,7 @@ void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {
 
 void Trainer::save() {
     if (saved_step_ == run_.step) return;
+    communicator_.progress(Phase::save);
     const auto start = std::chrono::steady_clock::now();
     if (metrics_ && !metrics_->sync()) {
         console_.line("WARNING: metrics.jsonl could not be made durable");

@@ -14,6 +14,7 @@
 #include "trainer/step_line.h"
 #include "trainer/step_runner.h"
 #include "trainer/stop_request.h"
+#include "trainer/straggler_watch.h"
 
 namespace fucina {
 
@@ -32,6 +33,9 @@ class Trainer {
     void evaluate(StepMetrics& metrics);
     void show_memory(bool measured);
     void save();
+    void check_replicas();
+    void watch_stragglers(double computed);
+    void make_faults();
     bool due(int64_t every) const;
     StopRequest requests();
 
@@ -42,6 +46,8 @@ class Trainer {
     StepLine line_;
     PeakShare peak_;
     BalanceWatch balance_;
+    StragglerWatch stragglers_;
+    int64_t own_grains_ = 0;                          // of a step
     std::vector<int32_t> token_bytes_;                // of each id; empty without a tokenizer
     std::unique_ptr<SampleWriter> samples_;           // rank 0
     std::unique_ptr<MetricsFile> metrics_;            // rank 0

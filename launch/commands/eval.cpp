@@ -11,7 +11,6 @@
 #include "launch/model_source.h"
 #include "launch/process.h"
 #include "model/generation.h"
-#include "parallel/mpi_communicator.h"
 #include "trainer/evaluator.h"
 #include "trainer/run_data.h"
 #include "trainer/weights.h"
@@ -145,8 +144,7 @@ DType compute_type(const EvalOptions& options, const ModelSource& source) {
 }
 
 void run_eval(const EvalOptions& options) {
-    const auto communicator =
-        process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
+    const auto communicator = process().make_communicator();
     const bool speaks = communicator->rank() == 0;
     Console console(speaks);
     const ModelSource source(options.model, speaks);

@@ -11,7 +11,6 @@
 #include "launch/recipe.h"
 #include "launch/run_facts.h"
 #include "parallel/agreement.h"
-#include "parallel/mpi_communicator.h"
 #include "trainer/product_choice.h"
 #include "trainer/report/report.h"
 #include "trainer/stop_request.h"
@@ -26,16 +25,12 @@ struct TrainOptions {
     bool fresh = false;
 };
 
-std::unique_ptr<Communicator> make_communicator() {
-    return process().with_mpi() ? make_mpi_communicator() : make_self_communicator();
-}
-
 void require_same_recipe(Communicator& communicator, const Recipe& recipe) {
     require_same(communicator, recipe_values(recipe), ExitCode::usage,
                  "start all ranks with the same recipe and --set");
 }
 
-// After exact.products of an exact run is resolved.
+// After all ranks agree on the recipe and exact.products of an exact run is resolved.
 void set_up_process(const Recipe& recipe) {
     const Train& train = recipe.train();
     const int threads = process().use_threads(static_cast<int>(train.threads()));
@@ -43,6 +38,7 @@ void set_up_process(const Recipe& recipe) {
     set_runtime(threads, train.numerics() == "fast" ? Numerics::fast : Numerics::exact,
                 products == "auto" ? ProductOrder::fma : product_order(products));
     install_signal_handlers([] { return process().job_failed(); });
+    process().set_watchdog(static_cast<double>(train.watchdog()));
 }
 
 void print_lines(Console& console, const std::string& text) {
@@ -76,6 +72,7 @@ void go(Communicator& communicator, TrainingRun run, Console& console) {
     if (writes) write_run_facts(run, process());
     Trainer trainer(communicator, std::move(run), console);
     const ExitCode code = trainer.train();
+    communicator.progress(Phase::finish);
     try {
         if (writes) console.line(concat("report   ", write_report(dir)));
     } catch (const std::exception& error) {  // the run itself is done and saved
@@ -89,7 +86,7 @@ void go(Communicator& communicator, TrainingRun run, Console& console) {
 }
 
 void run_train(const TrainOptions& options) {
-    const auto communicator = make_communicator();
+    const auto communicator = process().make_communicator();
     Console console(communicator->rank() == 0);
     ResolvedRecipe resolved = load_recipe(options.recipe, options.overrides);
     if (resolved.recipe.data().has_restart()) {
@@ -101,6 +98,7 @@ void run_train(const TrainOptions& options) {
     if (!chosen && resolved.recipe.exact().products() != "auto")
         resolved.origins["exact.products"] = "auto: the fastest that all ranks have";
     set_up_process(resolved.recipe);
+    communicator->compare(resolved.recipe.debug().ledger());
     print_lines(console, recipe_listing(resolved));
     NewRun request{.recipe = resolved.recipe,
                    .toml = recipe_toml(resolved.recipe),
@@ -144,12 +142,13 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
 }
 
 void run_resume(const TrainOptions& options) {
-    const auto communicator = make_communicator();
+    const auto communicator = process().make_communicator();
     Console console(communicator->rank() == 0);
     install_signal_handlers([] { return process().job_failed(); });
     ResumePoint point = open_for_resume(*communicator, options.run_dir);
     std::optional<TrainingRun> run;
     while (!run) run = try_resume(*communicator, options, point, console);
+    communicator->compare(run->recipe.debug().ledger());
     console.line(concat("resumed ", run->path.string(), " after step ", run->step));
     print_start(console, run->recipe, *run);
     if (run->step == run->recipe.train().steps())

@@ -3,12 +3,13 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdlib>
 
 #include "collective_cases.h"
 #include "kernels/error.h"
+#include "mpi_ranks.h"
+#include "parallel/ledger_communicator.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/thread_communicator.h"
 
@@ -46,31 +47,16 @@ TEST(Collectives, OfThreadsThatDisagreeOnSizesEnd) {
     }
 }
 
-int run_under_mpirun(int ranks, const char* filter, const std::string& environment = "") {
-    char self[4096];
-    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length <= 0) return -1;
-    self[length] = 0;
-    const std::string command = concat(
-        "env -u GTEST_OUTPUT "  // the ranks would write one file at once
-        "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
-        "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none "
-        "OMP_NUM_THREADS=1 ", environment, " timeout 60 mpirun --bind-to none -np ",
-        ranks, " '", self, "' --gtest_filter=", filter, " > /dev/null 2>&1");
-    return std::system(command.c_str());
-}
-
 TEST(Collectives, OfMpiRanks) {
     for (int ranks : {2, 4})
-        EXPECT_EQ(run_under_mpirun(ranks, "MpiRank.DISABLED_PassesAllCases --gtest_also_run_disabled_tests"), 0) << ranks;
+        EXPECT_EQ(run_under_mpirun(ranks, "MpiRank.DISABLED_PassesAllCases"), 0) << ranks;
 }
 
 // Exit code 42: a rank found the mismatch. Silence would be 0, waiting for ever 124.
 TEST(Collectives, OfMpiRanksThatDisagreeOnSizesEnd) {
     for (int which = 0; which < kMismatches; ++which) {
-        const int status =
-            run_under_mpirun(2, "MpiRank.DISABLED_Disagrees --gtest_also_run_disabled_tests",
-                             concat("FUCINA_TEST_MISMATCH=", which));
+        const int status = run_under_mpirun(2, "MpiRank.DISABLED_Disagrees",
+                                            concat("FUCINA_TEST_MISMATCH=", which));
         EXPECT_EQ(WEXITSTATUS(status), 42) << which;
     }
 }
@@ -78,7 +64,7 @@ TEST(Collectives, OfMpiRanksThatDisagreeOnSizesEnd) {
 // One of the ranks that the tests above start.
 TEST(MpiRank, DISABLED_Disagrees) {
     MPI_Init(nullptr, nullptr);
-    const auto communicator = make_mpi_communicator(100);
+    const auto communicator = std::make_unique<LedgerCommunicator>(make_mpi_communicator(100));
     try {
         mismatch(*communicator, std::atoi(std::getenv("FUCINA_TEST_MISMATCH")));
         communicator->barrier();
@@ -91,8 +77,11 @@ TEST(MpiRank, DISABLED_Disagrees) {
 TEST(MpiRank, DISABLED_PassesAllCases) {
     MPI_Init(nullptr, nullptr);
     for (int64_t largest_message : {int64_t{1} << 30, int64_t{100}}) {
-        const auto communicator = make_mpi_communicator(largest_message);
-        EXPECT_NO_THROW(check_all(*communicator)) << "messages of up to " << largest_message;
+        for (const bool compares : {true, false}) {
+            LedgerCommunicator communicator(make_mpi_communicator(largest_message));
+            communicator.compare(compares);
+            EXPECT_NO_THROW(check_all(communicator)) << "messages of up to " << largest_message;
+        }
     }
     MPI_Finalize();
 }

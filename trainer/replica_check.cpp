@@ -1,0 +1,77 @@
+#include "trainer/replica_check.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <vector>
+
+#include "parallel/agreement.h"
+#include "trainer/host_name.h"
+
+namespace fucina {
+namespace {
+
+std::vector<uint64_t> hashes_of(std::span<Parameter* const> parameters) {
+    std::vector<uint64_t> hashes(parameters.size());
+    const auto count = static_cast<int64_t>(parameters.size());
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < count; ++i) {
+        const Tensor& value = parameters[static_cast<size_t>(i)]->value;
+        hashes[static_cast<size_t>(i)] =
+            XXH3_64bits(value.raw(), static_cast<size_t>(value.bytes()));
+    }
+    return hashes;
+}
+
+bool same_everywhere(Communicator& communicator, const std::vector<uint64_t>& hashes) {
+    const auto digest =
+        std::bit_cast<int64_t>(XXH3_64bits(hashes.data(), hashes.size() * sizeof(uint64_t)));
+    std::array<int64_t, 2> most{digest, ~digest};
+    communicator.all_reduce_max(most);
+    return most[0] == ~most[1];
+}
+
+// by_rank: the hashes of one tensor.
+std::string who_differs(const std::vector<uint64_t>& by_rank,
+                        const std::vector<std::string>& hosts) {
+    size_t most = 0;
+    uint64_t usual = 0;
+    for (const uint64_t hash : by_rank) {
+        const auto count = static_cast<size_t>(std::count(by_rank.begin(), by_rank.end(), hash));
+        if (count > most) {
+            most = count;
+            usual = hash;
+        }
+    }
+    const bool majority = 2 * most > by_rank.size();
+    std::string text;
+    for (size_t r = 0; r < by_rank.size(); ++r) {
+        if (majority && by_rank[r] == usual) continue;
+        text += fmt::format("{}rank {} on {} (hash {:016x})", text.empty() ? "" : ", ", r, hosts[r],
+                            by_rank[r]);
+    }
+    return majority ? fmt::format("{} against {} ranks (hash {:016x})", text, most, usual) : text;
+}
+
+}  // namespace
+
+std::string replica_difference(Communicator& communicator, std::span<Parameter* const> parameters) {
+    const std::vector<uint64_t> own = hashes_of(parameters);
+    if (same_everywhere(communicator, own)) return "";
+    const auto ranks = static_cast<size_t>(communicator.size());
+    std::vector<uint64_t> all(own.size() * ranks);
+    communicator.all_gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)));
+    const std::vector<std::string> hosts = gather_texts(communicator, host_name());
+    for (size_t i = 0; i < own.size(); ++i) {
+        std::vector<uint64_t> by_rank;
+        for (size_t r = 0; r < ranks; ++r) by_rank.push_back(all[r * own.size() + i]);
+        if (std::ranges::count(by_rank, by_rank[0]) == static_cast<int64_t>(ranks)) continue;
+        return concat(parameters[i]->name, " differs: ", who_differs(by_rank, hosts));
+    }
+    FUCINA_CHECK(false, "the ranks' digests differ, their hashes do not");
+}
+
+}  // namespace fucina
