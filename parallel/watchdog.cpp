@@ -56,15 +56,20 @@ std::string last_call(const RankView& rank) {
 }
 
 // Whom the others wait for: one whose process does not run, else one that computes, else the one
-// with the fewest collectives behind it. Nobody if all wait in the same one.
+// with the fewest collectives behind it, else the one in another call than most. Nobody if all wait
+// in the same one.
 const RankView* behind(std::span<const RankView> ranks, double limit) {
     const auto key = [&](const RankView& rank) {
         return std::tuple(runs(rank, limit), rank.inside, rank.sequence);
     };
-    const auto [first, last] =
-        std::minmax_element(ranks.begin(), ranks.end(),
-                            [&](const RankView& a, const RankView& b) { return key(a) < key(b); });
-    return ranks.size() > 1 && key(*first) == key(*last) && first->inside ? nullptr : &*first;
+    const auto callers = [&](const RankView& rank) {
+        return std::ranges::count(ranks, rank.call, &RankView::call);
+    };
+    const auto& first = *std::ranges::min_element(ranks, {}, key);
+    const auto& last = *std::ranges::max_element(ranks, {}, key);
+    const auto& odd = *std::ranges::min_element(ranks, {}, callers);
+    if (key(first) != key(last) || !first.inside) return &first;
+    return callers(odd) < std::ssize(ranks) ? &odd : nullptr;
 }
 
 std::string table(std::span<const RankView> ranks, const HangLimits& limits, double limit) {

@@ -11,6 +11,7 @@
 #include "launch/recipe.h"
 #include "launch/run_facts.h"
 #include "parallel/agreement.h"
+#include "trainer/fault_point.h"
 #include "trainer/product_choice.h"
 #include "trainer/report/report.h"
 #include "trainer/stop_request.h"
@@ -68,11 +69,13 @@ void note_run(const std::filesystem::path& run) {
 void go(Communicator& communicator, TrainingRun run, Console& console) {
     const std::string dir = run.path.string();
     const bool writes = communicator.rank() == 0;
+    fault_point("start", communicator.rank());
     if (writes) note_run(run.path);
     if (writes) write_run_facts(run, process());
     Trainer trainer(communicator, std::move(run), console);
     const ExitCode code = trainer.train();
     communicator.progress(Phase::finish);
+    fault_point("finish", communicator.rank());
     try {
         if (writes) console.line(concat("report   ", write_report(dir)));
     } catch (const std::exception& error) {  // the run itself is done and saved

@@ -91,7 +91,9 @@ def wait_until_stopped(job, rank):
     ("save.shard", 0, 2, {"checkpoint__every": 3}, "stopped in save of step 3, after "),
     pytest.param("save.shard,nth=2", 1, 2, {"checkpoint__every": 3}, "stopped in save of step 6, after ", marks=slow),
     pytest.param("eval.loss", 0, 2, {"data__valid": [{"path": "ids.json"}], "eval__every": 2},
-                 "stopped in evaluate of step 2, after ", marks=slow)])
+                 "stopped in evaluate of step 2, after ", marks=slow),
+    pytest.param("start", 1, 2, {}, "stopped in start-up, after ", marks=slow),
+    pytest.param("finish", 0, 2, {"train__steps": 3}, "stopped in finish of step 3, after ", marks=slow)])
 def test_a_stopped_rank(tmp_path, monkeypatch, point, rank, ranks, keys, words):
     monkeypatch.chdir(tmp_path)
     job = start(tmp_path, ranks, f"{point},rank={rank},signal={STOP}", **keys)

@@ -93,6 +93,11 @@ TEST(Watchdog, NamesTheRankThatIsBehind) {
     early.sequence = 116;
     EXPECT_EQ(behind({waiting(0, 70), early}),
               "rank 1 is behind, in reduce of step 7, in all_gather #116 of 4096 bytes");
+    RankView other = waiting(2, 70);
+    other.call = Call::barrier;
+    other.bytes = 0;
+    EXPECT_EQ(behind({waiting(0, 70), waiting(1, 70), other, waiting(3, 70)}),
+              "rank 2 is behind, in reduce of step 7, in barrier #118");
     EXPECT_EQ(behind({waiting(0, 70), waiting(1, 70)}),
               "all wait in the same call, for a rank on another machine or the network");
 }
