@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/error.h"
+#include "parallel/host_name.h"
 
 namespace fucina {
 namespace {
@@ -73,12 +74,13 @@ const RankView* behind(std::span<const RankView> ranks, double limit) {
 }
 
 std::string table(std::span<const RankView> ranks, const HangLimits& limits, double limit) {
-    std::string text = fmt::format("\n  {:>4}  {:<16}  {:>8}  {:>8}  {}", "rank", "phase", "step",
-                                   "for", "last call");
+    std::string text = fmt::format("\n  {:>4}  {:>8}  {:<16}  {:>8}  {:>8}  {}", "rank", "process",
+                                   "phase", "step", "for", "last call");
     for (const RankView& rank : ranks) {
-        text += fmt::format("\n  {:>4}  {:<16}  {:>8}  {:>6.0f} s  {}", rank.rank,
-                            name_of(rank.phase), rank.step, rank.since_beat, last_call(rank));
-        if (!runs(rank, limit)) text += fmt::format("; process {} does not run", rank.process);
+        text +=
+            fmt::format("\n  {:>4}  {:>8}  {:<16}  {:>8}  {:>6.0f} s  {}", rank.rank, rank.process,
+                        name_of(rank.phase), rank.step, rank.since_beat, last_call(rank));
+        if (!runs(rank, limit)) text += "; its process does not run";
     }
     if (limits.others) text += "\n  the other ranks are on another machine";
     return text;
@@ -100,13 +102,13 @@ std::string find_hang(std::span<const RankView> ranks, const HangLimits& limits)
                      "in ", where(*rank), ", ", last_call(*rank));
     }
     return fmt::format(
-               "no rank has got on for {:.0f} s (train.watchdog allows {:.0f}): {}; find out"
-               " what holds it, then fucina resume goes on from the last checkpoint",
-               least, limit, who) +
+               "no rank on {} has got on for {:.0f} s (train.watchdog allows {:.0f}): {}; find out "
+               "what holds it, then fucina resume goes on from the last checkpoint",
+               limits.host, least, limit, who) +
            table(ranks, limits, limit);
 }
 
-Watchdog::Watchdog(Options options) : options_(std::move(options)) {
+Watchdog::Watchdog(Options options) : options_(std::move(options)), host_(host_name()) {
     counts_from_ = looked_at_ = monotonic_ns();
     options_.own.seen_at.store(looked_at_, kRelaxed);
     // Signals are for the main thread.
@@ -166,6 +168,7 @@ std::string Watchdog::look(int64_t now) {
                          .median_step = seconds(record.median_step.load(kRelaxed))});
     }
     return find_hang(views, {.seconds = options_.seconds,
+                             .host = host_,
                              .others = static_cast<int>(views.size()) < options_.ranks});
 }
 

@@ -30,6 +30,7 @@ struct RankView {
 
 struct HangLimits {
     double seconds = 0;   // without progress that are too long for a step; the floor
+    std::string host;     // the ranks' machine
     bool others = false;  // the job has ranks on other machines, whose Heartbeats nobody sees here
 };
 
@@ -63,6 +64,7 @@ class Watchdog {
     std::string look(int64_t now);
 
     Options options_;
+    const std::string host_;
     std::mutex mutex_;
     std::condition_variable changed_;
     bool ends_ = false;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "parallel/agreement.h"
-#include "trainer/host_name.h"
+#include "parallel/host_name.h"
 
 namespace fucina {
 namespace {

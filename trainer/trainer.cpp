@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/agreement.h"
+#include "parallel/host_name.h"
 #include "trainer/evaluator.h"
 #include "trainer/fault_point.h"
-#include "trainer/host_name.h"
 #include "trainer/manifest.h"
 #include "trainer/replica_check.h"
 

@@ -65,11 +65,12 @@ def check_hang(job, rank, ranks, words, since_stop):
     code, error, table, _ = end(job)
     seconds = time.time() - since_stop
     assert code == 12, (code, error)
-    assert re.match(rf"error: no rank has got on for \d+ s \(train.watchdog allows \d+\): rank {rank} is behind, "
+    assert re.match(rf"error: no rank on \S+ has got on for \d+ s \(train.watchdog allows \d+\): rank {rank} is behind, "
                     rf"{words}", error), error
-    assert len(table) == 1 + ranks and table[0].split() == ["rank", "phase", "step", "for", "last", "call"], table
+    assert len(table) == 1 + ranks and table[0].split() == [
+        "rank", "process", "phase", "step", "for", "last", "call"], table
     for r, line in enumerate(table[1:]):
-        assert line.split()[0] == str(r) and ("does not run" in line) == (r == rank), table
+        assert line.split()[0] == str(r) and ("its process does not run" in line) == (r == rank), table
     allowed = int(re.search(r"allows (\d+)", error)[1])
     assert allowed - 1 < seconds < allowed + 5, (seconds, error)
 

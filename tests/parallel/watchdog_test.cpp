@@ -36,7 +36,7 @@ RankView stopped(RankView view) {
 }
 
 std::string hang(std::vector<RankView> ranks, bool others = false) {
-    return find_hang(ranks, {.seconds = 60, .others = others});
+    return find_hang(ranks, {.seconds = 60, .host = "here", .others = others});
 }
 std::string first_line(const std::string& text) {
     return text.substr(0, text.find('\n'));
@@ -104,10 +104,11 @@ TEST(Watchdog, NamesTheRankThatIsBehind) {
 
 TEST(Watchdog, ShowsAllRanks) {
     const std::string text = hang({waiting(0, 70), stopped(computing(1, Phase::update, 71))}, true);
+    EXPECT_EQ(text.substr(0, text.find(" (")), "no rank on here has got on for 70 s");
     EXPECT_EQ(text.substr(text.find('\n')), R"(
-  rank  phase                 step       for  last call
-     0  reduce                   7      70 s  in all_gather #118 of 4096 bytes
-     1  update                   7      71 s  after all_gather #117; process 1001 does not run
+  rank   process  phase                 step       for  last call
+     0      1000  reduce                   7      70 s  in all_gather #118 of 4096 bytes
+     1      1001  update                   7      71 s  after all_gather #117; its process does not run
   the other ranks are on another machine)");
 }
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "kernels/error.h"
+#include "parallel/host_name.h"
 #include "parallel/thread_communicator.h"
-#include "trainer/host_name.h"
 
 namespace fucina {
 namespace {
