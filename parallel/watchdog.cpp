@@ -96,7 +96,8 @@ std::string find_hang(std::span<const RankView> ranks, const HangLimits& limits)
         if (rank.since_beat < patience(rank, limit, limits.others)) return "";
         least = std::min(least, rank.since_beat);
     }
-    std::string who = "all wait in the same call, for a rank on another machine or the network";
+    std::string who = concat("all wait in the same call, for ",
+                             limits.others ? "a rank on another machine or the network" : "MPI");
     if (const RankView* rank = behind(ranks, limit)) {
         who = concat("rank ", rank->rank, " is behind, ", runs(*rank, limit) ? "" : "stopped ",
                      "in ", where(*rank), ", ", last_call(*rank));

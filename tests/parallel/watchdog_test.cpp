@@ -81,8 +81,8 @@ TEST(Watchdog, MayWaitLongForRanksThatItDoesNotSee) {
 }
 
 TEST(Watchdog, NamesTheRankThatIsBehind) {
-    const auto behind = [](std::vector<RankView> ranks) {
-        const std::string line = first_line(hang(std::move(ranks)));
+    const auto behind = [](std::vector<RankView> ranks, bool others = false) {
+        const std::string line = first_line(hang(std::move(ranks), others));
         return line.substr(line.find("): ") + 3, line.find(';') - line.find("): ") - 3);
     };
     EXPECT_EQ(behind({waiting(0, 70), computing(1, Phase::update, 71), waiting(2, 70)}),
@@ -98,7 +98,8 @@ TEST(Watchdog, NamesTheRankThatIsBehind) {
     other.bytes = 0;
     EXPECT_EQ(behind({waiting(0, 70), waiting(1, 70), other, waiting(3, 70)}),
               "rank 2 is behind, in reduce of step 7, in barrier #118");
-    EXPECT_EQ(behind({waiting(0, 70), waiting(1, 70)}),
+    EXPECT_EQ(behind({waiting(0, 70), waiting(1, 70)}), "all wait in the same call, for MPI");
+    EXPECT_EQ(behind({waiting(0, 70)}, true),
               "all wait in the same call, for a rank on another machine or the network");
 }
 
