@@ -117,6 +117,7 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
         accumulator.end_wave(wave);
     }
     accumulator.finish();
+    parts_.communicator.progress(Phase::reduce);
     std::vector<Tensor> rest;  // that is not yet summed over ranks
     for (Parameter* parameter : parts_.model.parameters()) {
         if (!parameter->trained ||
@@ -149,7 +150,6 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                 .mtp_scale = ratio(train.mtp_loss(), totals[1]),
                 .balance_scale = ratio(train.balance_loss(), train.global_batch())},
                sums);
-    parts_.communicator.progress(Phase::reduce);
     sums.all_reduce(parts_.communicator);
 
     StepResult result;
