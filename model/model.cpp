@@ -33,11 +33,14 @@ struct Model::Parts {
     RopeTable rope;
     int64_t rope_positions = 0;
     WeightGradQueue weight_grads;
+    std::optional<TokenDispatcher> dispatcher;
 };
 
 Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_options)
     : spec(model_spec),
       options(model_options),
+      set(options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
+          options.mesh != nullptr ? options.mesh->rank() : 0),
       embedding{set.plain("embedding", {spec.vocab_size, spec.hidden_size})},
       blocks([this] {
           std::vector<DecoderBlock> made;
@@ -47,6 +50,8 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
           return made;
       }()),
       head(set, "norm", spec) {
+    if (options.mesh != nullptr && options.mesh->shape().expert > 1)
+        dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts);
     Parameter* table = embedding.table;
     Parameter* projection = table;
     if (spec.tied_head)
@@ -90,6 +95,7 @@ PassContext Model::Parts::context(const TokenBatch& batch) {
     context.dtype = options.compute;
     context.recompute = options.recompute;
     context.weight_grads = &weight_grads;
+    if (dispatcher) context.dispatcher = &*dispatcher;
     return context;
 }
 
@@ -150,10 +156,15 @@ void Model::initialize(uint64_t seed, std::string_view prefix) {
         if (!parameter->name.starts_with(prefix)) continue;
         const Tensor& value = parameter->value;
         const std::span<float> data(value.data<float>(), static_cast<size_t>(value.size()));
-        if (value.rank() >= 2)
-            fill_normal(data, seed, parameter->name, spec().initializer_range);
-        else
+        if (value.rank() < 2) {
             std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
+            continue;
+        }
+        for_each_run(
+            parameter->shape, parameter->box, [&](int64_t first, int64_t local, int64_t count) {
+                fill_normal(data.subspan(static_cast<size_t>(local), static_cast<size_t>(count)),
+                            first, seed, parameter->name, spec().initializer_range);
+            });
     }
 }
 
@@ -173,6 +184,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     PassContext context = parts.context(batch);
     context.keeps = true;
     context.balance_scale = pass.balance_scale;
+    context.ranks_apart = pass.ranks_apart;
     if (pass.grains_apart) context.nodes = make_nodes(batch.grain_offsets, true);
     parts.weight_grads.done = pass.grad_done;
     context.report = &report;

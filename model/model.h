@@ -15,6 +15,7 @@
 #include "model/model_spec.h"
 #include "model/recompute.h"
 #include "model/token_batch.h"
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
@@ -26,6 +27,9 @@ struct PassOptions {
     double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
     // Gradients of all but experts are those of each grain, a node of its own for grad_done.
     bool grains_apart = false;
+    // Where several ranks share the experts out: experts' gradients are those of each rank's
+    // tokens, a node each. The same on all of them, whose passes are calls of all.
+    bool ranks_apart = false;
     GradDone grad_done = {};
 };
 
@@ -41,6 +45,7 @@ struct ModelOptions {
     bool training = true;         // keep dgrad copies
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;
+    const Mesh* mesh = nullptr;  // null: one rank; must outlive the model
 };
 
 class Model {

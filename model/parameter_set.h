@@ -7,26 +7,28 @@
 #include <string>
 #include <vector>
 
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
 
 class ParameterSet {
   public:
-    // A weight of a matrix product, [N, K].
+    // What `rank` of the mesh holds.
+    ParameterSet(const MeshShape& mesh, int rank) : mesh_(mesh), rank_(rank) {}
+
+    // A weight of a matrix product, [N, K], or [2, N, K] of a fused gate and up.
     Parameter* matrix(const std::string& name, std::initializer_list<int64_t> shape,
-                      PackKind forward_kind = PackKind::forward) {
-        Parameter* parameter = add(name, shape);
+                      PackKind forward_kind = PackKind::forward, const Layout& layout = {}) {
+        Parameter* parameter = add(name, shape, layout);
         parameter->gemm = true;
         parameter->forward_kind = forward_kind;
         return parameter;
     }
-    // [experts, N, K]: a product each.
+    // [experts, N, K], or [experts, 2, N, K]: a product each.
     Parameter* experts(const std::string& name, std::initializer_list<int64_t> shape,
                        PackKind forward_kind = PackKind::forward) {
-        Parameter* parameter = matrix(name, shape, forward_kind);
-        parameter->layout.expert = 0;
-        return parameter;
+        return matrix(name, shape, forward_kind, {.expert = 0});
     }
     // A norm's gain [D], or a table that is read row by row.
     Parameter* plain(const std::string& name, std::initializer_list<int64_t> shape) {
@@ -42,16 +44,22 @@ class ParameterSet {
     std::span<Parameter* const> all() const { return order_; }
 
   private:
-    Parameter* add(const std::string& name, std::initializer_list<int64_t> shape) {
+    Parameter* add(const std::string& name, std::initializer_list<int64_t> shape,
+                   const Layout& layout = {}) {
         MemoryPurpose purpose("weights");
         owned_.push_back(std::make_unique<Parameter>());
         Parameter* parameter = owned_.back().get();
         parameter->name = name;
-        parameter->value = Tensor::empty(shape, DType::f32);
+        parameter->shape = shape;
+        parameter->layout = layout;
+        parameter->box = box_of(parameter->shape, layout, mesh_, rank_);
+        parameter->value = Tensor::empty(parameter->box.extent, DType::f32);
         order_.push_back(parameter);
         return parameter;
     }
 
+    const MeshShape mesh_;
+    const int rank_;
     std::vector<std::unique_ptr<Parameter>> owned_;
     std::vector<Parameter*> order_;
 };

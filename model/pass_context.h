@@ -10,6 +10,7 @@
 #include "kernels/rope.h"
 #include "model/recompute.h"
 #include "model/weight_grad_queue.h"
+#include "parallel/token_dispatcher.h"
 
 namespace fucina {
 
@@ -33,6 +34,8 @@ struct PassContext {
     bool keeps = false;  // what backward needs; without backward, layers let go of all they can
     double balance_scale = 0;
     WeightGradQueue* weight_grads = nullptr;
+    const TokenDispatcher* dispatcher = nullptr;  // null: all experts are here
+    bool ranks_apart = false;  // gradients of experts are those of each rank's tokens
     MoeReport* report = nullptr;
 
     Tensor activations(int64_t rows, int64_t columns) const {

@@ -74,21 +74,28 @@ uint64_t name_hash(std::string_view name) {
 
 }  // namespace
 
-void fill_normal(std::span<float> out, uint64_t seed, std::string_view name, double deviation) {
+void fill_normal(std::span<float> out, int64_t first, uint64_t seed, std::string_view name,
+                 double deviation) {
     const uint64_t hash = name_hash(name);
     const RandomKey key{.seed = seed,
                         .purpose = RandomPurpose::initialization,
                         .stream = static_cast<uint32_t>(hash & 0xffffffu),
                         .step = static_cast<uint32_t>(hash >> 32)};
-    const auto pairs = static_cast<int64_t>((out.size() + 1) / 2);
+    if (out.empty()) return;
+    const auto last = first + static_cast<int64_t>(out.size());
+    const int64_t pair = first / 2;
     // Box-Muller: one block gives two normals.
-    parallel_for(pairs, [&](int64_t pair) {
-        const PhiloxBlock bits = random_block(key, static_cast<uint64_t>(pair));
+    parallel_for((last + 1) / 2 - pair, [&](int64_t i) {
+        const PhiloxBlock bits = random_block(key, static_cast<uint64_t>(pair + i));
         const double radius = std::sqrt(-2 * natural_log(open_uniform(bits[0], bits[1])));
         const SinCos angle = sin_cos_turns(open_uniform(bits[2], bits[3]));
-        const auto i = static_cast<size_t>(2 * pair);
-        out[i] = static_cast<float>(deviation * (radius * angle.cos));
-        if (i + 1 < out.size()) out[i + 1] = static_cast<float>(deviation * (radius * angle.sin));
+        const double normals[] = {angle.cos, angle.sin};
+        for (int side = 0; side < 2; ++side) {
+            const int64_t element = 2 * (pair + i) + side;
+            if (element >= first && element < last)
+                out[static_cast<size_t>(element - first)] =
+                    static_cast<float>(deviation * (radius * normals[side]));
+        }
     });
 }
 

@@ -7,7 +7,9 @@
 
 namespace fucina {
 
-// N(0, deviation): element i depends on (seed, name, i) only.
-void fill_normal(std::span<float> out, uint64_t seed, std::string_view name, double deviation);
+// N(0, deviation): element i of `name`, of which out[0] is number `first`, depends on (seed, name,
+// i) only.
+void fill_normal(std::span<float> out, int64_t first, uint64_t seed, std::string_view name,
+                 double deviation);
 
 }  // namespace fucina

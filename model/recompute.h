@@ -12,8 +12,8 @@ enum class RecomputeKind {
     block,   // everything but each block's input
 };
 
-// A layer that keeps its input alone and runs forward again in backward. Never wrap a layer that
-// exchanges tokens with other ranks without keeping their routing.
+// A layer that keeps its input, and what it should not do again (Layer::Kept: routing, and rows
+// that other ranks sent), and runs forward again in backward.
 template <class Layer>
 class Recompute {
   public:
@@ -21,6 +21,7 @@ class Recompute {
     using Out = typename Layer::Out;
     struct Saved {
         In in;
+        typename Layer::Kept kept;
     };
 
     explicit Recompute(const Layer& layer) : layer_(layer) {}
@@ -31,12 +32,15 @@ class Recompute {
         Context alone = context;
         alone.keeps = false;
         typename Layer::Saved dropped;
-        return layer_.forward(alone, in, dropped);
+        Out out = layer_.forward(alone, in, dropped);
+        saved.kept = layer_.kept(dropped);
+        return out;
     }
 
     template <class Context>
     In backward(const Context& context, const Out& grad, Saved& saved) const {
         typename Layer::Saved again;
+        layer_.restore(std::move(saved.kept), again);
         layer_.forward(context, std::exchange(saved.in, {}), again);
         return layer_.backward(context, grad, again);
     }

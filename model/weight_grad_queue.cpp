@@ -31,7 +31,8 @@ void WeightGradQueue::compute(const Item& item) const {
 void WeightGradQueue::now(Parameter& parameter, size_t use, const SumNodes& nodes,
                           const Compute& compute) const {
     for (size_t node = 0; node < nodes.size(); ++node) {
-        compute(nodes[node], parameter.trained ? parameter.grad(use) : Tensor());
+        compute(nodes[node],
+                parameter.trained ? parameter.as_matrix(parameter.grad(use)) : Tensor());
         if (parameter.trained && done) done(parameter, use, node);
     }
 }

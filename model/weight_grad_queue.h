@@ -30,7 +30,8 @@ std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offset
 
 class WeightGradQueue {
   public:
-    // Overwrites dw, fp32 of the parameter's shape, with the gradient of the node's rows.
+    // Overwrites dw, fp32 of the parameter's shape as a matrix, with the gradient of the node's
+    // rows.
     using Compute = std::function<void(const SumNode& node, const Tensor& dw)>;
     struct Item {
         Parameter* parameter = nullptr;

@@ -31,6 +31,9 @@ class Communicator {
     virtual void receive(std::span<std::byte> data, int from, int tag) = 0;
     virtual void all_reduce_sum(std::span<int64_t> values) = 0;  // integers: any order is the same
     virtual void all_reduce_max(std::span<int64_t> values) = 0;
+    // Collective: a communicator of its own for the ranks that name the same color (at least 0), in
+    // the order of their ranks here. It must not outlive what it was made of.
+    virtual std::unique_ptr<Communicator> split(int color) = 0;
 
     // What this rank does from here on, and that it is alive, for those that wait for it: to be
     // said wherever more than a second or so may pass without a collective. step: the one being

@@ -13,9 +13,9 @@ std::string_view name_of(Phase phase) {
 }
 
 std::string_view name_of(Call call) {
-    constexpr std::array<std::string_view, 10> names{
-        "no call",        "barrier",        "broadcast", "all_gather", "all_to_all_v",
-        "all_reduce_sum", "all_reduce_max", "send",      "receive",    "finish"};
+    constexpr std::array<std::string_view, 11> names{
+        "no call",        "barrier", "broadcast", "all_gather", "all_to_all_v", "all_reduce_sum",
+        "all_reduce_max", "split",   "send",      "receive",    "finish"};
     return names.at(static_cast<size_t>(call));
 }
 

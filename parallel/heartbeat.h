@@ -30,6 +30,7 @@ enum class Call : int32_t {
     all_to_all_v,
     all_reduce_sum,
     all_reduce_max,
+    split,
     send,
     receive,
     finish  // no Communicator's: the process waits for the others to end too
@@ -37,7 +38,7 @@ enum class Call : int32_t {
 std::string_view name_of(Call call);
 // Collectives have a sequence number.
 inline bool is_collective(Call call) {
-    return Call::barrier <= call && call <= Call::all_reduce_max;
+    return Call::barrier <= call && call <= Call::split;
 }
 
 // Times in nanoseconds of the machine's monotonic clock, which its processes share. One thread

@@ -1,10 +1,56 @@
-// Layout: where the elements of a parameter are, by the axes of the mesh.
+// Where the elements of a tensor are: boxes of it, and how the axes of a mesh cut it into them.
 #pragma once
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace fucina {
 
+// By axis of the mesh, the dimension that it cuts; -1: all ranks of the axis hold the same.
 struct Layout {
-    int expert = -1;  // the dimension of experts, which the expert axis cuts; -1: none
+    int expert = -1;
 };
+
+// A part of a tensor, by dimension.
+struct Box {
+    std::vector<int64_t> offset, extent;
+
+    int64_t size() const;  // elements
+    bool operator==(const Box&) const = default;
+};
+
+Box whole_box(std::span<const int64_t> shape);
+// The part that two boxes of a tensor share, or nothing.
+std::optional<Box> intersection(const Box& a, const Box& b);
+
+// body(first, local, count) for every run of elements of the box that are neighbours in the tensor:
+// the first of them is number `first` of the row-major tensor, and number `local` of the box.
+template <class Body>
+void for_each_run(std::span<const int64_t> shape, const Box& box, const Body& body) {
+    // Dimensions from `inner` on are one run.
+    size_t inner = shape.size();
+    int64_t count = 1;
+    while (inner > 0) {
+        --inner;
+        count *= box.extent[inner];
+        if (box.extent[inner] != shape[inner]) break;
+    }
+    std::vector<int64_t> index(box.offset.begin(), box.offset.end());
+    for (int64_t local = 0; local < box.size(); local += count) {
+        int64_t first = 0;
+        for (size_t d = 0; d < shape.size(); ++d) first = first * shape[d] + index[d];
+        body(first, local, count);
+        for (size_t d = inner; d-- > 0;) {
+            if (++index[d] < box.offset[d] + box.extent[d]) break;
+            index[d] = box.offset[d];
+        }
+    }
+}
+
+// Elements of `element` bytes: the part that the boxes share, each lying row-major at its pointer.
+void copy_shared(const Box& from_box, const std::byte* from, const Box& to_box, std::byte* to,
+                 int64_t element);
 
 }  // namespace fucina

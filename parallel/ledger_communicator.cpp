@@ -26,7 +26,7 @@ class LedgerCommunicator::Inside {
     }
     ~Inside() {
         const int64_t now = monotonic_ns();
-        owner_.inside_ns_ += now - began_;
+        owner_.shared_->inside_ns += now - began_;
         owner_.record_.beat_at.store(now, kRelaxed);
         owner_.record_.inside.store(false, kRelaxed);
     }
@@ -90,6 +90,14 @@ void LedgerCommunicator::all_reduce_max(std::span<int64_t> values) {
     inner_->all_reduce_max(values);
 }
 
+std::unique_ptr<Communicator> LedgerCommunicator::split(int color) {
+    const Inside inside(*this, Call::split, 0);
+    meet(Call::split, 0, kAny);
+    auto part = std::make_unique<LedgerCommunicator>(inner_->split(color), &record_);
+    part->shared_ = shared_;
+    return part;
+}
+
 void LedgerCommunicator::progress(Phase phase, int64_t step) {
     const int64_t now = monotonic_ns();
     if (phase == Phase::load) step_began_ = now;
@@ -113,7 +121,7 @@ void LedgerCommunicator::step_ended(int64_t now) {
 // The greatest and the least of every number of the entry, in one exchange; only ranks that
 // disagree gather who is where.
 void LedgerCommunicator::meet(Call call, int64_t bytes, int64_t root) {
-    if (!compares_ || size() == 1) return;
+    if (!shared_->compares || size() == 1) return;
     const Entry own{static_cast<int64_t>(call), sequence_, bytes, root};
     std::array<int64_t, 8> most{own.call,  -own.call,  own.sequence, -own.sequence,
                                 own.bytes, -own.bytes, own.root,     -own.root};

@@ -21,8 +21,8 @@ class LedgerCommunicator final : public Communicator {
     explicit LedgerCommunicator(std::unique_ptr<Communicator> inner, Heartbeat* record = nullptr);
 
     // Whether collectives are compared, one small all_reduce each; they are at first. All ranks
-    // call it at the same place, with the same value.
-    void compare(bool on) { compares_ = on; }
+    // call it at the same place, with the same value; it holds for what was split off too.
+    void compare(bool on) { shared_->compares = on; }
 
     int rank() const override { return inner_->rank(); }
     int size() const override { return inner_->size(); }
@@ -36,8 +36,12 @@ class LedgerCommunicator final : public Communicator {
     void receive(std::span<std::byte> data, int from, int tag) override;
     void all_reduce_sum(std::span<int64_t> values) override;
     void all_reduce_max(std::span<int64_t> values) override;
+    // A ledger of its own, which counts time and keeps the heartbeat together with this one.
+    std::unique_ptr<Communicator> split(int color) override;
     void progress(Phase phase, int64_t step) override;
-    double seconds_inside() const override { return static_cast<double>(inside_ns_) * 1e-9; }
+    double seconds_inside() const override {
+        return static_cast<double>(shared_->inside_ns) * 1e-9;
+    }
 
   private:
     static constexpr int64_t kAny = -1;  // a number that ranks need not share
@@ -47,6 +51,11 @@ class LedgerCommunicator final : public Communicator {
         bool operator==(const Entry&) const = default;
     };
     class Inside;
+    // With the ledgers of what was split off.
+    struct Shared {
+        bool compares = true;
+        int64_t inside_ns = 0;
+    };
 
     void meet(Call call, int64_t bytes, int64_t root);
     static std::string disagreement(const std::vector<Entry>& entries);
@@ -56,9 +65,8 @@ class LedgerCommunicator final : public Communicator {
     std::unique_ptr<Communicator> inner_;
     Heartbeat own_;
     Heartbeat& record_;
-    bool compares_ = true;
+    std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
     int64_t sequence_ = 0;
-    int64_t inside_ns_ = 0;
     int64_t step_began_ = 0;
     std::vector<int64_t> steps_;  // ns, of the last ones
 };

@@ -18,8 +18,8 @@ namespace {
 
 class MpiCommunicator final : public Communicator {
   public:
-    explicit MpiCommunicator(int64_t largest) : largest_(largest) {
-        check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
+    // Takes the communicator over.
+    MpiCommunicator(MPI_Comm comm, int64_t largest) : comm_(comm), largest_(largest) {
         check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
         check_mpi(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
         check_mpi(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
@@ -95,6 +95,12 @@ class MpiCommunicator final : public Communicator {
 
     void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_SUM); }
     void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, MPI_MAX); }
+
+    std::unique_ptr<Communicator> split(int color) override {
+        MPI_Comm part = MPI_COMM_NULL;
+        check_mpi(MPI_Comm_split(comm_, color, rank_, &part), "MPI_Comm_split");
+        return std::make_unique<MpiCommunicator>(part, largest_);
+    }
 
   private:
     static constexpr int kTag = 1;  // of all_to_all_v; send() and receive() use those above it
@@ -206,7 +212,9 @@ class MpiCommunicator final : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_mpi_communicator(int64_t largest_message) {
-    return std::make_unique<MpiCommunicator>(largest_message);
+    MPI_Comm world = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world), "MPI_Comm_dup");
+    return std::make_unique<MpiCommunicator>(world, largest_message);
 }
 
 }  // namespace fucina

@@ -14,8 +14,10 @@ namespace fucina {
 
 struct Parameter {
     std::string name;  // global name, the same under every layout: "layers.3.mlp.experts.gate_up"
-    Tensor value;      // fp32 master weights, row-major
+    std::vector<int64_t> shape;  // of the whole; a fused [gate; up] has a dimension of two for it
     Layout layout;
+    Box box;       // what this rank holds
+    Tensor value;  // fp32 master weights of the box, row-major
     bool trained =
         true;           // false: a buffer (router bias) or a frozen weight; no gradient, no moments
     bool gemm = false;  // has packed copies, remade after every change of value
@@ -37,13 +39,20 @@ struct Parameter {
         }
         return grads[use];
     }
+    // Of value's shape, as products take it: gate and up are rows of one matrix.
+    Tensor as_matrix(const Tensor& x) const {
+        if (forward_kind != PackKind::gate_up || !x.defined()) return x;
+        if (x.rank() == 4) return x.view({x.dim(0), 2 * x.dim(2), x.dim(3)});
+        return x.view({2 * x.dim(1), x.dim(2)});
+    }
     // Remakes the packed copies from value.
     void repack(DType compute, bool with_dgrad) {
         if (!gemm) return;
         if (fp32) compute = DType::f32;
         MemoryPurpose purpose("packed weights");
-        forward = ops::pack(value, forward_kind, compute, std::move(forward));
-        if (with_dgrad) dgrad = ops::pack(value, PackKind::dgrad, compute, std::move(dgrad));
+        forward = ops::pack(as_matrix(value), forward_kind, compute, std::move(forward));
+        if (with_dgrad)
+            dgrad = ops::pack(as_matrix(value), PackKind::dgrad, compute, std::move(dgrad));
     }
 };
 

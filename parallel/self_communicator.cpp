@@ -29,6 +29,7 @@ class SelfCommunicator final : public Communicator {
     }
     void all_reduce_sum(std::span<int64_t>) override {}
     void all_reduce_max(std::span<int64_t>) override {}
+    std::unique_ptr<Communicator> split(int) override { return make_self_communicator(); }
 };
 
 }  // namespace

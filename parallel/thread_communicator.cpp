@@ -38,6 +38,8 @@ struct Group {
         std::lock_guard lock(mutex);
         broken = true;
         changed.notify_all();
+        for (const std::weak_ptr<Group>& part : parts)
+            if (const auto group = part.lock()) group->leave();
     }
     [[noreturn]] static void stop() { fail(ExitCode::internal, "another rank ended early"); }
 
@@ -55,7 +57,9 @@ struct Group {
     bool broken = false;
     std::vector<Published> published;
     std::map<std::tuple<int, int, int>, std::deque<std::vector<std::byte>>>
-        mail;  // by (from, to, tag)
+        mail;                                         // by (from, to, tag)
+    std::map<int, std::shared_ptr<Group>> new_parts;  // by color, while a split goes on
+    std::vector<std::weak_ptr<Group>> parts;          // of all splits
 };
 
 void copy_bytes(std::byte* to, const std::byte* from, int64_t count) {
@@ -132,6 +136,29 @@ class ThreadCommunicator final : public Communicator {
     }
     void all_reduce_max(std::span<int64_t> values) override {
         all_reduce(values, [](int64_t a, int64_t b) { return std::max(a, b); });
+    }
+
+    std::unique_ptr<Communicator> split(int color) override {
+        const int64_t own = color;
+        std::vector<int64_t> colors(static_cast<size_t>(size()));
+        all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(colors)));
+        const auto here = colors.begin() + rank_;
+        const auto members = static_cast<int>(std::ranges::count(colors, own));
+        const auto index = static_cast<int>(std::count(colors.begin(), here, own));
+        std::shared_ptr<Group> part;
+        {
+            std::lock_guard lock(group_->mutex);
+            std::shared_ptr<Group>& shared = group_->new_parts[color];
+            if (!shared) {
+                shared = std::make_shared<Group>(members);
+                group_->parts.push_back(shared);
+            }
+            part = shared;
+        }
+        group_->meet();
+        if (rank_ == 0) group_->new_parts.clear();
+        group_->meet();
+        return std::make_unique<ThreadCommunicator>(std::move(part), index);
     }
 
   private:

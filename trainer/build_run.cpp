@@ -26,22 +26,42 @@ RecomputeKind recompute_kind(const std::string& name) {
     return name == "block" ? RecomputeKind::block : RecomputeKind::none;
 }
 
-ModelOptions model_options(const Train& train) {
+ModelOptions model_options(const Train& train, const Mesh& mesh) {
     ModelOptions options;
+    options.mesh = &mesh;
     options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;
     options.with_mtp = train.mtp_loss() > 0;
     options.recompute = recompute_kind(train.recompute());
     return options;
 }
 
-void check_ranks(int ranks, const Recipe& recipe) {
+std::string list(const std::vector<int>& numbers) {
+    std::string text;
+    for (const int number : numbers) text += concat(text.empty() ? "" : ", ", number);
+    return text;
+}
+
+// The layout that the recipe asks for, of all ranks; fails before anything else is done.
+std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
+    const int ranks = world.size();
     const SumOrder order = sum_order(recipe);
-    if (recipe.train().numerics() == "fast" || ranks_fit_tree(ranks, order)) return;
-    std::string legal = "1";
-    for (int more = 2; more <= order.replicas; more *= 2) legal += concat(", ", more);
-    fail(ExitCode::usage, ranks, " ranks do not divide exact.replicas = ", order.replicas,
-         "; legal: ", legal, "; start one of these, set a larger exact.replicas",
-         " in a new run, or train.numerics = \"fast\"");
+    const auto expert =
+        static_cast<int>(recipe.parallel().has_expert() ? recipe.parallel().expert() : 1);
+    if (recipe.train().numerics() != "fast" && !ranks_fit_tree(ranks, order)) {
+        std::vector<int> legal;
+        for (int more = 1; more <= order.replicas; more *= 2) legal.push_back(more);
+        fail(ExitCode::usage, ranks, " ranks do not divide exact.replicas = ", order.replicas,
+             "; legal: ", list(legal), "; start one of these, set a larger exact.replicas",
+             " in a new run, or train.numerics = \"fast\"");
+    }
+    if (ranks % expert != 0) {
+        std::vector<int> legal;
+        for (int divisor = 1; divisor <= ranks; ++divisor)
+            if (ranks % divisor == 0) legal.push_back(divisor);
+        fail(ExitCode::usage, "parallel.expert = ", expert, " does not divide ", ranks,
+             " ranks; legal: ", list(legal));
+    }
+    return std::make_unique<Mesh>(world, MeshShape{.data = ranks, .expert = expert});
 }
 
 DamageReport warn_of_damage(Console& console) {
@@ -98,17 +118,20 @@ class Origin {
 };
 
 // What every rank makes or loads by itself.
-void require_same_model(Communicator& communicator, Model& model) {
-    if (communicator.size() == 1) return;
+// Parts of a tensor are compared with those of the same place.
+void require_same_model(const Mesh& mesh, Model& model) {
+    if (mesh.world().size() == 1) return;
     const auto hashed = [](std::string_view bytes) { return "of hash " + content_hash(bytes); };
-    Facts facts{{"the model's config", hashed(model.spec().to_config().dump())}};
+    Facts facts{{"the model's config", hashed(model.spec().to_config().dump())}}, of_experts;
     for (const Parameter* parameter : model.parameters()) {
         const Tensor& value = parameter->value;
-        facts.emplace_back(parameter->name, hashed({reinterpret_cast<const char*>(value.raw()),
-                                                    static_cast<size_t>(value.bytes())}));
+        (parameter->layout.expert >= 0 ? of_experts : facts)
+            .emplace_back(parameter->name, hashed({reinterpret_cast<const char*>(value.raw()),
+                                                   static_cast<size_t>(value.bytes())}));
     }
-    require_same(communicator, facts, ExitCode::replica_mismatch,
-                 "every rank must read the same model.from");
+    const std::string otherwise = "every rank must read the same model.from";
+    require_same(mesh.world(), facts, ExitCode::replica_mismatch, otherwise);
+    require_same(mesh.expert_data(), of_experts, ExitCode::replica_mismatch, otherwise);
 }
 
 void start_log(TrainingRun& run, const std::string& toml, Console& console) {
@@ -121,18 +144,18 @@ void start_log(TrainingRun& run, const std::string& toml, Console& console) {
 std::vector<NamedTensor> TrainingRun::state() const {
     std::vector<NamedTensor> tensors;
     for (Parameter* parameter : model->parameters()) {
-        tensors.push_back({"weight", parameter->name, parameter->value});
+        tensors.push_back(named("weight", *parameter, parameter->value));
     }
     for (const Optimizer::State& state : optimizer->states()) {
-        tensors.push_back({"m", state.parameter->name, state.m});
-        tensors.push_back({"v", state.parameter->name, state.v});
+        tensors.push_back(named("m", *state.parameter, state.m));
+        tensors.push_back(named("v", *state.parameter, state.v));
     }
     return tensors;
 }
 
 TrainingRun build_run(Communicator& communicator, const NewRun& request, Console& console) {
-    check_ranks(communicator.size(), request.recipe);
     TrainingRun run;
+    run.mesh = make_mesh(communicator, request.recipe);
     run.recipe = request.recipe;
     run.path = request.recipe.run().dir();
     const bool first = communicator.rank() == 0;
@@ -146,10 +169,11 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
     run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
     adopt_ends(origin->spec(), run.data.ends, console);
     agree(communicator, [&] {
-        run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe.train()));
+        run.model =
+            std::make_unique<Model>(origin->spec(), model_options(run.recipe.train(), *run.mesh));
         origin->fill(*run.model);
     });
-    require_same_model(communicator, *run.model);
+    require_same_model(*run.mesh, *run.model);
     run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters());
     agree(communicator, [&] {
         if (!first) return;
@@ -281,13 +305,13 @@ std::string load_or_find_damage(Communicator& communicator, const ResumePoint& p
 std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumePoint& point,
                                              const Recipe& recipe, const std::string& toml,
                                              Console& console) {
-    check_ranks(communicator.size(), recipe);
     TrainingRun run;
+    run.mesh = make_mesh(communicator, recipe);
     run.recipe = recipe;
     run.path = point.path;
     agree(communicator, [&] {
         const ModelSpec spec = saved_spec(point.manifest, point.checkpoint);
-        run.model = std::make_unique<Model>(spec, model_options(recipe.train()));
+        run.model = std::make_unique<Model>(spec, model_options(recipe.train(), *run.mesh));
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
     check_tokenizer(run.data, recipe.data(), point.manifest);
@@ -368,8 +392,9 @@ std::vector<std::string> parameter_table(Model& model) {
         if (name == "embedding" || name == "head") part = name;
         if (name.starts_with("mtp.")) part = "mtp";
         parts[part].first += 1;
-        parts[part].second += parameter->value.size();
-        total += parameter->value.size();
+        const int64_t size = whole_box(parameter->shape).size();
+        parts[part].second += size;
+        total += size;
     }
     std::vector<std::string> lines{fmt::format("parameters {:>17}", total)};
     for (const auto& [part, sizes] : parts) {

@@ -13,23 +13,35 @@
 #include "configs/manifest.pb.h"
 #include "kernels/tensor.h"
 #include "parallel/communicator.h"
+#include "parallel/mesh.h"
+#include "parallel/parameter.h"
 
 namespace fucina {
 
 class Model;
 struct ModelSpec;
 
-// A tensor of the state under its global name; contiguous fp32 or bf16.
+// A tensor of the state under its global name.
 struct NamedTensor {
     std::string kind;  // weight, m, v
     std::string name;
-    Tensor tensor;
+    Tensor tensor;  // contiguous fp32 or bf16: what this rank holds of it
+    // Of the whole, and which part this is; empty where the tensor is the whole.
+    std::vector<int64_t> whole = {};
+    Layout layout = {};
+    Box part = {};
+
+    std::span<const int64_t> shape() const { return whole.empty() ? tensor.shape() : whole; }
+    Box box() const { return whole.empty() ? whole_box(tensor.shape()) : part; }
 };
+// tensor: of the parameter's box.
+NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor);
 
 struct SaveRequest {
     std::filesystem::path run_dir;
     Manifest manifest;                     // all but files and tensors
-    std::span<const NamedTensor> tensors;  // the same, with the same contents, on every rank
+    std::span<const NamedTensor> tensors;  // the same on every rank, each its part
+    MeshShape mesh;                        // by which layouts cut; of all ranks
     int64_t keep = 2;                      // newest valid checkpoints that stay
 };
 
@@ -67,9 +79,10 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path,
 // Renames a damaged checkpoint to DIR.damaged, DIR.damaged-2 and so on, the first that is free.
 std::filesystem::path set_aside(const std::filesystem::path& dir);
 
-// Fills the tensors; each must be in the manifest with the same shape and dtype, which is looked at
-// before any byte is read. Every byte's checksum is compared. Fails with exit 3, naming tensor and
-// file: DamagedFile only where all files could be read and one holds other bytes than were written.
+// Fills the tensors, reading only boxes that hold some of them; each must be in the manifest with
+// the same shape and dtype, which is looked at before any byte is read. Every byte's checksum is
+// compared. Fails with exit 3, naming tensor and file: DamagedFile only where all files could be
+// read and one holds other bytes than were written.
 void load_tensors(const std::filesystem::path& dir, const Manifest& manifest,
                   std::span<const NamedTensor> tensors);
 

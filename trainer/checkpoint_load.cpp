@@ -38,53 +38,39 @@ void read_box(const InputFile& file, const SavedTensor& tensor, const SavedBox& 
     }
 }
 
-// Copies a box of shape `extent` into its place in a row-major tensor of shape `shape`.
-struct Placement {
-    const SavedTensor& tensor;
-    const SavedBox& box;
-    std::byte* to;
-    const std::byte* from;
-    int64_t element;  // bytes
-
-    void copy(int dim, int64_t at) {  // at: element index in the tensor of the indices so far
-        const int last = tensor.shape_size() - 1;
-        const int64_t begin = at * tensor.shape(dim) + box.offset(dim);
-        if (dim == last) {
-            const int64_t bytes = box.extent(dim) * element;
-            std::memcpy(to + begin * element, from, static_cast<size_t>(bytes));
-            from += bytes;
-            return;
-        }
-        for (int64_t i = 0; i < box.extent(dim); ++i) copy(dim + 1, begin + i);
-    }
-};
-
-// A box whose bytes are one run of the tensor is read in place.
-bool is_run(const SavedTensor& tensor, const SavedBox& box) {
-    for (int d = 1; d < tensor.shape_size(); ++d) {
-        if (box.extent(d) != tensor.shape(d)) return false;
-    }
-    return true;
+Box box_in(const SavedBox& saved) {
+    return {{saved.offset().begin(), saved.offset().end()},
+            {saved.extent().begin(), saved.extent().end()}};
 }
 
-void load_box(const InputFile& file, const SavedTensor& saved, const SavedBox& box,
-              const Tensor& tensor) {
-    const auto bytes = static_cast<size_t>(box.nbytes());
-    if (is_run(saved, box)) {
-        const int64_t row = saved.shape_size() == 0 ? 0 : box.offset(0);
-        const int64_t row_bytes = saved.shape_size() == 0 ? 0 : tensor.bytes() / tensor.rows();
-        read_box(file, saved, box, {tensor.raw() + row * row_bytes, bytes});
+// A box that lies as one run in what is wanted is read in place.
+void load_box(const InputFile& file, const SavedTensor& saved, const SavedBox& saved_box,
+              const NamedTensor& wanted) {
+    const Box box = box_in(saved_box), part = wanted.box();
+    const int64_t element = size_of(wanted.tensor.dtype());
+    const bool inside = intersection(box, part) == box;
+    int64_t runs = 0, at = 0;
+    if (inside) {
+        Box local = box;
+        for (size_t d = 0; d < box.offset.size(); ++d) local.offset[d] -= part.offset[d];
+        for_each_run(part.extent, local, [&](int64_t first, int64_t, int64_t) {
+            if (runs++ == 0) at = first;
+        });
+    }
+    const auto bytes = static_cast<size_t>(saved_box.nbytes());
+    if (runs == 1) {
+        read_box(file, saved, saved_box, {wanted.tensor.raw() + at * element, bytes});
         return;
     }
     std::vector<std::byte> scratch(bytes);
-    read_box(file, saved, box, scratch);
-    Placement{saved, box, tensor.raw(), scratch.data(), size_of(tensor.dtype())}.copy(0, 0);
+    read_box(file, saved, saved_box, scratch);
+    copy_shared(box, scratch.data(), part, wanted.tensor.raw(), element);
 }
 
 struct Job {
     const SavedTensor* saved;
     const SavedBox* box;
-    const Tensor* tensor;
+    const NamedTensor* wanted;
 };
 
 // What is no damage goes first: a checkpoint is called damaged only where all else could be read.
@@ -94,7 +80,7 @@ void run_jobs(const std::vector<InputFile>& files, const std::vector<Job>& jobs)
         const auto at = static_cast<size_t>(i);
         const Job& job = jobs[at];
         try {
-            load_box(files[job.box->file()], *job.saved, *job.box, *job.tensor);
+            load_box(files[job.box->file()], *job.saved, *job.box, *job.wanted);
         } catch (const DamagedFile&) {
             damage[at] = std::current_exception();
         }
@@ -126,15 +112,16 @@ std::vector<Job> match(const fs::path& dir, const Manifest& manifest,
         const SavedTensor& saved = *found->second;
         const Tensor& tensor = named.tensor;
         if (saved_dtype(saved) != tensor.dtype() ||
-            !std::equal(saved.shape().begin(), saved.shape().end(), tensor.shape().begin(),
-                        tensor.shape().end())) {
+            !std::ranges::equal(saved.shape(), named.shape())) {
             fail(ExitCode::data, dir.string(), ": ", named.kind, " ", named.name, " is ",
                  saved.dtype(), " ",
                  shape_text({saved.shape().data(), static_cast<size_t>(saved.shape_size())}),
-                 ", the model's is ", name_of(tensor.dtype()), " ", shape_text(tensor.shape()));
+                 ", the model's is ", name_of(tensor.dtype()), " ", shape_text(named.shape()));
         }
         FUCINA_CHECK(tensor.contiguous(), named.name, " is not contiguous");
-        for (const SavedBox& box : saved.boxes()) jobs.push_back({&saved, &box, &tensor});
+        const Box part = named.box();
+        for (const SavedBox& box : saved.boxes())
+            if (intersection(box_in(box), part)) jobs.push_back({&saved, &box, &named});
     }
     return jobs;
 }

@@ -1,6 +1,7 @@
 // Saving, in the order that makes it safe: write and fsync the shards; gather; write and fsync the
 // manifest; fsync the directory; rename it; fsync its parent; only then drop older checkpoints.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -24,30 +25,54 @@ namespace fs = std::filesystem;
 // A box of a tensor, and the rank that writes it.
 struct Share {
     size_t tensor;
-    int64_t first_row, rows;  // of dimension 0; a scalar is one row
+    Box box;
     int64_t nbytes;
+    std::vector<int> holders;  // ranks that hold it all
     int writer = 0;
 };
 
-int64_t rows_of(const Tensor& tensor) {
-    return tensor.rank() == 0 ? 1 : tensor.rows();
+// What the ranks hold of a tensor, each box once, with its holders.
+std::vector<std::pair<Box, std::vector<int>>> boxes_of(const NamedTensor& named,
+                                                       const MeshShape& mesh, int ranks) {
+    std::vector<std::pair<Box, std::vector<int>>> boxes;
+    for (int rank = 0; rank < ranks; ++rank) {
+        const Box box = box_of(named.shape(), named.layout, mesh, rank);
+        const auto found =
+            std::ranges::find_if(boxes, [&](const auto& known) { return known.first == box; });
+        if (found == boxes.end())
+            boxes.push_back({box, {rank}});
+        else
+            found->second.push_back(rank);
+    }
+    return boxes;
 }
 
-// Every rank makes the same plan: tensors too large for an even share are cut along dimension 0,
-// and the largest goes first to the rank with the least.
-std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, int ranks) {
+int64_t rows_of(const Box& box) {
+    return box.extent.empty() ? 1 : box.extent[0];
+}
+
+// Every rank makes the same plan: boxes too large for an even share are cut along dimension 0, and
+// the largest goes first to the holder with the least.
+std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, const MeshShape& mesh,
+                               int ranks) {
     int64_t total = 0;
-    for (const NamedTensor& named : tensors) total += named.tensor.bytes();
+    for (const NamedTensor& named : tensors)
+        total += whole_box(named.shape()).size() * size_of(named.tensor.dtype());
     const int64_t limit = ranks == 1 ? total : std::max<int64_t>(total / (2 * ranks), 1 << 20);
     std::vector<Share> shares;
     for (size_t t = 0; t < tensors.size(); ++t) {
-        const Tensor& tensor = tensors[t].tensor;
-        if (tensor.size() == 0) continue;
-        const int64_t rows = rows_of(tensor), row_bytes = tensor.bytes() / rows;
-        const int64_t step = std::clamp<int64_t>(limit / row_bytes, 1, rows);
-        for (int64_t first = 0; first < rows; first += step) {
-            const int64_t count = std::min(step, rows - first);
-            shares.push_back({t, first, count, count * row_bytes});
+        for (const auto& [box, holders] : boxes_of(tensors[t], mesh, ranks)) {
+            if (box.size() == 0) continue;
+            const int64_t rows = rows_of(box);
+            const int64_t row_bytes = box.size() / rows * size_of(tensors[t].tensor.dtype());
+            const int64_t step = std::clamp<int64_t>(limit / row_bytes, 1, rows);
+            for (int64_t first = 0; first < rows; first += step) {
+                const int64_t count = std::min(step, rows - first);
+                shares.push_back({t, box, count * row_bytes, holders});
+                if (box.extent.empty()) continue;
+                shares.back().box.offset[0] += first;
+                shares.back().box.extent[0] = count;
+            }
         }
     }
     std::vector<size_t> order(shares.size());
@@ -56,24 +81,35 @@ std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, int ranks) 
                      [&](size_t a, size_t b) { return shares[a].nbytes > shares[b].nbytes; });
     std::vector<int64_t> load(static_cast<size_t>(ranks), 0);
     for (size_t i : order) {
-        const auto least = std::min_element(load.begin(), load.end());
-        shares[i].writer = static_cast<int>(least - load.begin());
-        *least += shares[i].nbytes;
+        const auto of = [&](int rank) -> int64_t& { return load[static_cast<size_t>(rank)]; };
+        shares[i].writer = *std::ranges::min_element(shares[i].holders,
+                                                     [&](int a, int b) { return of(a) < of(b); });
+        of(shares[i].writer) += shares[i].nbytes;
     }
     return shares;
 }
 
+// "/weight/NAME", and behind it where the box begins if it is not the whole tensor.
+std::string dataset_path(const NamedTensor& named, const Share& share) {
+    const std::string path = concat("/", named.kind, "/", named.name);
+    const Box& box = share.box;
+    if (box == whole_box(named.shape())) return path;
+    bool by_rows = true;
+    for (size_t d = 1; d < box.extent.size(); ++d)
+        by_rows = by_rows && box.extent[d] == named.shape()[d];
+    if (by_rows) return fmt::format("{}@{}", path, box.offset[0]);
+    return fmt::format("{}@{}", path, fmt::join(box.offset, ","));
+}
+
+// Of a box that this rank holds.
 ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
     const Tensor& tensor = named.tensor;
     ShardDataset dataset;
-    dataset.path = concat("/", named.kind, "/", named.name);
+    dataset.path = dataset_path(named, share);
     dataset.dtype = tensor.dtype();
-    dataset.shape.assign(tensor.shape().begin(), tensor.shape().end());
-    if (share.rows != rows_of(tensor)) {
-        dataset.path += fmt::format("@{}", share.first_row);
-        dataset.shape[0] = share.rows;
-    }
-    dataset.data = tensor.raw() + share.first_row * (tensor.bytes() / rows_of(tensor));
+    dataset.shape = share.box.extent;
+    const int64_t row = share.box.offset.empty() ? 0 : share.box.offset[0] - named.box().offset[0];
+    dataset.data = tensor.raw() + row * (share.nbytes / rows_of(share.box));
     dataset.nbytes = share.nbytes;
     return dataset;
 }
@@ -106,12 +142,18 @@ bool is_valid(const fs::path& dir) {
     }
 }
 
+// Without a mesh all ranks hold the same.
+MeshShape mesh_of(const SaveRequest& request, int ranks) {
+    return request.mesh.ranks() == ranks ? request.mesh : MeshShape{.data = ranks};
+}
+
 class Save {
   public:
     Save(Communicator& communicator, const SaveRequest& request)
         : communicator_(communicator),
           request_(request),
-          shares_(plan_shares(request.tensors, communicator.size())),
+          shares_(plan_shares(request.tensors, mesh_of(request, communicator.size()),
+                              communicator.size())),
           target_(checkpoint_directory(request.run_dir, request.manifest.step())),
           temporary_(target_.string() + fmt::format(".tmp-{}", getpid())) {}
 
@@ -208,7 +250,7 @@ class Save {
             saved->set_kind(named.kind);
             saved->set_name(named.name);
             saved->set_dtype(std::string(name_of(named.tensor.dtype())));
-            for (int64_t dim : named.tensor.shape()) saved->add_shape(dim);
+            for (int64_t dim : named.shape()) saved->add_shape(dim);
         }
         std::vector<size_t> next(ranks);
         for (size_t r = 0; r < ranks; ++r) next[r] = r * width + 1;
@@ -220,17 +262,14 @@ class Save {
     }
 
     void add_box(const Share& share, int64_t byte_offset, uint64_t xxh3) {
-        const ShardDataset dataset = dataset_of(request_.tensors[share.tensor], share);
         SavedBox* box = manifest_.mutable_tensors(static_cast<int>(share.tensor))->add_boxes();
         box->set_file(static_cast<uint32_t>(share.writer));
-        for (size_t d = 0; d < dataset.shape.size(); ++d) {
-            box->add_offset(d == 0 ? share.first_row : 0);
-            box->add_extent(dataset.shape[d]);
-        }
+        for (const int64_t offset : share.box.offset) box->add_offset(offset);
+        for (const int64_t extent : share.box.extent) box->add_extent(extent);
         box->set_byte_offset(byte_offset);
         box->set_nbytes(share.nbytes);
         box->set_xxh3(xxh3);
-        box->set_dataset(dataset.path);
+        box->set_dataset(dataset_path(request_.tensors[share.tensor], share));
     }
 
     void commit() {
@@ -298,6 +337,11 @@ class Save {
 };
 
 }  // namespace
+
+NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor) {
+    return {std::move(kind), parameter.name,   tensor,
+            parameter.shape, parameter.layout, parameter.box};
+}
 
 SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request) {
     return Save(communicator, request).run();

@@ -22,12 +22,13 @@ void load_weights(const std::filesystem::path& dir, Model& model) {
     std::vector<NamedTensor> tensors;
     for (Parameter* parameter : model.parameters()) {
         if (!with_mtp && parameter->name.starts_with("mtp.")) continue;
-        tensors.push_back({"weight", parameter->name, parameter->value});
+        tensors.push_back(named("weight", *parameter, parameter->value));
     }
     load_tensors(dir, manifest, tensors);
-    for (const auto& [kind, name, tensor] : tensors)
-        check_finite(concat(dir.string(), ": ", kind, " ", name), tensor.shape(), 0,
-                     {tensor.data<float>(), static_cast<size_t>(tensor.size())});
+    for (const NamedTensor& weight : tensors)
+        check_finite(concat(dir.string(), ": ", weight.kind, " ", weight.name),
+                     weight.tensor.shape(), 0,
+                     {weight.tensor.data<float>(), static_cast<size_t>(weight.tensor.size())});
 }
 
 }  // namespace fucina

@@ -21,7 +21,7 @@ int64_t bytes_of(const std::vector<int32_t>& labels, std::span<const int32_t> to
 
 }  // namespace
 
-HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchLoader& valid,
+HeldOutLoss evaluate_loss(const Mesh& mesh, Model& model, const BatchLoader& valid,
                           int64_t at_a_time, std::span<const int32_t> token_bytes) {
     int64_t total = 0;
     std::vector<int64_t> ends;  // of each source, in the joint numbering of their sequences
@@ -30,9 +30,12 @@ HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchL
     }
     ExactSum sum;
     std::vector<int64_t> counts{0, 0};  // tokens predicted, and their bytes
-    const int64_t begin = total * communicator.rank() / communicator.size();
-    const int64_t end = total * (communicator.rank() + 1) / communicator.size();
-    for (int64_t first = begin; first < end; first += at_a_time) {
+    Communicator& communicator = mesh.data();
+    const int64_t rank = communicator.rank(), ranks = communicator.size();
+    const int64_t begin = total * rank / ranks, end = total * (rank + 1) / ranks;
+    // Ranks that share out the experts go through their passes together, the last ones empty.
+    const int64_t most = mesh.shape().expert > 1 ? (total + ranks - 1) / ranks : end - begin;
+    for (int64_t first = begin; first < begin + most; first += at_a_time) {
         communicator.progress(Phase::evaluate);
         PackedSequences packed;
         for (int64_t i = first; i < std::min(first + at_a_time, end); ++i) {

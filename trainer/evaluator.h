@@ -6,7 +6,7 @@
 
 #include "data/batch_loader.h"
 #include "model/model.h"
-#include "parallel/communicator.h"
+#include "parallel/mesh.h"
 
 namespace fucina {
 
@@ -19,7 +19,7 @@ struct HeldOutLoss {
 
 // The same on every rank and for any number of ranks. `at_a_time`: sequences of one forward.
 // `token_bytes`: of each id (Tokenizer::token_bytes), or empty; ids beyond it have none.
-HeldOutLoss evaluate_loss(Communicator& communicator, Model& model, const BatchLoader& valid,
+HeldOutLoss evaluate_loss(const Mesh& mesh, Model& model, const BatchLoader& valid,
                           int64_t at_a_time, std::span<const int32_t> token_bytes = {});
 
 }  // namespace fucina

@@ -17,15 +17,16 @@ void add_to(Tensor& to, Tensor from) {
         to = std::move(from);
 }
 
-// The sum of the replicas [begin, begin + count) along their tree; those that are absent are
-// skipped, as adding zeros would turn -0 into +0.
-Tensor sum_replicas(std::map<int, Tensor>& sums, int begin, int count) {
+// The sum of [begin, begin + count) along their tree, halved from the top; those that are absent
+// are skipped, as adding zeros would turn -0 into +0.
+Tensor sum_tree(std::map<int, Tensor>& sums, int begin, int count) {
     if (count == 1) {
         const auto found = sums.find(begin);
         return found == sums.end() ? Tensor() : std::move(found->second);
     }
-    Tensor first = sum_replicas(sums, begin, count / 2);
-    Tensor second = sum_replicas(sums, begin + count / 2, count / 2);
+    const int half = (count + 1) / 2;
+    Tensor first = sum_tree(sums, begin, half);
+    Tensor second = sum_tree(sums, begin + half, count - half);
     if (second.defined()) add_to(first, std::move(second));
     return first;
 }
@@ -44,24 +45,35 @@ std::vector<Tensor> trained_grads(std::span<Parameter* const> parameters) {
 }
 
 GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const BatchPlan& plan,
-                                 ReduceWave reduce)
-    : plan_(plan), reduce_(std::move(reduce)) {
+                                 const MeshShape& mesh, ReduceWave reduce)
+    : plan_(plan),
+      mesh_(mesh),
+      by_wave_(mesh.expert > 1 || (!plan.one_wave() && mesh.data > 1)),
+      reduce_(std::move(reduce)) {
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         first_[parameter] = sums_.size();
+        const auto ranks = static_cast<size_t>(is_expert(*parameter) ? mesh.expert : 1);
         for (size_t use = 0; use < parameter->grads.size(); ++use)
-            sums_.push_back({parameter, use, {}, {}});
+            sums_.push_back({parameter, use, std::vector<std::vector<Tensor>>(ranks), {}, {}});
     }
 }
 
-// A wave's last sum joins those of the waves before, unless ranks have to join theirs first.
-int GradAccumulator::merges(const Pass& pass) const {
-    return pass.merges + (pass.ends_wave && pass.wave > 0 && !reduces_waves() ? 1 : 0);
+void GradAccumulator::begin_pass(const Pass& own, std::span<const Pass> of_ranks) {
+    own_ = own;
+    of_ranks_.assign(of_ranks.begin(), of_ranks.end());
+    for (Sum& sum : sums_) sum.taken = false;
 }
 
-void GradAccumulator::begin_pass(const Pass& pass) {
-    pass_ = pass;
-    for (Sum& sum : sums_) sum.taken = false;
+void GradAccumulator::push(std::vector<Tensor>& nodes, Tensor grad, int merges) const {
+    for (int i = 0; i < merges; ++i) {
+        FUCINA_CHECK(!nodes.empty(), "a merge needs two sums");
+        Tensor earlier = std::move(nodes.back());
+        nodes.pop_back();
+        ops::add_in_place(earlier, grad);
+        grad = std::move(earlier);
+    }
+    nodes.push_back(std::move(grad));
 }
 
 void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
@@ -69,23 +81,19 @@ void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
     sum.taken = true;
     Tensor grad = std::exchange(parameter.grads[use], {});
     if (by_replica(parameter)) {
-        const int64_t grain = pass_.grains.begin + static_cast<int64_t>(node);
-        add_to(sum.replicas[plan_.replica(pass_.wave, grain)], std::move(grad));
-        return;
+        const int64_t grain = own_.grains.begin + static_cast<int64_t>(node);
+        add_to(sum.replicas[plan_.replica(own_.wave, grain)], std::move(grad));
+    } else if (!is_expert(parameter) || of_ranks_.empty()) {
+        const bool joins = own_.ends_wave && own_.wave > 0 && !by_wave_;
+        push(sum.nodes[0], std::move(grad), own_.merges + (joins ? 1 : 0));
+    } else if (const Pass& pass = of_ranks_[node]; pass.grains.count() > 0) {
+        push(sum.nodes[node], std::move(grad), pass.merges);
     }
-    for (int i = 0; i < merges(pass_); ++i) {
-        FUCINA_CHECK(!sum.nodes.empty(), "a merge needs two sums of ", parameter.name);
-        Tensor earlier = std::move(sum.nodes.back());
-        sum.nodes.pop_back();
-        ops::add_in_place(earlier, grad);
-        grad = std::move(earlier);
-    }
-    sum.nodes.push_back(std::move(grad));
 }
 
 void GradAccumulator::end_pass() {
     for (Sum& sum : sums_) {
-        if (sum.taken) continue;
+        if (sum.taken || (own_.grains.count() == 0 && !is_expert(*sum.parameter))) continue;
         FUCINA_CHECK(sum.parameter->grads[sum.use].defined(), sum.parameter->name,
                      " has no gradient");
         take(*sum.parameter, sum.use, 0);
@@ -93,33 +101,41 @@ void GradAccumulator::end_pass() {
 }
 
 void GradAccumulator::end_wave(size_t wave) {
-    if (!reduces_waves()) return;
+    if (!by_wave_) return;
+    std::vector<Sum*> experts;
     std::vector<Tensor> news;
     for (Sum& sum : sums_) {
-        if (by_replica(*sum.parameter)) continue;
-        const bool absent = sum.nodes.size() == (wave > 0 ? 1 : 0);
-        if (absent) {
-            MemoryPurpose purpose("gradients");
-            sum.nodes.push_back(Tensor::empty(sum.parameter->value.shape(), DType::f32));
+        if (!is_expert(*sum.parameter)) continue;
+        std::map<int, Tensor> ranks;
+        for (size_t rank = 0; rank < sum.nodes.size(); ++rank) {
+            FUCINA_CHECK(sum.nodes[rank].size() <= 1, "a wave left ", sum.nodes[rank].size(),
+                         " sums of ", sum.parameter->name);
+            if (!sum.nodes[rank].empty())
+                ranks[static_cast<int>(rank)] = std::move(sum.nodes[rank][0]);
+            sum.nodes[rank].clear();
         }
-        news.push_back(sum.nodes.back());
+        experts.push_back(&sum);
+        news.push_back(sum_tree(ranks, 0, mesh_.expert));
+        MemoryPurpose purpose("gradients");
+        if (!news.back().defined())
+            news.back() = Tensor::empty(sum.parameter->value.shape(), DType::f32);
     }
-    reduce_(wave, news);
-    for (Sum& sum : sums_) {
-        if (sum.nodes.size() < 2) continue;
-        ops::add_in_place(sum.nodes[0], sum.nodes[1]);
-        sum.nodes.resize(1);
-    }
+    if (mesh_.expert_data() > 1) reduce_(wave, news);
+    for (size_t i = 0; i < experts.size(); ++i) add_to(experts[i]->waves, std::move(news[i]));
 }
 
 void GradAccumulator::finish() {
     for (Sum& sum : sums_) {
-        FUCINA_CHECK(sum.nodes.size() <= 1, sum.nodes.size(), " partial sums were never added");
         Tensor& grad = sum.parameter->grads[sum.use];
-        if (by_replica(*sum.parameter))
-            grad = sum_replicas(sum.replicas, 0, plan_.order().replicas);
-        else if (!sum.nodes.empty())
-            grad = std::move(sum.nodes[0]);
+        if (by_replica(*sum.parameter)) {
+            grad = sum_tree(sum.replicas, 0, plan_.order().replicas);
+        } else if (is_whole(*sum.parameter)) {
+            grad = std::move(sum.waves);
+        } else if (!sum.nodes[0].empty()) {
+            FUCINA_CHECK(sum.nodes[0].size() == 1, sum.nodes[0].size(),
+                         " partial sums were never added");
+            grad = std::move(sum.nodes[0][0]);
+        }
     }
     sums_.clear();
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "parallel/batch_plan.h"
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
@@ -18,48 +19,58 @@ std::vector<Tensor> trained_grads(std::span<Parameter* const> parameters);
 
 class GradAccumulator {
   public:
-    // reduce: adds up what is given over the ranks that hold grains of that wave; called for each
-    // of several waves if there are several ranks, also on ranks without grains in it.
+    // Adds up what the ranks hold that have the same experts, of one wave; collective over them,
+    // also of those without any.
     using ReduceWave = std::function<void(size_t wave, std::span<const Tensor> sums)>;
     GradAccumulator(std::span<Parameter* const> parameters, const BatchPlan& plan,
-                    ReduceWave reduce);
+                    const MeshShape& mesh, ReduceWave reduce);
 
-    void begin_pass(const Pass& pass);
-    // A gradient of the pass is whole, that of its node `node`: a grain of it if grains are apart.
+    // One pass of this rank, or of every rank that shares the experts out with it, in their order;
+    // a pass without grains is none.
+    void begin_pass(const Pass& own, std::span<const Pass> of_ranks = {});
+    // A gradient of the pass is whole: of all of it, or of its node `node`, which is a grain if
+    // grains are apart, and of an expert the rank `node` of those that share them out if ranks are.
     // Its sums are formed now, so that a pass never holds all of its own gradients.
     void take(Parameter& parameter, size_t use, size_t node);
     // After the pass: takes what is left. The gradients have no tensors until finish().
     void end_pass();
     // After a wave's passes, if any.
     void end_wave(size_t wave);
-    // Puts the sums into the gradients: those of experts are whole if waves were reduced; nothing
-    // on a rank without any passes.
+    // Puts the sums into the gradients; nothing on a rank without any passes.
     void finish();
 
-    // Gradients of experts of several waves are already summed over ranks.
-    bool reduces_waves() const { return !plan_.one_wave() && plan_.ranks() > 1; }
-    bool by_replica(const Parameter& parameter) const {
-        return !plan_.one_wave() && parameter.layout.expert < 0;
-    }
+    // Whether finish() leaves a gradient that is summed over all ranks already.
+    bool is_whole(const Parameter& parameter) const { return is_expert(parameter) && by_wave_; }
 
   private:
     struct Sum {
         Parameter* parameter;
         size_t use;
-        std::vector<Tensor> nodes;  // of the wave, the oldest first; before them the waves before
+        // The wave's nodes, the oldest first, of each rank that shares out the experts.
+        std::vector<std::vector<Tensor>> nodes;
+        Tensor waves;                    // before this
         std::map<int, Tensor> replicas;  // those that have one
         bool taken = false;              // in this pass
     };
+    static bool is_expert(const Parameter& parameter) { return parameter.layout.expert >= 0; }
+    bool by_replica(const Parameter& parameter) const {
+        return !plan_.one_wave() && !is_expert(parameter);
+    }
     Sum& sum_of(const Parameter& parameter, size_t use) {
         return sums_[first_.at(&parameter) + use];
     }
-    int merges(const Pass& pass) const;
+    void push(std::vector<Tensor>& nodes, Tensor grad, int merges) const;
 
     const BatchPlan& plan_;
+    const MeshShape mesh_;
+    // Experts' sums of a wave are made whole at its end; else at the end of the step, and waves
+    // join as their last pass is made.
+    const bool by_wave_;
     ReduceWave reduce_;
     std::vector<Sum> sums_;
     std::unordered_map<const Parameter*, size_t> first_;  // index of a parameter's first use
-    Pass pass_;
+    Pass own_;
+    std::vector<Pass> of_ranks_;
 };
 
 }  // namespace fucina

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 #include <set>
 
 #include "data/file.h"
@@ -17,10 +18,10 @@ namespace fucina {
 namespace {
 
 constexpr std::string_view kMagic = "FUCINACK";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kHeader = 8 + 4 + 8, kHash = 16;
 constexpr int64_t kLargest = int64_t{256} << 20;  // bytes of a manifest
-constexpr int kMostBoxes = 4096;                  // of a tensor
+constexpr int kMostBoxes = 1 << 20;               // of a tensor
 constexpr int64_t kMostSteps = int64_t{1} << 40;  // the recipe's train.steps is less
 constexpr int64_t kMostSamples = int64_t{1} << 62;
 
@@ -94,6 +95,28 @@ void check_box(const Manifest& manifest, const SavedTensor& tensor, const SavedB
     }
 }
 
+// Boxes in the order in which they begin along dimension 0, each against those that reach so far.
+void check_disjoint(const SavedTensor& tensor, const std::string& where) {
+    const auto first = [&](int i) {
+        return tensor.boxes(i).offset_size() == 0 ? 0 : tensor.boxes(i).offset(0);
+    };
+    const auto end = [&](int i) {
+        return first(i) + (tensor.boxes(i).extent_size() == 0 ? 1 : tensor.boxes(i).extent(0));
+    };
+    std::vector<int> order(static_cast<size_t>(tensor.boxes_size())), open;
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::stable_sort(order, {}, first);
+    for (const int next : order) {
+        std::erase_if(open, [&](int i) { return end(i) <= first(next); });
+        for (const int i : open) {
+            if (overlap(tensor.boxes(i), tensor.boxes(next)))
+                fail(ExitCode::data, where, ": boxes ", std::min(i, next), " and ",
+                     std::max(i, next), " overlap");
+        }
+        open.push_back(next);
+    }
+}
+
 void check_tensor(const Manifest& manifest, const SavedTensor& tensor, const std::string& path) {
     const std::string where = concat(path, ": ", tensor.kind(), " ", printable(tensor.name()));
     if (tensor.kind() != "weight" && tensor.kind() != "m" && tensor.kind() != "v") {
@@ -112,15 +135,11 @@ void check_tensor(const Manifest& manifest, const SavedTensor& tensor, const std
         fail(ExitCode::data, where, ": ", tensor.boxes_size(), " boxes; at most ", kMostBoxes);
     }
     int64_t covered = 0;
-    for (int i = 0; i < tensor.boxes_size(); ++i) {
-        check_box(manifest, tensor, tensor.boxes(i), where);
-        covered += elements_of(tensor.boxes(i).extent());
-        for (int j = 0; j < i; ++j) {
-            if (overlap(tensor.boxes(j), tensor.boxes(i))) {
-                fail(ExitCode::data, where, ": boxes ", j, " and ", i, " overlap");
-            }
-        }
+    for (const SavedBox& box : tensor.boxes()) {
+        check_box(manifest, tensor, box, where);
+        covered += elements_of(box.extent());
     }
+    check_disjoint(tensor, where);
     if (covered != elements) {
         fail(ExitCode::data, where, ": boxes cover ", covered, " of ", elements, " elements");
     }

@@ -61,9 +61,10 @@ std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Mo
     return {{"weights", values}, {"packed weights", packed}, {"moments", moments}};
 }
 
-int64_t longest_pass(const std::vector<Pass>& passes) {
+// Of a rank in a wave.
+int64_t most_grains(const BatchPlan& batch, int rank) {
     int64_t most = 0;
-    for (const Pass& pass : passes) most = std::max(most, pass.grains.count());
+    for (const GrainRange share : batch.shares(rank)) most = std::max(most, share.count());
     return most;
 }
 
@@ -158,11 +159,12 @@ int64_t MemoryPlan::total() const {
 }
 
 MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
-                       const std::function<int64_t(int64_t)>& sample_tokens) {
+                       const std::function<int64_t(int64_t)>& sample_tokens, int64_t pass_grains) {
     const PassPlanner planner(recipe, model, batch, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const auto plan_for = [&](int64_t grains) {
-        MemoryPlan plan{.passes = batch.passes(rank, grains), .predicted = held};
+        MemoryPlan plan{
+            .passes = batch.passes(rank, grains), .pass_grains = grains, .predicted = held};
         const PassMemory most = planner.most(plan.passes);
         const int64_t bucket = std::min(GradReducer::kBucketBytes, most.all_gradients);
         plan.predicted.emplace_back("gradients", most.gradients);
@@ -173,11 +175,14 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         return plan;
     };
     const int64_t grain = recipe.exact().grain();
-    MemoryPlan best = plan_for(std::max<int64_t>(recipe.train().micro_batch() / grain, 1));
+    const bool given = pass_grains > 0;
+    const int64_t largest = most_grains(batch, rank);
+    if (!given) pass_grains = std::max<int64_t>(recipe.train().micro_batch() / grain, 1);
+    MemoryPlan best = plan_for(pass_grains);
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
-    while (recipe.train().merge_passes() && best.passes.size() > 1) {
-        MemoryPlan merged = plan_for(2 * longest_pass(best.passes));
-        if (merged.total() > bound || merged.passes.size() == best.passes.size()) break;
+    while (recipe.train().merge_passes() && !given && best.pass_grains < largest) {
+        MemoryPlan merged = plan_for(2 * best.pass_grains);
+        if (merged.total() > bound) break;
         best = std::move(merged);
     }
     // What depends on threads and the moment has no say in how passes are cut.

@@ -13,6 +13,7 @@ namespace fucina {
 
 struct MemoryPlan {
     std::vector<Pass> passes;
+    int64_t pass_grains = 0;  // a pass has at most so many
     // Bytes, each the most at any moment: by Arena's purposes, then "program", which is what the
     // process holds besides (code, libraries, data, tables) and already holds when it plans.
     std::vector<std::pair<std::string, int64_t>> predicted;
@@ -26,10 +27,11 @@ struct MemoryPlan {
 // memory: fewer passes keep fewer partial sums of gradients. Merging changes no number in exact
 // numerics.
 //
-// sample_tokens: of the sample of that number, by which the passes of the first steps are measured;
-// empty: all sequences are full.
+// pass_grains: 0, or what others chose. sample_tokens: of the sample of that number, by which the
+// passes of the first steps are measured; empty: all sequences are full.
 MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
-                       const std::function<int64_t(int64_t)>& sample_tokens = {});
+                       const std::function<int64_t(int64_t)>& sample_tokens = {},
+                       int64_t pass_grains = 0);
 
 // Predicted beside measured, a line a purpose: Arena::table(), and of the process what the system
 // says, "in all" its resident set at the most.

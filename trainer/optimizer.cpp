@@ -31,15 +31,18 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters)
     }
 }
 
-double Optimizer::join_and_norm() {
-    ExactSum squares;
+double Optimizer::join_and_norm(Communicator& expert) {
+    ExactSum squares, of_experts;
     for (const State& state : states_) {
         auto& grads = state.parameter->grads;
         for (size_t use = 1; use < grads.size(); ++use) {
             ops::add_in_place(state.parameter->grad(0), grads[use]);
         }
-        squares.add(ops::sum_of_squares(state.parameter->grad(0)));
+        ExactSum& sum = state.parameter->layout.expert >= 0 ? of_experts : squares;
+        sum.add(ops::sum_of_squares(state.parameter->grad(0)));
     }
+    expert.all_reduce_sum(of_experts.words());
+    squares.add(of_experts);
     return std::sqrt(squares.value());
 }
 
@@ -61,7 +64,8 @@ void Optimizer::update(double learning_rate, double grad_norm) {
         const PackedCopies copies = parameter.dgrad.defined()
                                         ? PackedCopies{&parameter.forward, &parameter.dgrad}
                                         : PackedCopies{};
-        ops::adamw(step, parameter.value, parameter.grad(0), state.m, state.v, copies);
+        ops::adamw(step, parameter.as_matrix(parameter.value), parameter.grad(0), state.m, state.v,
+                   copies);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "configs/recipe.pb.h"
+#include "parallel/communicator.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
@@ -25,8 +26,9 @@ class Optimizer {
     void set_updates(int64_t updates) { updates_ = updates; }
 
     // Adds the uses of every gradient, in order, into its first; the root of the sum of all
-    // squares. NaN if any gradient is NaN or infinite.
-    double join_and_norm();
+    // squares, each element of the model counted once. NaN if any gradient is NaN or infinite.
+    // Collective: `expert` are the ranks that share the experts out.
+    double join_and_norm(Communicator& expert);
 
     // torch.nn.utils.clip_grad_norm_'s factor for clip_norm (0: no clipping), then AdamW on all.
     // Packed copies are remade.

@@ -9,8 +9,8 @@ double step_flops(Model& model, int64_t tokens, int64_t pairs) {
     double weights = 0;  // that a token meets
     for (const Parameter* parameter : model.parameters()) {
         if (!parameter->gemm) continue;
-        double met = static_cast<double>(parameter->value.size());
-        if (parameter->value.rank() == 3) {
+        double met = static_cast<double>(whole_box(parameter->shape).size());
+        if (parameter->layout.expert >= 0) {
             met *= static_cast<double>(spec.moe.router.top_k) /
                    static_cast<double>(spec.moe.router.experts);
         }

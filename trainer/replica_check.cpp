@@ -36,7 +36,7 @@ bool same_everywhere(Communicator& communicator, const std::vector<uint64_t>& ha
 
 // by_rank: the hashes of one tensor.
 std::string who_differs(const std::vector<uint64_t>& by_rank,
-                        const std::vector<std::string>& hosts) {
+                        const std::vector<std::string>& names) {
     size_t most = 0;
     uint64_t usual = 0;
     for (const uint64_t hash : by_rank) {
@@ -50,28 +50,41 @@ std::string who_differs(const std::vector<uint64_t>& by_rank,
     std::string text;
     for (size_t r = 0; r < by_rank.size(); ++r) {
         if (majority && by_rank[r] == usual) continue;
-        text += fmt::format("{}rank {} on {} (hash {:016x})", text.empty() ? "" : ", ", r, hosts[r],
-                            by_rank[r]);
+        text += fmt::format("{}{} (hash {:016x})", text.empty() ? "" : ", ", names[r], by_rank[r]);
     }
     return majority ? fmt::format("{} against {} ranks (hash {:016x})", text, most, usual) : text;
 }
 
-}  // namespace
-
-std::string replica_difference(Communicator& communicator, std::span<Parameter* const> parameters) {
+// Among ranks that hold the same parts.
+std::string difference_among(Communicator& communicator, std::span<Parameter* const> parameters,
+                             int world_rank) {
+    if (communicator.size() == 1) return "";
     const std::vector<uint64_t> own = hashes_of(parameters);
     if (same_everywhere(communicator, own)) return "";
     const auto ranks = static_cast<size_t>(communicator.size());
     std::vector<uint64_t> all(own.size() * ranks);
     communicator.all_gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)));
-    const std::vector<std::string> hosts = gather_texts(communicator, host_name());
+    const std::vector<std::string> names =
+        gather_texts(communicator, concat("rank ", world_rank, " on ", host_name()));
     for (size_t i = 0; i < own.size(); ++i) {
         std::vector<uint64_t> by_rank;
         for (size_t r = 0; r < ranks; ++r) by_rank.push_back(all[r * own.size() + i]);
         if (std::ranges::count(by_rank, by_rank[0]) == static_cast<int64_t>(ranks)) continue;
-        return concat(parameters[i]->name, " differs: ", who_differs(by_rank, hosts));
+        return concat(parameters[i]->name, " differs: ", who_differs(by_rank, names));
     }
     FUCINA_CHECK(false, "the ranks' digests differ, their hashes do not");
+}
+
+}  // namespace
+
+std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> parameters) {
+    std::vector<Parameter*> experts, others;
+    for (Parameter* parameter : parameters)
+        (parameter->layout.expert >= 0 ? experts : others).push_back(parameter);
+    const std::string difference = difference_among(mesh.data(), others, mesh.rank());
+    return first_text(mesh.world(), difference.empty()
+                                        ? difference_among(mesh.expert_data(), experts, mesh.rank())
+                                        : difference);
 }
 
 }  // namespace fucina

@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "parallel/communicator.h"
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
@@ -13,6 +13,6 @@ namespace fucina {
 // Collective. "" if every parameter has the same bits on all ranks (by xxh3), else the odd ranks,
 // their hosts and the first tensor that differs, the same text on all ranks. Odd are the ranks
 // outside the majority; where there is none, all are named. Reads all weights once.
-std::string replica_difference(Communicator& communicator, std::span<Parameter* const> parameters);
+std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> parameters);
 
 }  // namespace fucina

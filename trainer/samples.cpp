@@ -38,11 +38,11 @@ void drop_later(const std::filesystem::path& path, int64_t last_step) {
 
 }  // namespace
 
-SampleWriter::SampleWriter(const std::filesystem::path& path, int64_t last_step,
-                           const RunData& data)
-    : path_(path), data_(data) {
+SampleWriter::SampleWriter(Communicator& communicator, const std::filesystem::path& path,
+                           int64_t last_step, const RunData& data)
+    : writes_(communicator.rank() == 0), path_(path), data_(data) {
     if (!data.tokenizer) return;
-    drop_later(path, last_step);
+    if (writes_) drop_later(path, last_step);
     const BatchLoader& loader = data.valid ? *data.valid : *data.train;
     PackedSequences first;
     loader.source(0).append(0, first);
@@ -63,6 +63,7 @@ bool SampleWriter::write(int64_t step, Model& model) const {
         if (error.code() != ExitCode::non_finite) throw;
         text = error.what();
     }
+    if (!writes_) return true;
     const nlohmann::json line = {
         {"step", step}, {"prompt", data_.tokenizer->decode(prompt_)}, {"text", text}};
     try {

@@ -45,21 +45,38 @@ double ratio(double sum, int64_t count) {
     return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
+// Ranks that exchange tokens go through their passes together, so they cut them alike.
+MemoryPlan agree_on_memory(const Recipe& recipe, const StepRunner::Parts& parts,
+                           const BatchPlan& plan) {
+    const auto tokens = [&](int64_t sample) { return parts.loader.tokens(sample); };
+    const int rank = parts.mesh.rank();
+    MemoryPlan own = plan_memory(recipe, parts.model, plan, rank, tokens);
+    if (parts.mesh.shape().expert == 1) return own;
+    std::vector<int64_t> least{-own.pass_grains};
+    parts.mesh.world().all_reduce_max(least);
+    return plan_memory(recipe, parts.model, plan, rank, tokens, -least[0]);
+}
+
 }  // namespace
 
 StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
     : recipe_(recipe),
       parts_(parts),
-      plan_(plan_batch(recipe, parts.communicator.size())),
-      memory_(plan_memory(recipe, parts.model, plan_, parts.communicator.rank(),
-                          [&](int64_t sample) { return parts.loader.tokens(sample); })),
-      reducer_(parts.communicator),
-      prefetcher_(parts.loader) {}
+      plan_(plan_batch(recipe, parts.mesh.shape().data)),
+      memory_(agree_on_memory(recipe, parts, plan_)),
+      reducer_(parts.mesh.data()),
+      expert_reducer_(parts.mesh.expert_data()),
+      prefetcher_(parts.loader) {
+    const MeshShape& mesh = parts.mesh.shape();
+    const int first = mesh.expert_group(parts.mesh.rank()) * mesh.expert;
+    for (int rank = first; rank < first + mesh.expert; ++rank)
+        passes_.push_back(plan_.passes(rank, memory_.pass_grains));
+}
 
 std::vector<SampleRange> StepRunner::own_samples(int64_t first_sample) const {
     const int64_t grain = plan_.order().grain, batch = recipe_.train().global_batch();
     std::vector<SampleRange> ranges;
-    for (const GrainRange share : plan_.shares(parts_.communicator.rank())) {
+    for (const GrainRange share : plan_.shares(parts_.mesh.rank())) {
         const int64_t begin = share.begin * grain, end = std::min(share.end * grain, batch);
         if (begin < end) ranges.push_back({first_sample + begin, end - begin});
     }
@@ -76,57 +93,91 @@ PackedSequences StepRunner::load(int64_t first_sample) {
 
 void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
                           Sums& sums) {
-    parts_.communicator.progress(Phase::forward_backward);
+    parts_.mesh.world().progress(Phase::forward_backward);
     // Sequences of the earlier waves come first.
     int64_t before = 0;
-    const int rank = parts_.communicator.rank();
+    const int rank = parts_.mesh.rank();
     for (size_t wave = 0; wave < pass.wave; ++wave) before += plan_.share(wave, rank).count();
     before -= plan_.share(pass.wave, rank).begin;
     const int64_t grain = plan_.order().grain;
-    const int64_t begin = (before + pass.grains.begin) * grain;
-    const int64_t end = std::min((before + pass.grains.end) * grain, own.sequences());
+    const bool empty = pass.grains.count() == 0;
+    const int64_t begin = empty ? 0 : (before + pass.grains.begin) * grain;
+    const int64_t end = empty ? 0 : std::min((before + pass.grains.end) * grain, own.sequences());
     sums.add(parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options));
     fault_point("step.backward", rank);
 }
 
+// Of the ranks that have the same experts as we: whether those that share them out with it have
+// grains of the wave.
+std::vector<bool> StepRunner::experts_held(size_t wave) const {
+    const MeshShape& mesh = parts_.mesh.shape();
+    std::vector<bool> held(static_cast<size_t>(mesh.expert_data()), false);
+    for (int rank = 0; rank < mesh.data; ++rank)
+        if (plan_.share(wave, rank).count() > 0)
+            held[static_cast<size_t>(mesh.expert_group(rank))] = true;
+    return held;
+}
+
+namespace {
+
+// One pass of every rank of a group.
+using PassRow = std::vector<Pass>;
+
+// Row by row; a rank that has no more gets passes without grains.
+std::vector<PassRow> rows_of_wave(const std::vector<std::vector<Pass>>& passes, size_t wave) {
+    std::vector<PassRow> rows;
+    for (size_t rank = 0; rank < passes.size(); ++rank) {
+        size_t row = 0;
+        for (const Pass& pass : passes[rank]) {
+            if (pass.wave != wave) continue;
+            if (row == rows.size()) rows.emplace_back(passes.size(), Pass{.wave = wave});
+            rows[row++][rank] = pass;
+        }
+    }
+    return rows;
+}
+
+}  // namespace
+
 void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
-    const int ranks = plan_.ranks();
-    const auto holders = [&](const auto& holds) {
-        std::vector<bool> result;
-        for (int rank = 0; rank < ranks; ++rank) result.push_back(holds(rank));
-        return result;
-    };
-    GradAccumulator accumulator(
-        parts_.model.parameters(), plan_, [&](size_t wave, std::span<const Tensor> wave_sums) {
-            parts_.communicator.progress(Phase::reduce);
-            reducer_.reduce(wave_sums,
-                            holders([&](int rank) { return plan_.share(wave, rank).count() > 0; }));
-        });
+    GradAccumulator accumulator(parts_.model.parameters(), plan_, parts_.mesh.shape(),
+                                [&](size_t wave, std::span<const Tensor> experts) {
+                                    expert_reducer_.reduce(experts, experts_held(wave));
+                                });
     PassOptions options = scales;
-    options.grains_apart = !plan_.one_wave();
     options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
         accumulator.take(parameter, use, node);
     };
-    auto pass = memory_.passes.begin();
+    const auto here = static_cast<size_t>(parts_.mesh.expert().rank());
     for (size_t wave = 0; wave < plan_.waves().size(); ++wave) {
-        for (; pass != memory_.passes.end() && pass->wave == wave; ++pass) {
-            accumulator.begin_pass(*pass);
-            run_pass(*pass, own, options, sums);
+        const std::vector<PassRow> rows = rows_of_wave(passes_, wave);
+        for (const PassRow& row : rows) {
+            const Pass& pass = row[here];
+            // With one pass each their grains are a node of the wave's tree together.
+            options.ranks_apart = rows.size() > 1;
+            options.grains_apart = !plan_.one_wave() || pass.grains.count() == 0;
+            if (row.size() == 1)
+                accumulator.begin_pass(pass);
+            else if (options.ranks_apart)
+                accumulator.begin_pass(pass, row);
+            else
+                accumulator.begin_pass(pass, {{Pass{.wave = wave, .grains = {0, 1}}}});
+            run_pass(pass, own, options, sums);
             accumulator.end_pass();
         }
         accumulator.end_wave(wave);
     }
     accumulator.finish();
-    parts_.communicator.progress(Phase::reduce);
+    parts_.mesh.world().progress(Phase::reduce);
     std::vector<Tensor> rest;  // that is not yet summed over ranks
     for (Parameter* parameter : parts_.model.parameters()) {
-        if (!parameter->trained ||
-            (accumulator.reduces_waves() && !accumulator.by_replica(*parameter)))
-            continue;
+        if (!parameter->trained || accumulator.is_whole(*parameter)) continue;
         for (size_t use = 0; use < parameter->grads.size(); ++use)
             rest.push_back(parameter->grad(use));
     }
-    reducer_.reduce(rest, holders([&](int rank) { return plan_.holds(rank); }));
+    std::vector<bool> holds;
+    for (int rank = 0; rank < plan_.ranks(); ++rank) holds.push_back(plan_.holds(rank));
+    reducer_.reduce(rest, holds);
 }
 
 StepResult StepRunner::run(int64_t step, int64_t first_sample) {
@@ -139,7 +190,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
         with_mtp ? make_pass_batch(own, 0, own.sequences(), own.sequences() + 1) : TokenBatch();
     std::vector<int64_t> totals{own.label_count(), Model::count_mtp_labels(whole), own.tokens(),
                                 attention_pairs(own)};
-    parts_.communicator.all_reduce_sum(totals);
+    parts_.mesh.world().all_reduce_sum(totals);
 
     Sums sums;
     const int64_t moe_layers = spec.moe_layers() + (with_mtp && spec.is_moe(spec.layers) ? 1 : 0);
@@ -150,7 +201,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                 .mtp_scale = ratio(train.mtp_loss(), totals[1]),
                 .balance_scale = ratio(train.balance_loss(), train.global_batch())},
                sums);
-    sums.all_reduce(parts_.communicator);
+    sums.all_reduce(parts_.mesh.world());
 
     StepResult result;
     // A batch that predicts nothing has no loss, and no update.
@@ -169,12 +220,12 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
 
 void StepRunner::update(int64_t step, StepResult& result) {
     const Train& train = recipe_.train();
-    parts_.communicator.progress(Phase::update);
-    result.grad_norm = parts_.optimizer.join_and_norm();
+    parts_.mesh.world().progress(Phase::update);
+    result.grad_norm = parts_.optimizer.join_and_norm(parts_.mesh.expert());
     result.learning_rate = learning_rate(train, step);
     result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) &&
                     std::isfinite(result.grad_norm);
-    fault_point("step.update", parts_.communicator.rank());
+    fault_point("step.update", parts_.mesh.rank());
     if (!result.finite) return;
     parts_.optimizer.update(result.learning_rate, result.grad_norm);
     if (train.router_bias_update() > 0 && !result.expert_counts.empty()) {

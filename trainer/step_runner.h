@@ -8,8 +8,8 @@
 #include "configs/recipe.pb.h"
 #include "data/batch_loader.h"
 #include "model/model.h"
-#include "parallel/communicator.h"
 #include "parallel/grad_reducer.h"
+#include "parallel/mesh.h"
 #include "trainer/memory_plan.h"
 #include "trainer/optimizer.h"
 
@@ -30,7 +30,7 @@ struct StepResult {
 class StepRunner {
   public:
     struct Parts {
-        Communicator& communicator;
+        const Mesh& mesh;
         Model& model;
         Optimizer& optimizer;
         const BatchLoader& loader;
@@ -47,6 +47,7 @@ class StepRunner {
     void run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums);
     void run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
                   Sums& sums);
+    std::vector<bool> experts_held(size_t wave) const;
     std::vector<SampleRange> own_samples(int64_t first_sample) const;
     void update(int64_t step, StepResult& result);
 
@@ -54,7 +55,8 @@ class StepRunner {
     Parts parts_;
     const BatchPlan plan_;
     MemoryPlan memory_;
-    GradReducer reducer_;
+    std::vector<std::vector<Pass>> passes_;  // of the ranks that share out the experts with us
+    GradReducer reducer_, expert_reducer_;
     Prefetcher prefetcher_;
 };
 

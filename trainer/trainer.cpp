@@ -30,24 +30,25 @@ std::string number_text(double value) {
 
 }  // namespace
 
-Trainer::Trainer(Communicator& communicator, TrainingRun run, Console& console)
-    : communicator_(communicator),
-      run_(std::move(run)),
+Trainer::Trainer(TrainingRun run, Console& console)
+    : run_(std::move(run)),
+      communicator_(run_.mesh->world()),
       console_(console),
-      runner_(run_.recipe, {.communicator = communicator,
+      runner_(run_.recipe, {.mesh = *run_.mesh,
                             .model = *run_.model,
                             .optimizer = *run_.optimizer,
                             .loader = *run_.data.train}),
       line_(run_.recipe.train().steps()),
-      peak_(run_.recipe.train(), communicator.size()),
+      peak_(run_.recipe.train(), communicator_.size()),
       balance_(run_.model->spec(), run_.recipe.train().router_bias_update(),
                run_.recipe.train().learning_rate()),
-      stragglers_(gather_texts(communicator, host_name())) {
+      stragglers_(gather_texts(communicator_, host_name())) {
     for (const Pass& pass : runner_.memory().passes) own_grains_ += pass.grains.count();
     if (run_.data.tokenizer) token_bytes_ = run_.data.tokenizer->token_bytes();
-    if (communicator.rank() != 0) return;
+    samples_ = std::make_unique<SampleWriter>(communicator_, run_.path / "samples.jsonl", run_.step,
+                                              run_.data);
+    if (communicator_.rank() != 0) return;
     fault_point("metrics.open", 0);
-    samples_ = std::make_unique<SampleWriter>(run_.path / "samples.jsonl", run_.step, run_.data);
     metrics_ = std::make_unique<MetricsFile>((run_.path / "metrics.jsonl").string(), run_.step);
     tensorboard_ =
         std::make_unique<TensorBoardWriter>((run_.path / "tensorboard").string(), run_.step);
@@ -113,7 +114,7 @@ void Trainer::watch_stragglers(double computed) {
 // Before a save too, so that a checkpoint holds no replica's error.
 void Trainer::check_replicas() {
     if (communicator_.size() == 1 || run_.recipe.train().check_replicas() == 0) return;
-    const std::string difference = replica_difference(communicator_, run_.model->parameters());
+    const std::string difference = replica_difference(*run_.mesh, run_.model->parameters());
     if (difference.empty()) return;
     fail(ExitCode::replica_mismatch, "replicas differ after step ", run_.step, ": ", difference,
          "; a machine changed bits in memory or computes wrongly: leave it out, then `fucina "
@@ -175,13 +176,13 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
 
 void Trainer::evaluate(StepMetrics& metrics) {
     communicator_.progress(Phase::evaluate);
-    if (samples_) fault_point("eval.samples", 0);
-    if (samples_ && !samples_->write(metrics.step, *run_.model)) {
+    fault_point("eval.samples", communicator_.rank());
+    if (!samples_->write(metrics.step, *run_.model)) {
         console_.line("WARNING: samples.jsonl could not be written");
     }
     if (!run_.data.valid) return;
     fault_point("eval.loss", communicator_.rank());
-    const HeldOutLoss loss = evaluate_loss(communicator_, *run_.model, *run_.data.valid,
+    const HeldOutLoss loss = evaluate_loss(*run_.mesh, *run_.model, *run_.data.valid,
                                            run_.recipe.train().micro_batch(), token_bytes_);
     metrics.valid_loss = loss.nats_per_token;
     if (!std::isfinite(loss.nats_per_token))
@@ -222,6 +223,7 @@ void Trainer::save() {
     SaveRequest request{.run_dir = run_.path,
                         .manifest = {},
                         .tensors = state,
+                        .mesh = run_.mesh->shape(),
                         .keep = run_.recipe.checkpoint().keep()};
     Manifest& manifest = request.manifest;
     manifest.set_step(run_.step);

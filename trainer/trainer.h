@@ -20,7 +20,7 @@ namespace fucina {
 
 class Trainer {
   public:
-    Trainer(Communicator& communicator, TrainingRun run, Console& console);
+    Trainer(TrainingRun run, Console& console);
 
     // To the last step, or to a request to stop (exit code 15). Throws what ends a run early:
     // non-finite steps (13), saves that fail (11).
@@ -39,17 +39,17 @@ class Trainer {
     bool due(int64_t every) const;
     StopRequest requests();
 
-    Communicator& communicator_;
     TrainingRun run_;
+    Communicator& communicator_;  // of all ranks
     Console& console_;
     StepRunner runner_;
     StepLine line_;
     PeakShare peak_;
     BalanceWatch balance_;
     StragglerWatch stragglers_;
-    int64_t own_grains_ = 0;                          // of a step
-    std::vector<int32_t> token_bytes_;                // of each id; empty without a tokenizer
-    std::unique_ptr<SampleWriter> samples_;           // rank 0
+    int64_t own_grains_ = 0;            // of a step
+    std::vector<int32_t> token_bytes_;  // of each id; empty without a tokenizer
+    std::unique_ptr<SampleWriter> samples_;
     std::unique_ptr<MetricsFile> metrics_;            // rank 0
     std::unique_ptr<TensorBoardWriter> tensorboard_;  // rank 0
     int64_t failed_saves_ = 0;                        // in a row

@@ -32,14 +32,22 @@ void to_fp32(DType type, const std::byte* from, float* to, int64_t count) {
     }
 }
 
+// Elements [begin, end) of the parameter go to `to`; the rest of the piece is not read.
 void load_piece(const TensorFile& file, const WeightPiece& piece, const TensorInfo& tensor,
-                float* to) {
-    const int64_t rows = piece.shape[0], count = element_count(piece.shape);
+                int64_t begin, int64_t end, float* to) {
+    const int64_t count = element_count(piece.shape);
     if (count == 0) return;
-    const int64_t row = count / rows, row_bytes = row * size_of(tensor.dtype);
+    const int64_t row = count / piece.shape[0], row_bytes = row * size_of(tensor.dtype);
+    const auto clip = [&](int64_t element) {
+        return std::clamp<int64_t>(element - piece.offset, 0, count);
+    };
+    FUCINA_CHECK(clip(begin) % row == 0 && clip(end) % row == 0, piece.tensor, " is cut at ",
+                 clip(begin), " and ", clip(end), ", inside rows of ", row);
+    const int64_t rows = clip(end) / row;
+    to += piece.offset - begin;
     const int64_t step = std::max<int64_t>(1, kStagingBytes / row_bytes);
     std::vector<std::byte> staging(static_cast<size_t>(std::min(step, rows) * row_bytes));
-    for (int64_t first = 0; first < rows; first += step) {
+    for (int64_t first = clip(begin) / row; first < rows; first += step) {
         const int64_t taken = std::min(step, rows - first);
         const std::span<std::byte> bytes(staging.data(), static_cast<size_t>(taken * row_bytes));
         file.read_rows(tensor, first, bytes);
@@ -150,7 +158,8 @@ std::string settle_head(ModelSpec& spec, const TensorFile& file) {
     for (int i = 0; i < 2; ++i) {
         if (!file.find(pieces[i].tensor)) return "";
         values[i].resize(static_cast<size_t>(element_count(shape)));
-        load_piece(file, pieces[i], checked(file, pieces[i]), values[i].data());
+        load_piece(file, pieces[i], checked(file, pieces[i]), 0, element_count(shape),
+                   values[i].data());
     }
     if (values[0] == values[1]) return "";
     spec.tied_head = false;
@@ -165,11 +174,15 @@ std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
     std::set<std::string_view> used;
     for (const WeightEntry& entry : map.entries()) {
         const Parameter* parameter = model.find(entry.parameter);
-        FUCINA_CHECK(parameter && std::ranges::equal(parameter->value.shape(), entry.shape),
-                     entry.parameter, " has shape ", shape_text(entry.shape), " in the weight map");
+        FUCINA_CHECK(parameter && parameter->shape == entry.shape, entry.parameter, " has shape ",
+                     shape_text(entry.shape), " in the weight map");
         for (const WeightPiece& piece : spelling_of(entry, file)) {
             const TensorInfo& tensor = checked(file, piece);
-            load_piece(file, piece, tensor, parameter->value.data<float>() + piece.offset);
+            for_each_run(parameter->shape, parameter->box,
+                         [&](int64_t first, int64_t local, int64_t count) {
+                             load_piece(file, piece, tensor, first, first + count,
+                                        parameter->value.data<float>() + local);
+                         });
             used.insert(tensor.name);
         }
     }

@@ -167,7 +167,7 @@ void run_eval(const EvalOptions& options) {
     std::vector<int32_t> token_bytes;
     if (opened.tokenizer) token_bytes = opened.tokenizer->token_bytes();
     const HeldOutLoss loss =
-        evaluate_loss(*communicator, model, *opened.train,
+        evaluate_loss(Mesh(*communicator, {.data = communicator->size()}), model, *opened.train,
                       std::max<int64_t>(1, kTokensAtATime / average), token_bytes);
     if (speaks) print_result(loss.nats_per_token, data.store().tokens(), loss.bits_per_byte);
 }

@@ -72,7 +72,7 @@ void go(Communicator& communicator, TrainingRun run, Console& console) {
     fault_point("start", communicator.rank());
     if (writes) note_run(run.path);
     if (writes) write_run_facts(run, process());
-    Trainer trainer(communicator, std::move(run), console);
+    Trainer trainer(std::move(run), console);
     const ExitCode code = trainer.train();
     communicator.progress(Phase::finish);
     fault_point("finish", communicator.rank());

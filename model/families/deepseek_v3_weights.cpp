@@ -51,6 +51,7 @@ void add_mlp(int64_t d, int64_t width, const std::string& ours, const std::strin
     out.push_back(
         stacked(ours + "gate_up", d,
                 {{theirs + "gate_proj.weight", width}, {theirs + "up_proj.weight", width}}));
+    out.back().shape = {2, width, d};
     out.push_back(whole(ours + "down", theirs + "down_proj.weight", {d, width}));
 }
 
@@ -65,7 +66,7 @@ void add_experts(const ModelSpec& spec, const std::string& ours, const std::stri
         down.push_back({expert + ".down_proj.weight", {d, f}, e * d * f});
     }
     out.push_back({ours + "gate_up",
-                   {n, 2 * f, d},
+                   {n, 2, f, d},
                    {std::move(gate_up), {{theirs + "gate_up_proj", {n, 2 * f, d}, 0}}},
                    {}});
     out.push_back(

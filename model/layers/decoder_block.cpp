@@ -40,8 +40,11 @@ DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor&
     Tensor x = context.activations(attended.rows(), attended.dim(1));
     ops::add_rmsnorm(attended, saved.x, saved.mid, mlp_norm_.gain->value, mlp_norm_.eps, x,
                      saved.mid_rstd);
-    if (const Moe* moe = std::get_if<Moe>(&feed_forward_))
-        return {moe->forward(context, {x, saved.mid}, saved.feed_forward.emplace<Moe::Saved>()).y};
+    if (const Moe* moe = std::get_if<Moe>(&feed_forward_)) {
+        if (!std::holds_alternative<Moe::Saved>(saved.feed_forward))
+            saved.feed_forward.emplace<Moe::Saved>();
+        return {moe->forward(context, {x, saved.mid}, std::get<Moe::Saved>(saved.feed_forward)).y};
+    }
     const Tensor y = std::get<Mlp>(feed_forward_)
                          .forward(context, {x}, saved.feed_forward.emplace<Mlp::Saved>())
                          .y;
@@ -54,6 +57,19 @@ void DecoderBlock::drop(RecomputeKind kind, Saved& saved) const {
     if (kind == RecomputeKind::none || kind == RecomputeKind::block) return;
     attention_.drop(kind, saved.attention);
     std::visit([](auto& feed_forward) { feed_forward.drop_input(); }, saved.feed_forward);
+}
+
+DecoderBlock::Kept DecoderBlock::kept(Saved& saved) const {
+    auto* moe = std::get_if<Moe::Saved>(&saved.feed_forward);
+    if (moe == nullptr || moe->received.exchange == nullptr) return std::nullopt;
+    return Moe::Kept{std::move(moe->route), std::move(moe->received)};
+}
+
+void DecoderBlock::restore(Kept kept, Saved& saved) const {
+    if (!kept) return;
+    auto& moe = saved.feed_forward.emplace<Moe::Saved>();
+    moe.route = std::move(kept->route);
+    moe.received = std::move(kept->received);
 }
 
 DecoderBlock::In DecoderBlock::backward(const PassContext& context, const Out& grad,

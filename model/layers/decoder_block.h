@@ -2,6 +2,7 @@
 // dense or MoE. The residual stream is in the activation dtype and rounded once after each of the
 // two.
 #pragma once
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -22,6 +23,12 @@ class DecoderBlock {
         AttentionMla::Saved attention;
         std::variant<Mlp::Saved, Moe::Saved> feed_forward;
     };
+
+    // What recomputation of the block does not do again: of a MoE block whose experts are on
+    // several ranks.
+    using Kept = std::optional<Moe::Kept>;
+    Kept kept(Saved& saved) const;
+    void restore(Kept kept, Saved& saved) const;
 
     // report_index: of a MoE block in MoeReport; -1: the block is dense.
     DecoderBlock(ParameterSet& set, const std::string& prefix, const ModelSpec& spec,

@@ -30,7 +30,7 @@ class Mlp {
 
   private:
     int64_t width_;
-    Parameter* gate_up_;  // [2F, D]
+    Parameter* gate_up_;  // [2, F, D]
     Parameter* down_;     // [D, F]
 };
 

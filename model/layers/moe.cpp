@@ -1,5 +1,7 @@
 #include "model/layers/moe.h"
 
+#include <cstring>
+
 #include "kernels/gemm.h"
 #include "kernels/parallel_for.h"
 #include "model/layers/elementwise.h"
@@ -12,22 +14,62 @@ constexpr int64_t kSlots = 4096;  // whose weights one thread moves at a time
 
 struct Operand {
     Tensor rows;
-    bool by_token;  // else by slot
+    bool by_row;  // taken through the map; else one a slot
 };
 
-// dW = dyᵀ x of each expert.
+// out[i] = values[index[i]]
+void gather(std::span<const float> values, const std::vector<int32_t>& index, float* out) {
+    parallel_ranges(std::ssize(index), kSlots, kSlots, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+            out[i] = values[static_cast<size_t>(index[static_cast<size_t>(i)])];
+    });
+}
+
+// out[index[i]] = values[i]
+void scatter(std::span<const float> values, const std::vector<int32_t>& index, float* out) {
+    parallel_ranges(std::ssize(index), kSlots, kSlots, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+            out[index[static_cast<size_t>(i)]] = values[static_cast<size_t>(i)];
+    });
+}
+
+std::span<float> values_of(const Tensor& x) {
+    return {x.data<float>(), static_cast<size_t>(x.size())};
+}
+
+// dW = dyᵀ x of each expert here.
 WeightGradQueue::Item expert_grad(Parameter* parameter, Operand dy, Operand x,
                                   std::shared_ptr<const TokenMap> map) {
     return {parameter, nullptr,
             [dy = std::move(dy), x = std::move(x), map = std::move(map)](const SumNode&,
                                                                          const Tensor& dw) {
-                const int32_t* tokens = map->slot_token.data();
+                const int32_t* rows = map->slot_token.data();
                 ops::grouped_linear_wgrad({.dy = dy.rows,
-                                           .dy_index = dy.by_token ? tokens : nullptr,
+                                           .dy_index = dy.by_row ? rows : nullptr,
                                            .x = x.rows,
-                                           .x_index = x.by_token ? tokens : nullptr,
+                                           .x_index = x.by_row ? rows : nullptr,
                                            .trees = map->trees,
                                            .group_offsets = map->expert_offsets},
+                                          dw);
+            }};
+}
+
+// The same of each rank's tokens apart.
+WeightGradQueue::Item part_grad(Parameter* parameter, Operand dy, Operand x,
+                                std::shared_ptr<const TokenExchange> exchange) {
+    auto ranks = std::make_shared<SumNodes>();
+    for (int64_t rank = 0; rank < std::ssize(exchange->parts); ++rank)
+        ranks->push_back({rank, rank + 1, {}});
+    return {parameter, std::move(ranks),
+            [dy = std::move(dy), x = std::move(x), exchange = std::move(exchange)](
+                const SumNode& node, const Tensor& dw) {
+                const TokenExchange::Part& part = exchange->parts[static_cast<size_t>(node.begin)];
+                ops::grouped_linear_wgrad({.dy = dy.rows,
+                                           .dy_index = (dy.by_row ? part.rows : part.slots).data(),
+                                           .x = x.rows,
+                                           .x_index = (x.by_row ? part.rows : part.slots).data(),
+                                           .trees = part.trees,
+                                           .group_offsets = part.offsets},
                                           dw);
             }};
 }
@@ -40,7 +82,7 @@ Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, in
       router_(set.matrix(prefix + "router", {spec_.router.experts, spec.hidden_size})),
       bias_(set.buffer(prefix + "router_bias", {spec_.router.experts})),
       gate_up_(set.experts(prefix + "experts.gate_up",
-                           {spec_.router.experts, 2 * spec_.expert_width, spec.hidden_size},
+                           {spec_.router.experts, 2, spec_.expert_width, spec.hidden_size},
                            PackKind::gate_up)),
       down_(set.experts(prefix + "experts.down",
                         {spec_.router.experts, spec.hidden_size, spec_.expert_width})) {
@@ -63,14 +105,41 @@ void Moe::route(const PassContext& context, Saved& saved) const {
         ops::make_token_map(route.indices, config.experts, context.grain_offsets));
 }
 
-Tensor Moe::experts(const PassContext& context, Saved& saved) const {
-    const TokenMap& map = *saved.route.map;
-    if (context.keeps) saved.gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
+Tensor Moe::experts(const PassContext& context, const Tensor& x, const TokenMap& map,
+                    Tensor& gate_up) const {
+    if (context.keeps) gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
     Tensor h = context.activations(map.slots(), spec_.expert_width);
-    ops::gate_up_swiglu(saved.x, map.groups(true), gate_up_->forward, saved.gate_up, h);
-    Tensor slots = context.activations(map.slots(), saved.x.dim(1));
+    ops::gate_up_swiglu(x, map.groups(true), gate_up_->forward, gate_up, h);
+    Tensor slots = context.activations(map.slots(), x.dim(1));
     ops::grouped_linear(h, map.groups(false), down_->forward, slots);
     return slots;
+}
+
+// Slots in the order of the rows that they were received as.
+Tensor as_rows(const PassContext& context, const Tensor& slots, const TokenExchange& exchange) {
+    Tensor rows = context.activations(slots.rows(), slots.dim(1));
+    const auto bytes = static_cast<size_t>(slots.dim(1) * size_of(slots.dtype()));
+    parallel_for(slots.rows(), slots.dim(1), [&](int64_t slot) {
+        const auto row = exchange.experts.slot_token[static_cast<size_t>(slot)];
+        std::memcpy(rows.raw() + static_cast<size_t>(row) * bytes,
+                    slots.raw() + static_cast<size_t>(slot) * bytes, bytes);
+    });
+    return rows;
+}
+
+// Rows of tokens in the order of the map's slots.
+Tensor as_slots(const PassContext& context, const Tensor& x, const TokenMap& map) {
+    Tensor slots = context.activations(map.slots(), x.dim(1));
+    ops::permute(x, map, slots);
+    return slots;
+}
+
+void Moe::receive(const PassContext& context, Saved& saved) const {
+    const TokenMap& map = *saved.route.map;
+    saved.received.exchange =
+        context.dispatcher->plan(map, std::ssize(context.grain_offsets) - 1, context.ranks_apart);
+    saved.received.x =
+        context.dispatcher->dispatch(*saved.received.exchange, as_slots(context, saved.x, map));
 }
 
 Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
@@ -87,48 +156,96 @@ Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved
 
 Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) const {
     saved.x = in.x;
-    route(context, saved);
+    const bool again = saved.route.map != nullptr;
+    if (!again) route(context, saved);
+    if (context.dispatcher != nullptr && !again) receive(context, saved);
+    // Shared experts would hide the exchange here, if it did not block.
     Tensor shared;
     if (shared_) shared = shared_->forward(context, {in.x}, saved.shared).y;
-    const Tensor slots = experts(context, saved);
+    if (context.dispatcher == nullptr) {
+        const Tensor slots = experts(context, in.x, *saved.route.map, saved.gate_up);
+        return {combine(context, slots, saved, shared, in.residual)};
+    }
+    const TokenExchange& exchange = *saved.received.exchange;
+    Tensor slots = experts(context, saved.received.x, exchange.experts, saved.gate_up);
+    if (again) return {};
+    slots = context.dispatcher->combine(exchange, as_rows(context, slots, exchange));
     return {combine(context, slots, saved, shared, in.residual)};
 }
 
-Tensor Moe::experts_backward(const PassContext& context, const Tensor& dy, const Tensor& d_weights,
-                             Saved& saved) const {
-    const TokenMap& map = *saved.route.map;
-    const int64_t slots = map.slots();
-    const float* weights = saved.route.weights.data<float>();
-    std::vector<float> row_weight(static_cast<size_t>(slots)), d_row_weight(row_weight.size());
-    parallel_ranges(slots, kSlots, kSlots, [&](int64_t begin, int64_t end) {
-        for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s)
-            row_weight[s] = weights[map.slot_choice[s]];
-    });
-
-    Tensor d_gate_up = context.activations(slots, 2 * spec_.expert_width);
+Tensor Moe::experts_backward(const PassContext& context, const ExpertsBackward& io,
+                             Tensor& gate_up) const {
+    const TokenMap& map = io.map;
+    const auto add = [&](Parameter* parameter, Operand dy, Operand x) {
+        const bool apart = io.exchange != nullptr && !io.exchange->parts.empty();
+        context.weight_grads->add(
+            apart ? part_grad(parameter, std::move(dy), std::move(x), {io.holds, io.exchange})
+                  : expert_grad(parameter, std::move(dy), std::move(x), {io.holds, &map}));
+    };
+    Tensor d_gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
     {
-        Tensor weighted_h = context.activations(slots, spec_.expert_width);
-        ops::down_swiglu_backward({.dy = dy,
+        Tensor weighted_h = context.activations(map.slots(), spec_.expert_width);
+        ops::down_swiglu_backward({.dy = io.dy,
                                    .rows = map.groups(true),
                                    .down = down_->dgrad,
-                                   .gate_up = saved.gate_up,
-                                   .row_weight = row_weight.data(),
+                                   .gate_up = gate_up,
+                                   .row_weight = io.weights.data(),
                                    .d_gate_up = d_gate_up,
                                    .weighted_h = weighted_h,
-                                   .d_row_weight = d_row_weight.data()});
-        saved.gate_up = Tensor();
-        context.weight_grads->add(
-            expert_grad(down_, {dy, true}, {weighted_h, false}, saved.route.map));
+                                   .d_row_weight = io.d_weights.data()});
+        gate_up = Tensor();
+        add(down_, {io.dy, true}, {weighted_h, false});
     }
-    parallel_ranges(slots, kSlots, kSlots, [&](int64_t begin, int64_t end) {
-        for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s)
-            d_weights.data<float>()[map.slot_choice[s]] = d_row_weight[s];
-    });
-    context.weight_grads->add(
-        expert_grad(gate_up_, {d_gate_up, false}, {saved.x, true}, saved.route.map));
-    Tensor dx = context.activations(slots, saved.x.dim(1));
+    add(gate_up_, {d_gate_up, false}, {io.x, true});
+    Tensor dx = context.activations(map.slots(), io.x.dim(1));
     ops::grouped_linear(d_gate_up, map.groups(false), gate_up_->dgrad, dx);
     return dx;
+}
+
+// Gradient of the slots' rows, [T*k, D]; d_weights by choice.
+Tensor Moe::experts_here_backward(const PassContext& context, const Tensor& dy,
+                                  const Tensor& d_weights, Saved& saved) const {
+    const std::shared_ptr<const TokenMap>& map = saved.route.map;
+    std::vector<float> weights(map->slot_choice.size()), d_slots(weights.size());
+    gather(values_of(saved.route.weights), map->slot_choice, weights.data());
+    Tensor dx = experts_backward(context,
+                                 {.dy = dy,
+                                  .x = saved.x,
+                                  .map = *map,
+                                  .weights = weights,
+                                  .d_weights = d_slots,
+                                  .holds = map},
+                                 saved.gate_up);
+    scatter(d_slots, map->slot_choice, d_weights.data<float>());
+    return dx;
+}
+
+// The same with experts on several ranks: gradients and weights go the way of the tokens.
+Tensor Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
+                                   const Tensor& d_weights, Saved& saved) const {
+    const TokenMap& map = *saved.route.map;
+    const std::shared_ptr<const TokenExchange> exchange = saved.received.exchange;
+    const std::vector<int32_t>& slot_row = exchange->experts.slot_token;
+    const Tensor d_rows = context.dispatcher->dispatch(*exchange, as_slots(context, dy, map));
+    const Tensor sent = Tensor::empty({map.slots(), 1}, DType::f32);
+    gather(values_of(saved.route.weights), map.slot_choice, sent.data<float>());
+    const Tensor row_weights = context.dispatcher->dispatch(*exchange, sent);
+    std::vector<float> weights(slot_row.size()), d_slots(slot_row.size());
+    gather(values_of(row_weights), slot_row, weights.data());
+    const Tensor dx = experts_backward(context,
+                                       {.dy = d_rows,
+                                        .x = saved.received.x,
+                                        .map = exchange->experts,
+                                        .weights = weights,
+                                        .d_weights = d_slots,
+                                        .holds = exchange,
+                                        .exchange = exchange.get()},
+                                       saved.gate_up);
+    saved.received.x = Tensor();
+    scatter(d_slots, slot_row, row_weights.data<float>());
+    scatter(values_of(context.dispatcher->combine(*exchange, row_weights)), map.slot_choice,
+            d_weights.data<float>());
+    return context.dispatcher->combine(*exchange, as_rows(context, dx, *exchange));
 }
 
 // Adds this layer's counts and balance loss to the report; the loss's gradient with respect to
@@ -162,7 +279,9 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
 
 Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved) const {
     Tensor d_weights = Tensor::empty(saved.route.weights.shape(), DType::f32);
-    const Tensor slots = experts_backward(context, grad.y, d_weights, saved);
+    const Tensor slots = context.dispatcher == nullptr
+                             ? experts_here_backward(context, grad.y, d_weights, saved)
+                             : experts_there_backward(context, grad.y, d_weights, saved);
     Tensor shared;
     if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
     const Tensor router = route_backward(context, d_weights, saved);

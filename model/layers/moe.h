@@ -9,6 +9,7 @@
 #include "kernels/moe.h"
 #include "model/layers/mlp.h"
 #include "model/model_spec.h"
+#include "parallel/token_dispatcher.h"
 
 namespace fucina {
 
@@ -27,10 +28,21 @@ class Moe {
         Tensor weights;  // fp32 [T, k]
         std::shared_ptr<const TokenMap> map;
     };
+    // What other ranks sent for the experts here: [rows received, D], and the way they came.
+    struct Received {
+        std::shared_ptr<const TokenExchange> exchange;  // null where all experts are here
+        Tensor x;
+    };
+    // What recomputation does not do again.
+    struct Kept {
+        Route route;
+        Received received;
+    };
     struct Saved {
         Tensor x;  // [T, D]
         Route route;
-        Tensor gate_up;  // [T*k, 2F]
+        Received received;
+        Tensor gate_up;  // [slots of the experts here, 2F]
         Mlp::Saved shared;
         void drop_input() { x = shared.x = Tensor(); }
         void restore_input(const Tensor& input) { x = shared.x = input; }
@@ -38,6 +50,8 @@ class Moe {
 
     Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, int64_t report_index);
 
+    // Where saved holds what was kept of an earlier forward of the same input, only what backward
+    // needs is computed, and nothing is returned.
     Out forward(const PassContext& context, const In& in, Saved& saved) const;
     // The gradient of In::residual is grad.y itself and is not returned.
     In backward(const PassContext& context, const Out& grad, Saved& saved) const;
@@ -46,12 +60,27 @@ class Moe {
 
   private:
     void route(const PassContext& context, Saved& saved) const;
-    Tensor experts(const PassContext& context, Saved& saved) const;  // [T*k, D] in slot order
+    void receive(const PassContext& context, Saved& saved) const;
+    // Of rows x taken by map, [slots, D] in slot order.
+    Tensor experts(const PassContext& context, const Tensor& x, const TokenMap& map,
+                   Tensor& gate_up) const;
     Tensor combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                    const Tensor& shared, const Tensor& residual) const;
     // d_weights fp32 [T, k] is filled.
-    Tensor experts_backward(const PassContext& context, const Tensor& dy, const Tensor& d_weights,
-                            Saved& saved) const;
+    struct ExpertsBackward {
+        Tensor dy, x;  // rows, taken by map
+        const TokenMap& map;
+        std::span<const float> weights;           // [slots]
+        std::span<float> d_weights;               // out [slots]
+        std::shared_ptr<const void> holds;        // the map
+        const TokenExchange* exchange = nullptr;  // whose parts have gradients of their own
+    };
+    Tensor experts_backward(const PassContext& context, const ExpertsBackward& io,
+                            Tensor& gate_up) const;  // [slots, D] in slot order
+    Tensor experts_here_backward(const PassContext& context, const Tensor& dy,
+                                 const Tensor& d_weights, Saved& saved) const;
+    Tensor experts_there_backward(const PassContext& context, const Tensor& dy,
+                                  const Tensor& d_weights, Saved& saved) const;
     Tensor route_backward(const PassContext& context, const Tensor& d_weights, Saved& saved) const;
     Tensor report_balance(const PassContext& context, const Route& route) const;
 
@@ -59,7 +88,7 @@ class Moe {
     int64_t report_index_;  // of this layer in MoeReport
     Parameter* router_;     // [E, D], fp32 in every precision
     Parameter* bias_;       // [E]
-    Parameter* gate_up_;    // [E, 2F, D]
+    Parameter* gate_up_;    // [E, 2, F, D], of them those here
     Parameter* down_;       // [E, D, F]
     std::optional<Mlp> shared_;
 };

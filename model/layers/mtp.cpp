@@ -79,7 +79,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     context.cu_seqlens = rows.cu_seqlens;
     context.sequence_offsets = rows.sequence_offsets;
     context.grain_offsets = rows.grain_offsets;
-    context.nodes = make_nodes(rows.grain_offsets, context.nodes->size() > 1);
+    context.nodes = make_nodes(rows.grain_offsets, context.nodes->size() != 1);
     const int64_t d = hidden.dim(1);
 
     // Both norms write into the two halves of the joined rows.

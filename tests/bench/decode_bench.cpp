@@ -53,7 +53,7 @@ double bytes_a_token(Model& model, int64_t length) {
     for (const Parameter* parameter : model.parameters()) {
         if (!parameter->gemm) continue;
         double met = static_cast<double>(parameter->value.size());
-        if (parameter->value.rank() == 3)
+        if (parameter->layout.expert >= 0)
             met *= static_cast<double>(spec.moe.router.top_k) /
                    static_cast<double>(spec.moe.router.experts);
         const bool fp32 = parameter->fp32 || parameter->name.find("kv_up") != std::string::npos;

@@ -125,6 +125,15 @@ void check_collectives(Communicator& communicator) {
     FUCINA_CHECK(own.front() == 1000 * root && own.back() == 1000 * root + 36, "broadcast");
     check_exchange(communicator);
 
+    // Ranks of even and of odd number.
+    const auto part = communicator.split(rank % 2);
+    FUCINA_CHECK(part->rank() == rank / 2 && part->size() == (size + 1 - rank % 2) / 2,
+                 "split: rank ", part->rank(), " of ", part->size());
+    std::vector<int64_t> part_sum{rank}, expected_sum{0};
+    part->all_reduce_sum(part_sum);
+    for (int r = rank % 2; r < size; r += 2) expected_sum[0] += r;
+    FUCINA_CHECK(part_sum == expected_sum, "the sum of a part is ", part_sum[0]);
+
     std::vector<int64_t> sums{rank, -rank, int64_t{1} << 40}, most{rank, -rank};
     communicator.all_reduce_sum(sums);
     communicator.all_reduce_max(most);

@@ -39,9 +39,10 @@ class TinyRun {
         }
         text += "[data]\nsequence_length = 8\nshuffle = false\ntrain = [{path = \"" +
                 data_.string() + "\"}]\n";
-        text += "[train]\nsteps = 3\nglobal_batch = 4\nmicro_batch = 2\nlearning_rate = 1e-2\n"
-                "schedule = \"constant\"\nprecision = \"fp32\"\nthreads = 1\n"
-                "[checkpoint]\nkeep = 9\n";
+        text +=
+            "[train]\nsteps = 3\nglobal_batch = 4\nmicro_batch = 2\nlearning_rate = 1e-2\n"
+            "schedule = \"constant\"\nprecision = \"fp32\"\nthreads = 1\n"
+            "[checkpoint]\nkeep = 9\n";
         std::vector<std::string> all = base;
         all.insert(all.end(), overrides.begin(), overrides.end());
         return parse_recipe(text, "recipe.toml", all).recipe;
@@ -75,11 +76,11 @@ class TinyRun {
 
     void train(const std::vector<std::string>& overrides) {
         const auto self = make_self_communicator();
-        Trainer(*self, build(*self, overrides), console_).train();
+        Trainer(build(*self, overrides), console_).train();
     }
     void go_on(const std::vector<std::string>& overrides) {
         const auto self = make_self_communicator();
-        Trainer(*self, resume(*self, overrides), console_).train();
+        Trainer(resume(*self, overrides), console_).train();
     }
 
   private:

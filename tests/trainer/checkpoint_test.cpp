@@ -111,6 +111,45 @@ TEST_F(CheckpointTest, LoadsWhatWasSavedByAnyNumberOfRanks) {
     }
 }
 
+// Every rank saves what it holds of a tensor, and loads what it holds under another layout.
+TEST_F(CheckpointTest, PartsGoFromAnyLayoutToAnyOther) {
+    const std::vector<int64_t> shape{7, 2, 300, 64};
+    const Tensor whole = Tensor::empty(shape, DType::f32), other = Tensor::empty({9}, DType::f32);
+    fill(whole, 1);
+    fill(other, 2);
+    const auto part_of = [&](const MeshShape& mesh, int rank, bool filled) {
+        NamedTensor part{"weight", "experts", {}, shape, {.expert = 0}, {}};
+        part.part = box_of(shape, part.layout, mesh, rank);
+        part.tensor = Tensor::empty(part.part.extent, DType::f32);
+        part.tensor.zero();
+        if (filled) copy_shared(whole_box(shape), whole.raw(), part.part, part.tensor.raw(), 4);
+        return part;
+    };
+    int64_t step = 0;
+    for (const MeshShape from : {MeshShape{.data = 1}, MeshShape{.data = 4, .expert = 2},
+                                 MeshShape{.data = 4, .expert = 4}}) {
+        ++step;
+        run_on_threads(from.ranks(), [&](Communicator& communicator) {
+            const std::vector<NamedTensor> state{part_of(from, communicator.rank(), true),
+                                                 {"weight", "other", other}};
+            SaveRequest request{
+                .run_dir = dir_, .manifest = {}, .tensors = state, .mesh = from, .keep = 9};
+            request.manifest.set_step(step);
+            ASSERT_EQ(save_checkpoint(communicator, request).problem, "");
+        });
+        const fs::path dir = checkpoint_directory(dir_, step);
+        EXPECT_NO_THROW(verify_checkpoint(dir));
+        for (const MeshShape to : {MeshShape{.data = 1}, MeshShape{.data = 3, .expert = 3},
+                                   MeshShape{.data = 4, .expert = 2}}) {
+            for (int rank = 0; rank < to.ranks(); ++rank) {
+                std::vector<NamedTensor> loaded{part_of(to, rank, false)};
+                load_tensors(dir, read_manifest(dir), loaded);
+                EXPECT_TRUE(equal(loaded, {part_of(to, rank, true)})) << step << " " << rank;
+            }
+        }
+    }
+}
+
 TEST_F(CheckpointTest, KeepsTheNewestAndReplacesAStep) {
     const auto state = make_state(1);
     for (int64_t step : {5, 10, 200, 10}) ASSERT_EQ(save(step, 1, state).problem, "");
@@ -313,8 +352,8 @@ TEST_F(CheckpointTest, AFailedSaveLeavesTheOldOneAndNothingElse) {
     EXPECT_EQ(list_checkpoints(dir_).size(), 2u);
 }
 
-// On a thread of its own: models flush denormals to zero in the thread that makes them, and the tests
-// that follow count on denormals.
+// On a thread of its own: models flush denormals to zero in the thread that makes them, and the
+// tests that follow count on denormals.
 TEST_F(CheckpointTest, WeightsThatAreNotFiniteMakeNoModel) {
     run_on_threads(1, [&](Communicator&) {
         Model model = test::tiny_model(test::tiny_spec(), {.compute = DType::f32});

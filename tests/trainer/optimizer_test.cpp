@@ -154,7 +154,7 @@ TEST(Optimizer, FollowsTorchOverManySteps) {
                 squares += grads[p].back() * grads[p].back();
             }
         }
-        const double norm = optimizer.join_and_norm();
+        const double norm = optimizer.join_and_norm(*make_self_communicator());
         EXPECT_NEAR(norm, std::sqrt(squares), 1e-6 * norm);
         optimizer.update(1e-2, norm);
         const double clip = std::min(1.0, 1.0 / (std::sqrt(squares) + 1e-6));
@@ -186,7 +186,7 @@ TEST(Optimizer, GoesOnAsIfItHadNotStopped) {
         }
         for (Optimizer* optimizer : {&whole, &part}) {
             set_grad(optimizer == &whole ? one : other, 0, 0.1, step);
-            optimizer->update(1e-2, optimizer->join_and_norm());
+            optimizer->update(1e-2, optimizer->join_and_norm(*make_self_communicator()));
         }
     }
     EXPECT_EQ(std::memcmp(one.value.raw(), other.value.raw(), 64), 0);
@@ -199,7 +199,7 @@ TEST(Optimizer, SeesWhatIsNotFinite) {
     for (float bad : {std::nanf(""), INFINITY}) {
         set_grad(one, 0, 0.1, 1);
         one.grad().data<float>()[511] = bad;
-        EXPECT_FALSE(std::isfinite(optimizer.join_and_norm()));
+        EXPECT_FALSE(std::isfinite(optimizer.join_and_norm(*make_self_communicator())));
     }
 }
 
@@ -236,58 +236,77 @@ std::optional<float> replicas_sum(const BatchPlan& plan, int begin, int count) {
     return sum;
 }
 
-// One rank's passes; `early`: gradients are taken as they are made.
-void accumulate(Communicator& communicator, const BatchPlan& plan, int64_t most, bool early,
+// One rank's passes; `early`: gradients are taken as they are made. With experts shared out every
+// pass is made on all ranks that do, here of what each of them contributes.
+void accumulate(Communicator& world, const BatchPlan& plan, int expert, int64_t most, bool early,
                 Parameter& experts, Parameter& other) {
+    const Mesh mesh(world, {.data = world.size(), .expert = expert});
     std::vector<Parameter*> all{&experts, &other};
-    GradReducer reducer(communicator);
-    const auto holders = [&](const auto& holds) {
-        std::vector<bool> result;
-        for (int rank = 0; rank < plan.ranks(); ++rank) result.push_back(holds(rank));
-        return result;
-    };
-    GradAccumulator accumulator(all, plan, [&](size_t wave, std::span<const Tensor> sums) {
-        ASSERT_EQ(sums.size(), 1u);
-        reducer.reduce(sums, holders([&](int rank) { return plan.share(wave, rank).count() > 0; }));
-    });
-    const std::vector<Pass> passes = plan.passes(communicator.rank(), most);
-    auto pass = passes.begin();
+    GradReducer reducer(world), expert_reducer(mesh.expert_data());
+    GradAccumulator accumulator(
+        all, plan, mesh.shape(), [&](size_t wave, std::span<const Tensor> sums) {
+            ASSERT_EQ(sums.size(), 1u);
+            std::vector<bool> holds(static_cast<size_t>(mesh.shape().expert_data()), false);
+            for (int rank = 0; rank < plan.ranks(); ++rank)
+                if (plan.share(wave, rank).count() > 0)
+                    holds[static_cast<size_t>(mesh.shape().expert_group(rank))] = true;
+            expert_reducer.reduce(sums, holds);
+        });
+    const int first = mesh.shape().expert_group(world.rank()) * expert;
     for (size_t wave = 0; wave < plan.waves().size(); ++wave) {
-        for (; pass != passes.end() && pass->wave == wave; ++pass) {
-            accumulator.begin_pass(*pass);
-            experts.grad().data<float>()[0] = node_sum(pass->grains);
-            if (early) accumulator.take(experts, 0, 0);
-            if (plan.one_wave()) {
-                other.grad().data<float>()[0] = node_sum(pass->grains);
-                if (early) accumulator.take(other, 0, 0);
+        std::vector<std::vector<Pass>> rows;  // [passes][ranks]
+        for (int rank = first; rank < first + expert; ++rank) {
+            size_t row = 0;
+            for (const Pass& pass : plan.passes(rank, most)) {
+                if (pass.wave != wave) continue;
+                if (row == rows.size())
+                    rows.emplace_back(static_cast<size_t>(expert), Pass{.wave = wave});
+                rows[row++][static_cast<size_t>(rank - first)] = pass;
             }
-            for (int64_t g = pass->grains.begin; g < pass->grains.end && !plan.one_wave(); ++g) {
+        }
+        for (const std::vector<Pass>& row : rows) {
+            const Pass& pass = row[static_cast<size_t>(world.rank() - first)];
+            accumulator.begin_pass(pass, expert > 1 ? std::span(row) : std::span<const Pass>());
+            for (size_t rank = 0; rank < row.size(); ++rank) {
+                experts.grad().data<float>()[0] =
+                    row[rank].grains.count() > 0 ? node_sum(row[rank].grains) : 0.0f;
+                if (early || expert > 1) accumulator.take(experts, 0, rank);
+            }
+            for (int64_t g = pass.grains.begin; g < pass.grains.end && !plan.one_wave(); ++g) {
                 other.grad().data<float>()[0] = leaf(g);
-                accumulator.take(other, 0, static_cast<size_t>(g - pass->grains.begin));
+                accumulator.take(other, 0, static_cast<size_t>(g - pass.grains.begin));
+            }
+            if (plan.one_wave() && pass.grains.count() > 0) {
+                other.grad().data<float>()[0] = node_sum(pass.grains);
+                if (early) accumulator.take(other, 0, 0);
             }
             accumulator.end_pass();
         }
         accumulator.end_wave(wave);
     }
     accumulator.finish();
+    std::vector<bool> holds;
+    for (int rank = 0; rank < plan.ranks(); ++rank) holds.push_back(plan.holds(rank));
     std::vector<Tensor> rest{other.grad()};
-    if (!accumulator.reduces_waves()) rest.push_back(experts.grad());
-    reducer.reduce(rest, holders([&](int rank) { return plan.holds(rank); }));
+    if (!accumulator.is_whole(experts)) rest.push_back(experts.grad());
+    reducer.reduce(rest, holds);
 }
 
 TEST(GradAccumulator, AddsUpByItsDefinitionOnAnyRanks) {
     for (int64_t grains : {1, 2, 3, 5, 8, 13, 20}) {
         for (const SumOrder order : {SumOrder{.replicas = 4}, SumOrder{.replicas = 8},
                                      SumOrder{.replicas = 4, .waves = false}}) {
-            for (const int ranks : {1, 2, 4}) {
+            for (const auto& [ranks, expert] :
+                 {std::pair{1, 1}, {2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}}) {
                 const BatchPlan plan(grains, order, ranks);
                 for (int64_t most : {1, 2, 3, 16}) {
                     run_on_threads(ranks, [&](Communicator& communicator) {
                         Parameter experts = make_parameter("experts", {1}, 1.0f);
                         experts.layout.expert = 0;
                         Parameter other = make_parameter("other", {1}, 1.0f);
-                        accumulate(communicator, plan, most, most % 2 == 0, experts, other);
-                        SCOPED_TRACE(concat(grains, " grains, ", ranks, " ranks, by ", most));
+                        accumulate(communicator, plan, expert, most, most % 2 == 0, experts, other);
+                        SCOPED_TRACE(concat(grains, " grains, ", ranks, " ranks, ", expert,
+                                            " for experts, by ", most));
                         EXPECT_EQ(experts.grad().data<float>()[0], experts_sum(plan));
                         const float expected = plan.one_wave()
                                                    ? node_sum({0, grains})

@@ -42,7 +42,7 @@ std::string difference(int ranks, const std::vector<Flip>& flips) {
                 static_cast<std::byte>(1 << flip.bit);
         }
         heard[static_cast<size_t>(communicator.rank())] =
-            replica_difference(communicator, pointers);
+            replica_difference(Mesh(communicator, {.data = communicator.size()}), pointers);
     });
     for (const std::string& text : heard) EXPECT_EQ(text, heard[0]);
     return heard[0];

@@ -38,7 +38,7 @@ class ResumeTest : public testing::Test {
     fs::path checkpoint(int64_t step) const { return checkpoint_directory(run_.path(), step); }
     Manifest manifest(int64_t step) const { return read_manifest(checkpoint(step)); }
     StepRunner runner(TrainingRun& run) {
-        return StepRunner(run.recipe, {.communicator = *self_,
+        return StepRunner(run.recipe, {.mesh = *run.mesh,
                                        .model = *run.model,
                                        .optimizer = *run.optimizer,
                                        .loader = *run.data.train});
@@ -103,7 +103,7 @@ TEST_F(ResumeTest, ASkippedStepIsNoUpdate) {
     }
     fresh.model->repack();
     Console silent(false);
-    Trainer(*self_, std::move(fresh), silent).train();
+    Trainer(std::move(fresh), silent).train();
     const Manifest middle = read_manifest(checkpoint_directory(run.path(), 4));
     EXPECT_EQ(middle.step(), 4);
     EXPECT_EQ(middle.updates(), 3) << "the step with document 5 was to be skipped";
@@ -153,7 +153,7 @@ TEST_F(ResumeTest, LossIsTheMeanOverTheTokensOfAllRanks) {
             test::TinyRun made(work_.path() / concat("ranks-", ranks), work_.path() / "ids.json",
                                documents());
             TrainingRun run = made.build(communicator, {});
-            StepRunner runner(run.recipe, {.communicator = communicator,
+            StepRunner runner(run.recipe, {.mesh = *run.mesh,
                                            .model = *run.model,
                                            .optimizer = *run.optimizer,
                                            .loader = *run.data.train});
@@ -187,7 +187,7 @@ TEST_F(ResumeTest, PackedDocumentsCostWhatTheyCostAlone) {
         options.sequence_length = length;
         const BatchLoader loader({{store, 1.0}}, options);
         EXPECT_TRUE(length < 64 || loader.source(0).sequences() == 1);
-        losses.push_back(evaluate_loss(*self_, model, loader, 3).nats_per_token);
+        losses.push_back(evaluate_loss(Mesh(*self_, {}), model, loader, 3).nats_per_token);
     }
     EXPECT_NEAR(losses[0], losses[1], 1e-6);
     EXPECT_NEAR(losses[0], losses[2], 1e-6);

@@ -114,10 +114,10 @@ TEST(Evaluator, DoesNotDependOnHowManySequencesGoAtATime) {
     const BatchLoader loader({{store, 1.0}, {store, 3.0}}, options);
     Model model = test::tiny_model(test::tiny_spec(), {});
     const auto self = make_self_communicator();
-    const double one = evaluate_loss(*self, model, loader, 1).nats_per_token;
+    const double one = evaluate_loss(Mesh(*self, {}), model, loader, 1).nats_per_token;
     EXPECT_GT(one, 1.0);
     for (int64_t at_a_time : {2, 3, 100}) {
-        EXPECT_EQ(evaluate_loss(*self, model, loader, at_a_time).nats_per_token, one);
+        EXPECT_EQ(evaluate_loss(Mesh(*self, {}), model, loader, at_a_time).nats_per_token, one);
     }
 }
 
@@ -142,11 +142,12 @@ TEST(Evaluator, BitsPerByteAreTheSumOfBitsOverThePredictedTokensBytes) {
         }
     }
     const auto self = make_self_communicator();
-    const HeldOutLoss loss = evaluate_loss(*self, model, loader, 2, token_bytes);
+    const HeldOutLoss loss = evaluate_loss(Mesh(*self, {}), model, loader, 2, token_bytes);
     ASSERT_TRUE(loss.bits_per_byte);
     EXPECT_NEAR(*loss.bits_per_byte / (bits / bytes), 1, 1e-6);
-    EXPECT_FALSE(evaluate_loss(*self, model, loader, 2).bits_per_byte);
-    EXPECT_FALSE(evaluate_loss(*self, model, loader, 2, std::vector<int32_t>(37)).bits_per_byte);
+    EXPECT_FALSE(evaluate_loss(Mesh(*self, {}), model, loader, 2).bits_per_byte);
+    EXPECT_FALSE(
+        evaluate_loss(Mesh(*self, {}), model, loader, 2, std::vector<int32_t>(37)).bits_per_byte);
 }
 
 }  // namespace

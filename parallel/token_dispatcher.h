@@ -1,0 +1,56 @@
+// TokenDispatcher: takes rows of tokens to the ranks that hold their experts, and back. Nothing is
+// dropped. Each way is the other's backward.
+//
+// All calls are collective over the ranks that share the experts out among themselves; a rank
+// without tokens, or without rows for its experts, takes part.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/moe.h"
+#include "parallel/communicator.h"
+
+namespace fucina {
+
+// Where the slots of one pass go. Rows are received in the order of ranks, and of each rank in the
+// order of its slots.
+struct TokenExchange {
+    std::vector<int64_t> sent, received;  // [ranks] rows to and from each
+    // Of the experts here: expert_offsets and trees, over the grains of all ranks in their order,
+    // and slot_token, the row received that a slot is. The rest is empty.
+    TokenMap experts;
+    // The slots of one rank; [ranks], or empty where gradients of all are one sum.
+    struct Part {
+        std::vector<int64_t> offsets;      // [experts here + 1]
+        std::vector<int32_t> slots, rows;  // in the order of experts
+        std::vector<LeafTree> trees;       // [experts here] over the rank's grains
+    };
+    std::vector<Part> parts;
+
+    int64_t rows() const { return experts.slots(); }
+};
+
+class TokenDispatcher {
+  public:
+    // experts: of the whole layer, shared out as box_of does.
+    TokenDispatcher(Communicator& ranks, int64_t experts);
+
+    // map: of this rank's tokens, `grains` of them. apart: the gradients of each rank's tokens are
+    // sums of their own.
+    std::shared_ptr<const TokenExchange> plan(const TokenMap& map, int64_t grains,
+                                              bool apart) const;
+    // slots [sent slots, D], as in TokenMap -> [received rows, D]
+    Tensor dispatch(const TokenExchange& exchange, const Tensor& slots) const;
+    // The way back: [received rows, D] -> [sent slots, D]
+    Tensor combine(const TokenExchange& exchange, const Tensor& rows) const;
+
+  private:
+    Tensor move(const Tensor& from, std::span<const int64_t> sent,
+                std::span<const int64_t> received) const;
+
+    Communicator& ranks_;
+    std::vector<int64_t> first_;  // [ranks + 1] first expert of each
+};
+
+}  // namespace fucina
