@@ -48,6 +48,10 @@ VARIANTS = [
     ("2 ranks", {"ranks": 2}),
     ("4 ranks", {"ranks": 4}),
     ("8 ranks of one grain", {"ranks": 8, "train__micro_batch": 1}),
+    ("experts over 2 ranks", {"ranks": 2, "parallel__expert": 2}),
+    ("experts over 2 of 4 ranks, in small passes",
+     {"ranks": 4, "parallel__expert": 2, "train__micro_batch": 1, "train__merge_passes": False}),
+    ("experts over 8 ranks", {"ranks": 8, "parallel__expert": 8}),
     ("micro_batch 1", {"train__micro_batch": 1, "train__merge_passes": False}),
     ("micro_batch 3", {"train__micro_batch": 3, "train__merge_passes": False}),
     ("micro_batch 2, merged", {"train__micro_batch": 2}),
@@ -123,6 +127,26 @@ def test_ranks_without_grains_take_part(tmp_path, one_rank):
     keys = {"train__global_batch": 3}
     expected = one_rank("fp32", **keys)
     assert runs.same_run(expected, start(tmp_path, "fp32", ranks=4, **keys), STEPS) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks, expert, later_ranks, later_expert",
+                         [(4, 4, 1, 1), (1, 1, 2, 2), (4, 2, 8, 4)])
+def test_resume_under_another_layout(tmp_path, one_rank, ranks, expert, later_ranks, later_expert):
+    keys = {"train__schedule": "constant"}
+    start(tmp_path, "bf16", ranks=ranks, parallel__expert=expert,
+          **{**keys, "train__steps": STEPS // 2})
+    runs.resume(tmp_path, "--set", f"train.steps={STEPS}", "--set", f"parallel.expert={later_expert}",
+                ranks=later_ranks)
+    expected = one_rank("bf16", **keys)
+    assert runs.state(expected, STEPS) == runs.state(tmp_path, STEPS)
+
+
+def test_experts_that_do_not_divide_the_ranks(tmp_path):
+    runs.write_tokens(tmp_path / "ids.json")
+    done = runs.train(tmp_path, ranks=4, expect=2, parallel__expert=3)
+    assert "parallel.expert = 3 does not divide 4 ranks; legal: 1, 2, 4" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_illegal_number_of_ranks(tmp_path):
