@@ -6,10 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/attention.h"
 #include "kernels/embedding.h"
-#include "kernels/gemm.h"
-#include "kernels/runtime.h"
 
 namespace fucina {
 
@@ -42,6 +39,7 @@ class Timeline {
     PassMemory most() const {
         PassMemory result = most_;
         result.all_gradients = experts_ + others_;
+        result.expert_gradients = experts_;
         const int64_t before =
             shape_.held * experts_ + (shape_.apart ? shape_.replicas : shape_.held) * others_;
         result.gradients += before;
@@ -72,7 +70,7 @@ struct SavedAttention {
 };
 
 struct SavedFeedForward {
-    Held x, gate_up, shared_gate_up, route;
+    Held x, gate_up, shared_gate_up, route, received;
 };
 
 struct SavedBlock {
@@ -150,6 +148,7 @@ class Layers {
     }
 
   private:
+    bool exchanges() const { return shape_.experts_here > 0; }
     int64_t element() const { return size_of(shape_.compute); }
     int64_t d() const { return spec_.hidden_size; }
     const MlaSpec& mla() const { return spec_.attention; }
@@ -198,10 +197,20 @@ class Layers {
         }
         Held shared;
         if (spec.shared_width > 0) shared = mlp(spec.shared_width, keeps, saved.shared_gate_up);
-        if (keeps) saved.gate_up = activations(2 * spec.router.top_k * spec.expert_width);
-        Held h = activations(spec.router.top_k * spec.expert_width);
-        const Held slots = activations(spec.router.top_k * d());
+        const int64_t k = spec.router.top_k;
+        const bool again = saved.received != nullptr;
+        if (exchanges() && !again) {
+            const Held sent = activations(k * d());
+            saved.received = activations(k * d());
+        }
+        if (keeps) saved.gate_up = activations(2 * k * spec.expert_width);
+        Held h = activations(k * spec.expert_width);
+        Held slots = activations(k * d());
         h = nullptr;
+        if (exchanges() && !again) {
+            const Held rows = activations(k * d());
+            slots = activations(k * d());
+        }
         return activations(d());
     }
 
@@ -226,16 +235,25 @@ class Layers {
 
     Held moe_backward(SavedFeedForward& saved) const {
         const MoeSpec& spec = spec_.moe;
-        const int64_t experts = spec.router.experts, k = spec.router.top_k;
-        const int64_t width = spec.expert_width;
+        const int64_t k = spec.router.top_k, width = spec.expert_width;
+        const int64_t experts = exchanges() ? shape_.experts_here : spec.router.experts;
         const Held d_weights = fp32(k);
+        Held d_rows;
+        if (exchanges()) {
+            const Held sent = activations(k * d());
+            d_rows = activations(k * d());
+        }
         Held d_gate_up = activations(2 * k * width), weighted_h = activations(k * width);
         saved.gate_up = nullptr;
         gradient(experts * d() * width, true);
         weighted_h = nullptr;
         gradient(experts * 2 * width * d(), true);
-        const Held slots = activations(k * d());
-        d_gate_up = nullptr;
+        Held slots = activations(k * d());
+        d_gate_up = saved.received = d_rows = nullptr;
+        if (exchanges()) {
+            const Held rows = activations(k * d());
+            slots = activations(k * d());
+        }
         Held shared;
         if (spec.shared_width > 0) shared = mlp_backward(spec.shared_width, saved.shared_gate_up);
         const Held router = route_backward();
@@ -291,7 +309,9 @@ struct Block {
         if (!again) return layers.forward(is_moe, std::move(x), true, saved);
         input = x;
         SavedBlock dropped;
-        return layers.forward(is_moe, std::move(x), false, dropped);
+        Held y = layers.forward(is_moe, std::move(x), false, dropped);
+        saved.feed_forward.received = dropped.feed_forward.received;
+        return y;
     }
     Held backward(const Layers& layers) {
         if (again) layers.forward(is_moe, std::exchange(input, nullptr), true, saved);
@@ -337,42 +357,6 @@ PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
     layers.gradient(spec.vocab_size * spec.hidden_size);
     dx = nullptr;
     return timeline.most();
-}
-
-int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t longest) {
-    const MlaSpec& mla = spec.attention;
-    const int64_t d = spec.hidden_size, q = mla.heads * mla.qk_dim();
-    const int64_t down =
-        (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + mla.kv_lora_rank + mla.rope_dim;
-    const int64_t kv = mla.heads * (mla.nope_dim + mla.v_dim);
-    std::vector<int64_t> offsets{0};
-    while (offsets.back() < shape.tokens)
-        offsets.push_back(std::min(offsets.back() + longest, shape.tokens));
-    const LeafTree tree = make_leaf_tree(offsets);
-    ops::WgradScratch most;
-    const auto product = [&](int64_t n, int64_t k, DType type) {
-        if (n == 0 || k == 0) return;
-        const ops::WgradScratch one = ops::linear_wgrad_scratch(tree, n, k, type);
-        most = {std::max(most.dy, one.dy), std::max(most.x, one.x), std::max(most.sums, one.sums)};
-    };
-    product(down, d, shape.compute);
-    product(q, mla.q_lora_rank, shape.compute);
-    product(kv, mla.kv_lora_rank, shape.compute);
-    product(d, mla.heads * mla.v_dim, shape.compute);
-    const int64_t dense = spec.dense_layers > 0 ? spec.dense_width : 0;
-    for (const int64_t width : {dense, spec.moe.shared_width}) {
-        product(2 * width, d, shape.compute);
-        product(d, width, shape.compute);
-    }
-    if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32);
-    const AttentionShape attention{.heads = mla.heads,
-                                   .kv_heads = mla.heads,
-                                   .d_qk = mla.qk_dim(),
-                                   .d_shared = mla.rope_dim,
-                                   .d_v = mla.v_dim,
-                                   .cu_seqlens = offsets};
-    return runtime().threads * (most.dy + most.x + most.sums) +
-           ops::attention_scratch(attention, shape.compute);
 }
 
 }  // namespace fucina

@@ -14,6 +14,9 @@ struct PassShape {
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;
     bool balance = false;  // whether the balance loss has a gradient
+    // Of the layer's experts those on this rank, if they are on several: rows are exchanged then,
+    // as many as the rank's own if experts are met evenly. 0: all are here.
+    int64_t experts_here = 0;
     int64_t tokens = 0;
     int64_t leaves = 1;  // grains of the pass, or 1 in fast numerics
     int held = 0;        // whole sets of gradients before the pass
@@ -28,7 +31,8 @@ struct PassShape {
 struct PassMemory {
     int64_t activations = 0, gradients = 0;
     int64_t together = 0;  // less than their sum: backward frees the ones as it makes the others
-    int64_t all_gradients = 0;  // of one pass
+    int64_t all_gradients = 0;  // of one pass, of them
+    int64_t expert_gradients = 0;
 };
 
 PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <set>
 
@@ -68,6 +69,16 @@ int64_t most_grains(const BatchPlan& batch, int rank) {
     return most;
 }
 
+// Two buckets of each GradReducer: one for all, or one of experts and one of the rest.
+int64_t reducer_bytes(const MeshShape& mesh, const BatchPlan& batch, const PassMemory& most) {
+    const auto buckets = [](int64_t gradients, int ranks) {
+        return ranks > 1 ? 2 * std::min(GradReducer::kBucketBytes, gradients) : 0;
+    };
+    if (mesh.expert == 1 && batch.one_wave()) return buckets(most.all_gradients, mesh.data);
+    return buckets(most.all_gradients - most.expert_gradients, mesh.data) +
+           buckets(most.expert_gradients, mesh.expert_data());
+}
+
 // The memory of a rank's passes.
 class PassPlanner {
   public:
@@ -91,6 +102,7 @@ class PassPlanner {
                 .recompute = options.recompute,
                 .with_mtp = options.with_mtp,
                 .balance = train.balance_loss() > 0,
+                .experts_here = experts_here(),
                 .tokens = tokens(pass),
                 .leaves = train.numerics() == "fast" ? 1 : pass.grains.count(),
                 .merges = pass.merges};
@@ -114,6 +126,7 @@ class PassPlanner {
             most.gradients = std::max(most.gradients, one.gradients);
             most.together = std::max(most.together, one.together);
             most.all_gradients = one.all_gradients;
+            most.expert_gradients = one.expert_gradients;
             held += 1 - shape.merges;
         }
         return most;
@@ -128,6 +141,13 @@ class PassPlanner {
     }
 
   private:
+    int64_t experts_here() const {
+        const Mesh* mesh = model_.options().mesh;
+        if (mesh == nullptr || mesh->shape().expert == 1) return 0;
+        const std::array<int64_t, 1> all{model_.spec().moe.router.experts};
+        return std::max<int64_t>(1,
+                                 box_of(all, {.expert = 0}, mesh->shape(), mesh->rank()).extent[0]);
+    }
     // Of the widest of the steps.
     int64_t tokens(const Pass& pass) const {
         const int64_t grain = recipe_.exact().grain(), batch = recipe_.train().global_batch();
@@ -162,14 +182,15 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
                        const std::function<int64_t(int64_t)>& sample_tokens, int64_t pass_grains) {
     const PassPlanner planner(recipe, model, batch, sample_tokens);
     const auto held = held_bytes(recipe, model);
+    const Mesh* const made = model.options().mesh;
+    const MeshShape mesh = made != nullptr ? made->shape() : MeshShape{.data = batch.ranks()};
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
             .passes = batch.passes(rank, grains), .pass_grains = grains, .predicted = held};
         const PassMemory most = planner.most(plan.passes);
-        const int64_t bucket = std::min(GradReducer::kBucketBytes, most.all_gradients);
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
-        plan.predicted.emplace_back("communication", batch.ranks() > 1 ? 2 * bucket : 0);
+        plan.predicted.emplace_back("communication", reducer_bytes(mesh, batch, most));
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
         return plan;

@@ -1,0 +1,47 @@
+#include <algorithm>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/gemm.h"
+#include "kernels/runtime.h"
+#include "model/pass_memory.h"
+
+namespace fucina {
+
+int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t longest) {
+    const MlaSpec& mla = spec.attention;
+    const int64_t d = spec.hidden_size, q = mla.heads * mla.qk_dim();
+    const int64_t down =
+        (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + mla.kv_lora_rank + mla.rope_dim;
+    const int64_t kv = mla.heads * (mla.nope_dim + mla.v_dim);
+    std::vector<int64_t> offsets{0};
+    while (offsets.back() < shape.tokens)
+        offsets.push_back(std::min(offsets.back() + longest, shape.tokens));
+    const LeafTree tree = make_leaf_tree(offsets);
+    ops::WgradScratch most;
+    const auto product = [&](int64_t n, int64_t k, DType type) {
+        if (n == 0 || k == 0) return;
+        const ops::WgradScratch one = ops::linear_wgrad_scratch(tree, n, k, type);
+        most = {std::max(most.dy, one.dy), std::max(most.x, one.x), std::max(most.sums, one.sums)};
+    };
+    product(down, d, shape.compute);
+    product(q, mla.q_lora_rank, shape.compute);
+    product(kv, mla.kv_lora_rank, shape.compute);
+    product(d, mla.heads * mla.v_dim, shape.compute);
+    const int64_t dense = spec.dense_layers > 0 ? spec.dense_width : 0;
+    for (const int64_t width : {dense, spec.moe.shared_width}) {
+        product(2 * width, d, shape.compute);
+        product(d, width, shape.compute);
+    }
+    if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32);
+    const AttentionShape attention{.heads = mla.heads,
+                                   .kv_heads = mla.heads,
+                                   .d_qk = mla.qk_dim(),
+                                   .d_shared = mla.rope_dim,
+                                   .d_v = mla.v_dim,
+                                   .cu_seqlens = offsets};
+    return runtime().threads * (most.dy + most.x + most.sums) +
+           ops::attention_scratch(attention, shape.compute);
+}
+
+}  // namespace fucina
