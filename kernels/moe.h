@@ -51,7 +51,8 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
 
 // DeepSeek-V3's sequence-wise balance loss (§2.1.2, eq. 17-20) over sequences given by offsets
 // [sequences + 1]: per sequence sum_i f_i P_i, f_i = E/(k T) · count, P_i = mean over tokens of s_i
-// / sum_j s_j; result: the sum over sequences, each fp64. d_scores [T, E] (if defined) receives
+// / sum_j s_j; result: the sum over sequences, each fp64, P_i to 2^-40 a
+// token. d_scores [T, E] (if defined) receives
 // scale times its derivative.
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                       std::span<const int64_t> sequence_offsets, float scale,

@@ -30,8 +30,8 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
 
 ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     FUCINA_CHECK(x.contiguous() && x.dtype() == DType::f32, "sum of squares of a ", x.describe());
-    FUCINA_CHECK(chunks >= 1 && x.row_size() % chunks == 0, chunks, " equal parts of the rows of ",
-                 x.describe());
+    FUCINA_CHECK(chunks >= 1 && x.dim(x.rank() - 1) % chunks == 0, chunks,
+                 " equal parts of the rows of ", x.describe());
     return cpu::sum_of_squares(x, chunks);
 }
 

@@ -26,10 +26,10 @@ namespace ops {
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
            const PackedCopies& copies = {});
 
-// The sum of the squares of x, contiguous fp32 [.., N], so that x may be cut between rows, and rows
-// between their `chunks` equal parts, without changing it: blocks of at most 512 elements of one
-// part of one row; in a block fp64, 32 chains (element i in chain i % 32) added in order; blocks
-// add up without rounding. NaN and infinity propagate.
+// The sum of the squares of x, contiguous fp32 [.., N] of rows N, so that x may be cut between
+// rows, and rows between their `chunks` equal parts, without changing it: blocks of at most 512
+// elements of one part of one row; in a block fp64, 32 chains (element i in chain i % 32) added in
+// order; blocks add up without rounding. NaN and infinity propagate.
 ExactSum sum_of_squares(const Tensor& x, int64_t chunks = 1);
 
 // y += x, fp32 elementwise (the merge of two tree nodes; y is the earlier one).

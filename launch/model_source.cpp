@@ -38,7 +38,9 @@ ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
 
 Model ModelSource::load(const ModelOptions& options) const {
     if (manifest_) {
-        Model model(spec_, options);
+        ModelOptions as_trained = options;
+        if (as_trained.chunks == 0) as_trained.chunks = manifest_->recipe().exact().chunks();
+        Model model(spec_, as_trained);
         load_weights(directory_, model);
         model.repack();
         return model;

@@ -5,6 +5,7 @@
 #include "kernels/gemm.h"
 #include "kernels/runtime.h"
 #include "model/pass_memory.h"
+#include "model/weight_grad_queue.h"
 
 namespace fucina {
 
@@ -17,28 +18,30 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
     std::vector<int64_t> offsets{0};
     while (offsets.back() < shape.tokens)
         offsets.push_back(std::min(offsets.back() + longest, shape.tokens));
-    const LeafTree tree = make_leaf_tree(offsets);
+    const LeafTree grains = make_leaf_tree(offsets);
+    const LeafTree chunks = make_nodes(offsets, false, shape.chunks)->front().tree;
     ops::WgradScratch most;
-    const auto product = [&](int64_t n, int64_t k, DType type) {
+    const auto product = [&](int64_t n, int64_t k, DType type, const LeafTree& tree) {
         if (n == 0 || k == 0) return;
         const ops::WgradScratch one = ops::linear_wgrad_scratch(tree, n, k, type);
         most = {std::max(most.dy, one.dy), std::max(most.x, one.x), std::max(most.sums, one.sums)};
     };
-    product(down, d, shape.compute);
-    product(q, mla.q_lora_rank, shape.compute);
-    product(kv, mla.kv_lora_rank, shape.compute);
-    product(d, mla.heads * mla.v_dim, shape.compute);
+    product(down, d, shape.compute, chunks);
+    product(q, mla.q_lora_rank, shape.compute, grains);
+    product(kv, mla.kv_lora_rank, shape.compute, grains);
+    product(d, mla.heads * mla.v_dim, shape.compute, grains);
     const int64_t dense = spec.dense_layers > 0 ? spec.dense_width : 0;
     for (const int64_t width : {dense, spec.moe.shared_width}) {
-        product(2 * width, d, shape.compute);
-        product(d, width, shape.compute);
+        product(2 * width, d, shape.compute, grains);
+        product(d, width, shape.compute, grains);
     }
-    if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32);
+    if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32, chunks);
     const AttentionShape attention{.heads = mla.heads,
                                    .kv_heads = mla.heads,
                                    .d_qk = mla.qk_dim(),
                                    .d_shared = mla.rope_dim,
                                    .d_v = mla.v_dim,
+                                   .chunks = shape.chunks,
                                    .cu_seqlens = offsets};
     return runtime().threads * (most.dy + most.x + most.sums) +
            ops::attention_scratch(attention, shape.compute);

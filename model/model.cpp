@@ -40,7 +40,8 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
     : spec(model_spec),
       options(model_options),
       set(options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
-          options.mesh != nullptr ? options.mesh->rank() : 0),
+          options.mesh != nullptr ? options.mesh->rank() : 0,
+          options.chunks > 0 ? options.chunks : spec.most_chunks()),
       embedding{set.plain("embedding", {spec.vocab_size, spec.hidden_size})},
       blocks([this] {
           std::vector<DecoderBlock> made;
@@ -50,6 +51,7 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
           return made;
       }()),
       head(set, "norm", spec) {
+    options.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts);
     Parameter* table = embedding.table;
@@ -58,6 +60,7 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
         table->gemm = true;
     else
         projection = set.matrix("head", {spec.vocab_size, spec.hidden_size});
+    projection->dgrad.cut = set.cut();
     // Uses in a fixed order: embedding, head, MTP's embedding, MTP's head.
     const size_t head_use = spec.tied_head ? 1 : 0;
     head.use(projection, head_use);
@@ -89,7 +92,8 @@ PassContext Model::Parts::context(const TokenBatch& batch) {
     context.cu_seqlens = batch.cu_seqlens;
     context.sequence_offsets = batch.sequence_offsets;
     context.grain_offsets = batch.grain_offsets;
-    context.nodes = make_nodes(batch.grain_offsets, false);
+    context.chunks = set.chunks();
+    context.cut_grains(batch.grain_offsets, false);
     const auto last = std::max_element(batch.positions.begin(), batch.positions.end());
     context.rope = &rope_for(last == batch.positions.end() ? 1 : int64_t{*last} + 1);
     context.dtype = options.compute;
@@ -185,7 +189,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& p
     context.keeps = true;
     context.balance_scale = pass.balance_scale;
     context.ranks_apart = pass.ranks_apart;
-    if (pass.grains_apart) context.nodes = make_nodes(batch.grain_offsets, true);
+    if (pass.grains_apart) context.cut_grains(batch.grain_offsets, true);
     parts.weight_grads.done = pass.grad_done;
     context.report = &report;
     const bool again = context.recompute == RecomputeKind::block;

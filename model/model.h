@@ -46,6 +46,7 @@ struct ModelOptions {
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;
     const Mesh* mesh = nullptr;  // null: one rank; must outlive the model
+    int64_t chunks = 0;          // exact.chunks; 0: ModelSpec::most_chunks()
 };
 
 class Model {

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "kernels/k_cut.h"
 #include "model/families.h"
 
 namespace fucina {
@@ -25,6 +26,19 @@ ModelSpec ModelSpec::from_config(const nlohmann::json& config, const std::string
     ModelSpec spec = family->read_config(reader);
     spec.family = model_type;
     return spec;
+}
+
+bool ModelSpec::chunks_divide(int64_t chunks) const {
+    const int64_t dense = dense_layers > 0 ? dense_width : 0;
+    return chunks == 1 ||
+           (attention.q_lora_rank > 0 && attention.heads % chunks == 0 &&
+            vocab_size % chunks == 0 && dense % chunks == 0 && moe.shared_width % chunks == 0);
+}
+
+int64_t ModelSpec::most_chunks() const {
+    for (int64_t chunks = kMostChunks; chunks > 1; chunks /= 2)
+        if (chunks_divide(chunks)) return chunks;
+    return 1;
 }
 
 nlohmann::json ModelSpec::to_config() const {

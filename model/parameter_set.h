@@ -14,8 +14,13 @@ namespace fucina {
 
 class ParameterSet {
   public:
-    // What `rank` of the mesh holds.
-    ParameterSet(const MeshShape& mesh, int rank) : mesh_(mesh), rank_(rank) {}
+    // What `rank` of the mesh holds; sums over what tensor parallelism may cut are of `chunks`.
+    ParameterSet(const MeshShape& mesh, int rank, int64_t chunks)
+        : mesh_(mesh), rank_(rank), chunks_(chunks) {}
+
+    int64_t chunks() const { return chunks_; }
+    // Of a weight's columns, `parts` fused weights' outputs.
+    KCut cut(int64_t parts = 1) const { return chunks_ == 1 ? KCut{} : KCut{chunks_, parts}; }
 
     // A weight of a matrix product, [N, K], or [2, N, K] of a fused gate and up.
     Parameter* matrix(const std::string& name, std::initializer_list<int64_t> shape,
@@ -60,6 +65,7 @@ class ParameterSet {
 
     const MeshShape mesh_;
     const int rank_;
+    const int64_t chunks_;
     std::vector<std::unique_ptr<Parameter>> owned_;
     std::vector<Parameter*> order_;
 };

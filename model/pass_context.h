@@ -27,8 +27,11 @@ struct PassContext {
     std::span<const int64_t> cu_seqlens;        // [documents + 1]
     std::span<const int64_t> sequence_offsets;  // [sequences + 1]
     std::span<const int64_t> grain_offsets;     // [grains + 1]
-    std::shared_ptr<const SumNodes> nodes;      // of the weight gradients but experts'
+    // Of weight gradients: of what tensor parallelism cuts; and of what it leaves whole, whose
+    // leaves are chunks of a grain's tokens. Experts' are their own.
+    std::shared_ptr<const SumNodes> nodes, chunk_nodes;
     const RopeTable* rope = nullptr;
+    int64_t chunks = 1;        // SumOrder's
     DType dtype = DType::f32;  // of activations
     RecomputeKind recompute = RecomputeKind::none;
     bool keeps = false;  // what backward needs; without backward, layers let go of all they can
@@ -38,6 +41,10 @@ struct PassContext {
     bool ranks_apart = false;  // gradients of experts are those of each rank's tokens
     MoeReport* report = nullptr;
 
+    void cut_grains(std::span<const int64_t> offsets, bool apart) {
+        nodes = make_nodes(offsets, apart, 1);
+        chunk_nodes = chunks == 1 ? nodes : make_nodes(offsets, apart, chunks);
+    }
     Tensor activations(int64_t rows, int64_t columns) const {
         return Tensor::empty({rows, columns}, dtype);
     }

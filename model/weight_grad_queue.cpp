@@ -2,16 +2,32 @@
 
 namespace fucina {
 
-std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offsets, bool apart) {
-    auto nodes = std::make_shared<SumNodes>();
-    if (!apart) {
-        nodes->push_back({0, grain_offsets.back(),
-                          make_leaf_tree({grain_offsets.begin(), grain_offsets.end()})});
-        return nodes;
+namespace {
+
+// Of grains [begin, end): the tree over each grain's chunks, and over grains.
+SumNode node_of(std::span<const int64_t> grain_offsets, size_t begin, size_t end, int64_t chunks) {
+    SumNode node{grain_offsets[begin], grain_offsets[end], {}};
+    std::vector<int> merges;
+    append_merges(static_cast<int64_t>(end - begin), merges);
+    for (size_t grain = begin; grain < end; ++grain) {
+        const int64_t first = grain_offsets[grain], tokens = grain_offsets[grain + 1] - first;
+        for (int64_t chunk = 1; chunk <= chunks; ++chunk)
+            node.tree.offsets.push_back(first + tokens * chunk / chunks - node.begin);
+        append_merges(chunks, node.tree.merges);
+        node.tree.merges.back() += merges[grain - begin];
     }
-    for (size_t g = 0; g + 1 < grain_offsets.size(); ++g)
-        nodes->push_back({grain_offsets[g], grain_offsets[g + 1],
-                          make_leaf_tree({0, grain_offsets[g + 1] - grain_offsets[g]})});
+    return node;
+}
+
+}  // namespace
+
+std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offsets, bool apart,
+                                           int64_t chunks) {
+    auto nodes = std::make_shared<SumNodes>();
+    const size_t grains = grain_offsets.size() - 1;
+    if (!apart) nodes->push_back(node_of(grain_offsets, 0, grains, chunks));
+    for (size_t grain = 0; apart && grain < grains; ++grain)
+        nodes->push_back(node_of(grain_offsets, grain, grain + 1, chunks));
     return nodes;
 }
 

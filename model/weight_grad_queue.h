@@ -25,8 +25,9 @@ struct SumNode {
 using SumNodes = std::vector<SumNode>;
 
 // One node of all grains; or each grain a node of its own, where their gradients are parts of
-// different sums.
-std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offsets, bool apart);
+// different sums. A grain's tokens are as many leaves as chunks, as equal as can be.
+std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offsets, bool apart,
+                                           int64_t chunks);
 
 class WeightGradQueue {
   public:

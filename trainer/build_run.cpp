@@ -26,13 +26,28 @@ RecomputeKind recompute_kind(const std::string& name) {
     return name == "block" ? RecomputeKind::block : RecomputeKind::none;
 }
 
-ModelOptions model_options(const Train& train, const Mesh& mesh) {
+ModelOptions model_options(const Recipe& recipe, const Mesh& mesh) {
+    const Train& train = recipe.train();
     ModelOptions options;
     options.mesh = &mesh;
+    options.chunks = train.numerics() == "fast" ? 1 : recipe.exact().chunks();
     options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;
     options.with_mtp = train.mtp_loss() > 0;
     options.recompute = recompute_kind(train.recompute());
     return options;
+}
+
+// exact.chunks as a number that this model has; exit 2 with the legal ones.
+void settle_chunks(Recipe& recipe, const ModelSpec& spec) {
+    const int64_t asked = recipe.exact().chunks();
+    if (asked == 0) recipe.mutable_exact()->set_chunks(spec.most_chunks());
+    if (asked == 0 || ((asked & (asked - 1)) == 0 && spec.chunks_divide(asked))) return;
+    std::string legal = "1";
+    for (int64_t chunks = 2; chunks <= spec.most_chunks(); chunks *= 2)
+        legal += concat(", ", chunks);
+    fail(ExitCode::usage, "exact.chunks = ", asked, ", but the model has ", spec.attention.heads,
+         " heads, widths of ", spec.dense_width, " and ", spec.moe.shared_width,
+         " and a vocabulary of ", spec.vocab_size, "; legal: ", legal);
 }
 
 DamageReport warn_of_damage(Console& console) {
@@ -140,12 +155,13 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
     run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
     adopt_ends(origin->spec(), run.data.ends, console);
     agree(communicator, [&] {
-        run.model =
-            std::make_unique<Model>(origin->spec(), model_options(run.recipe.train(), *run.mesh));
+        settle_chunks(run.recipe, origin->spec());
+        run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe, *run.mesh));
         origin->fill(*run.model);
     });
     require_same_model(*run.mesh, *run.model);
-    run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters());
+    run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters(),
+                                                run.model->options().chunks);
     agree(communicator, [&] {
         if (!first) return;
         std::string moved_to;
@@ -282,14 +298,16 @@ std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumeP
     run.path = point.path;
     agree(communicator, [&] {
         const ModelSpec spec = saved_spec(point.manifest, point.checkpoint);
-        run.model = std::make_unique<Model>(spec, model_options(recipe.train(), *run.mesh));
+        settle_chunks(run.recipe, spec);
+        run.model = std::make_unique<Model>(spec, model_options(run.recipe, *run.mesh));
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
     check_tokenizer(run.data, recipe.data(), point.manifest);
     const bool restarts = recipe.data().restart();
     if (!restarts) check_same_data(run.data, recipe, point.manifest);
     run.recipe.mutable_data()->clear_restart();
-    run.optimizer = std::make_unique<Optimizer>(recipe.train(), run.model->parameters());
+    run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters(),
+                                                run.model->options().chunks);
     const std::string damage = load_or_find_damage(communicator, point, run.state());
     if (!damage.empty()) {
         warn_of_damage(console)(point.checkpoint, damage);

@@ -103,6 +103,7 @@ class PassPlanner {
                 .with_mtp = options.with_mtp,
                 .balance = train.balance_loss() > 0,
                 .experts_here = experts_here(),
+                .chunks = options.chunks,
                 .tokens = tokens(pass),
                 .leaves = train.numerics() == "fast" ? 1 : pass.grains.count(),
                 .merges = pass.merges};

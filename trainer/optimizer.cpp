@@ -18,7 +18,8 @@ double power(double base, int64_t n) {
 
 }  // namespace
 
-Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters) : train_(train) {
+Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters, int64_t chunks)
+    : train_(train), chunks_(chunks) {
     MemoryPurpose purpose("moments");
     const DType type = train.moments() == "bf16" ? DType::bf16 : DType::f32;
     for (Parameter* parameter : parameters) {
@@ -39,7 +40,9 @@ double Optimizer::join_and_norm(Communicator& expert) {
             ops::add_in_place(state.parameter->grad(0), grads[use]);
         }
         ExactSum& sum = state.parameter->layout.expert >= 0 ? of_experts : squares;
-        sum.add(ops::sum_of_squares(state.parameter->grad(0)));
+        const Tensor& grad = state.parameter->grad(0);
+        const bool cut = grad.dim(grad.rank() - 1) % chunks_ == 0;
+        sum.add(ops::sum_of_squares(grad, cut ? chunks_ : 1));
     }
     expert.all_reduce_sum(of_experts.words());
     squares.add(of_experts);

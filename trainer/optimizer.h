@@ -12,8 +12,9 @@ namespace fucina {
 
 class Optimizer {
   public:
-    // Moments start at zero, fp32 or bf16 by train.moments.
-    Optimizer(const Train& train, std::span<Parameter* const> parameters);
+    // Moments start at zero, fp32 or bf16 by train.moments. chunks: of the order of sums, for the
+    // gradient's norm.
+    Optimizer(const Train& train, std::span<Parameter* const> parameters, int64_t chunks = 1);
 
     struct State {
         Parameter* parameter;
@@ -36,6 +37,7 @@ class Optimizer {
 
   private:
     const Train train_;
+    const int64_t chunks_;
     std::vector<State> states_;
     int64_t updates_ = 0;
 };

@@ -60,8 +60,8 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
 
 ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
-    const int64_t part = x.row_size() / chunks, parts = x.rows() * chunks;
-    if (part == 0) return {};
+    if (x.size() == 0) return {};
+    const int64_t part = x.dim(x.rank() - 1) / chunks, parts = x.size() / part;
     const int64_t at_once = std::max<int64_t>(1, kSquares / part);
     std::vector<ExactSum> sums(static_cast<size_t>((parts + at_once - 1) / at_once));
     parallel_ranges(parts, at_once, at_once * part, [&](int64_t first, int64_t last) {

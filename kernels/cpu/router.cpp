@@ -126,6 +126,9 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
     });
 }
 
+// Shares of tokens add up in integers, so that no cut of a sequence shows.
+constexpr double kShareUnit = 0x1p40;
+
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                       std::span<const int64_t> sequence_offsets, float scale,
                       const Tensor& d_scores) {
@@ -138,11 +141,13 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
             const int64_t end = sequence_offsets[static_cast<size_t>(sequence) + 1];
             const auto tokens = static_cast<double>(end - begin);
             std::vector<int64_t> count(experts, 0);
-            std::vector<double> share(experts, 0.0), frequency(experts, 0.0), inverse;
+            std::vector<int64_t> share(experts, 0);
+            std::vector<double> frequency(experts, 0.0), inverse;
             for (int64_t t = begin; t < end; ++t) {
                 const float* s = scores.row<float>(t);
                 inverse.push_back(1.0 / row_sum(s, config.experts));
-                for (size_t e = 0; e < experts; ++e) share[e] += s[e] * inverse.back();
+                for (size_t e = 0; e < experts; ++e)
+                    share[e] += std::llrint(s[e] * inverse.back() * kShareUnit);
                 for (int64_t j = 0; j < config.top_k; ++j)
                     ++count[static_cast<size_t>(indices.row<int32_t>(t)[j])];
             }
@@ -150,7 +155,7 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
             for (size_t e = 0; e < experts && begin < end; ++e) {
                 frequency[e] = static_cast<double>(count[e] * config.experts) /
                                (static_cast<double>(config.top_k) * tokens);
-                loss += frequency[e] * share[e] / tokens;
+                loss += frequency[e] * static_cast<double>(share[e]) / (kShareUnit * tokens);
             }
             for (int64_t t = begin; t < end && d_scores.defined(); ++t) {
                 const float* s = scores.row<float>(t);

@@ -35,8 +35,8 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
 
 ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     constexpr int64_t kBlock = 512, kChains = 32;
-    FUCINA_CHECK(x.contiguous() && x.row_size() % chunks == 0, "sum of squares of ", x.describe());
-    const int64_t part = x.row_size() / chunks;
+    const int64_t width = x.dim(x.rank() - 1), part = width / chunks;
+    FUCINA_CHECK(x.contiguous() && width % chunks == 0, "sum of squares of ", x.describe());
     ExactSum total;
     for (int64_t i = 0; i < x.size(); i += part) {
         for (int64_t begin = i; begin < i + part; begin += kBlock) {

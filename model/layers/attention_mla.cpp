@@ -24,9 +24,11 @@ AttentionMla::AttentionMla(ParameterSet& set, const std::string& prefix, const M
       kv_up_(set.matrix(prefix + "kv_up",
                         {mla_.heads * (mla_.nope_dim + mla_.v_dim), mla_.kv_lora_rank})),
       out_(set.matrix(prefix + "out", {spec.hidden_size, mla_.heads * mla_.v_dim})) {
+    kv_up_->dgrad.cut = out_->forward.cut = set.cut();
     if (mla_.q_lora_rank == 0) return;
     q_norm_.emplace(set, prefix + "q_norm", mla_.q_lora_rank, kLatentEps);
     q_up_ = set.matrix(prefix + "q_up", {mla_.heads * mla_.qk_dim(), mla_.q_lora_rank});
+    q_up_->dgrad.cut = set.cut();
 }
 
 AttentionShape AttentionMla::shape(const PassContext& context) const {
@@ -36,6 +38,7 @@ AttentionShape AttentionMla::shape(const PassContext& context) const {
             .d_shared = mla_.rope_dim,
             .d_v = mla_.v_dim,
             .scale = scale_,
+            .chunks = context.chunks,
             .cu_seqlens = context.cu_seqlens};
 }
 
@@ -138,7 +141,7 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
     ops::linear(d_kv, kv_up_->dgrad, d_c);
     kv_norm_.backward(context, d_c, c_columns(saved.down), saved.c_rstd, {}, c_columns(d_down));
 
-    context.weight_grads->add(matrix_grad(down_, d_down, saved.x, context.nodes));
+    context.weight_grads->add(matrix_grad(down_, d_down, saved.x, context.chunk_nodes));
     In in{context.activations(tokens, saved.x.dim(1))};
     ops::linear(d_down, down_->dgrad, in.x);
     saved = Saved();

@@ -19,8 +19,11 @@ Tensor Head::logits(const Tensor& normed) const {
 
 void Head::loss(const PassContext& context, const Tensor& normed, Loss& io) const {
     io.loss = Tensor::empty({normed.rows()}, DType::f32);
-    ops::head_loss(
-        {.x = normed, .head = projection_->forward, .labels = io.labels, .loss = io.loss});
+    ops::head_loss({.x = normed,
+                    .head = projection_->forward,
+                    .labels = io.labels,
+                    .chunks = context.chunks,
+                    .loss = io.loss});
 }
 
 Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor& more,
@@ -34,6 +37,7 @@ Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor&
                                                   .head_dgrad = projection_->dgrad,
                                                   .labels = io.labels + node.begin,
                                                   .scale = static_cast<float>(io.scale),
+                                                  .chunks = context.chunks,
                                                   .loss = node.rows(io.loss),
                                                   .dx = node.rows(d_normed),
                                                   .dw = dw,

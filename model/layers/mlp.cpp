@@ -9,7 +9,10 @@ namespace fucina {
 Mlp::Mlp(ParameterSet& set, const std::string& prefix, int64_t hidden, int64_t width)
     : width_(width),
       gate_up_(set.matrix(prefix + "gate_up", {2, width, hidden}, PackKind::gate_up)),
-      down_(set.matrix(prefix + "down", {hidden, width})) {}
+      down_(set.matrix(prefix + "down", {hidden, width})) {
+    gate_up_->dgrad.cut = set.cut(2);
+    down_->forward.cut = set.cut();
+}
 
 Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) const {
     const int64_t tokens = in.x.rows();

@@ -271,7 +271,8 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
     Tensor d_logits = Tensor::empty(route.scores.shape(), DType::f32);
     ops::router_backward(spec_.router, route.scores, route.indices, route.weights, d_weights,
                          d_scores, d_logits);
-    context.weight_grads->add(matrix_grad(router_, d_logits, in_fp32(saved.x), context.nodes));
+    context.weight_grads->add(
+        matrix_grad(router_, d_logits, in_fp32(saved.x), context.chunk_nodes));
     Tensor dx = Tensor::empty(saved.x.shape(), DType::f32);
     ops::linear(d_logits, router_->dgrad, dx);
     return dx;

@@ -79,7 +79,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     context.cu_seqlens = rows.cu_seqlens;
     context.sequence_offsets = rows.sequence_offsets;
     context.grain_offsets = rows.grain_offsets;
-    context.nodes = make_nodes(rows.grain_offsets, context.nodes->size() != 1);
+    context.cut_grains(rows.grain_offsets, context.nodes->size() != 1);
     const int64_t d = hidden.dim(1);
 
     // Both norms write into the two halves of the joined rows.
@@ -104,7 +104,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     dx = again ? recomputed.backward(context, {dx}, input_saved).x
                : block_.backward(context, {dx}, block_saved).x;
 
-    context.weight_grads->add(matrix_grad(join_, dx, joined, context.nodes));
+    context.weight_grads->add(matrix_grad(join_, dx, joined, context.chunk_nodes));
     Tensor d_joined = context.activations(context.tokens, 2 * d);
     ops::linear(dx, join_->dgrad, d_joined);
     Tensor d_embedded = context.activations(context.tokens, d);

@@ -29,7 +29,7 @@ struct Norm {
     void backward(const PassContext& context, const Tensor& dy, const Tensor& x, const Tensor& rstd,
                   const Tensor& residual_grad, const Tensor& dx) const {
         context.weight_grads->now(
-            *gain, 0, *context.nodes, [&](const SumNode& node, const Tensor& dw) {
+            *gain, 0, *context.chunk_nodes, [&](const SumNode& node, const Tensor& dw) {
                 ops::rmsnorm_backward({.dy = node.rows(dy),
                                        .x = node.rows(x),
                                        .w = gain->value,

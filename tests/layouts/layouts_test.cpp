@@ -125,8 +125,15 @@ INSTANTIATE_TEST_SUITE_P(Tasks, Layouts, testing::ValuesIn(kTasks),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(Layouts, TrainTheSameModel) {
-    Overrides base{"train.steps=3",      "train.global_batch=8",    "train.micro_batch=4",
-                   "train.mtp_loss=0.3", "train.balance_loss=0.01", "train.router_bias_update=0.01",
+    Overrides base{"model.num_attention_heads=4",
+                   "model.num_key_value_heads=4",
+                   "model.vocab_size=40",
+                   "train.steps=3",
+                   "train.global_batch=8",
+                   "train.micro_batch=4",
+                   "train.mtp_loss=0.3",
+                   "train.balance_loss=0.01",
+                   "train.router_bias_update=0.01",
                    "train.clip_norm=0.5"};
     base.insert(base.end(), GetParam().keys.begin(), GetParam().keys.end());
     const Trained expected = train({}, base);

@@ -151,8 +151,8 @@ TEST(WeightGradQueue, WhatWaitsOwnsItsOperands) {
             const Tensor dy = test::random_tensor({9, 3}, DType::f32, 1);
             const Tensor x = test::random_tensor({9, 5}, DType::f32, 2);
             const std::vector<int64_t> grains{0, 4, 9};
-            queue.add(matrix_grad(&weight, dy, x, make_nodes(grains, false)));
-            queue.add(matrix_grad(&frozen, dy, x, make_nodes(grains, true)));
+            queue.add(matrix_grad(&weight, dy, x, make_nodes(grains, false, 1)));
+            queue.add(matrix_grad(&frozen, dy, x, make_nodes(grains, true, 1)));
         }
         EXPECT_EQ(done.size(), 1u) << "what waits is not computed yet";
         queue.run();

@@ -12,7 +12,7 @@ FUCINA = os.environ.get("FUCINA_BINARY", str(ROOT / "build-test" / "fucina"))
 MPIRUN = str(ROOT / "launch" / "mpirun.sh")
 
 TINY = {
-    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
     "num_hidden_layers": 3, "num_attention_heads": 4, "n_routed_experts": 8, "kv_lora_rank": 16,
     "q_lora_rank": 24, "qk_rope_head_dim": 8, "v_head_dim": 8, "qk_nope_head_dim": 8, "n_group": 2,
     "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1,
