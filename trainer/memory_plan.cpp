@@ -116,7 +116,7 @@ class PassPlanner {
         std::set<int> replicas;  // that have sums of their own
         for (const Pass& pass : passes) {
             PassShape shape = this->shape(pass);
-            if (pass.ends_wave && pass.wave > 0) ++shape.merges;
+            if (pass.ends_wave && pass.wave > 0 && !by_wave()) ++shape.merges;
             shape.held = held;
             shape.apart = !batch_.one_wave();
             shape.replicas = static_cast<int>(replicas.size());
@@ -129,6 +129,7 @@ class PassPlanner {
             most.all_gradients = one.all_gradients;
             most.expert_gradients = one.expert_gradients;
             held += 1 - shape.merges;
+            if (pass.ends_wave && by_wave()) held = 1;
         }
         return most;
     }
@@ -142,6 +143,12 @@ class PassPlanner {
     }
 
   private:
+    // As GradAccumulator does.
+    bool by_wave() const {
+        const Mesh* mesh = model_.options().mesh;
+        return (mesh != nullptr && mesh->shape().expert > 1) ||
+               (!batch_.one_wave() && batch_.ranks() > 1);
+    }
     int64_t experts_here() const {
         const Mesh* mesh = model_.options().mesh;
         if (mesh == nullptr || mesh->shape().expert == 1) return 0;

@@ -32,7 +32,8 @@ def quickstart(directory, **keys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, keys", [(2, {}), (2, {"parallel__expert": 2}), (1, {}), (1, {"train__recompute": "block"}),
+@pytest.mark.parametrize("ranks, keys", [(2, {}), (2, {"parallel__expert": 2}),
+                                         (2, {"exact__replicas": 4}), (1, {"exact__replicas": 4}), (1, {}), (1, {"train__recompute": "block"}),
                                          (1, {"train__numerics": "fast", "train__precision": "fp32"})])
 def test_predicted_is_what_is_measured(tmp_path, ranks, keys):
     done = runs.run("train", quickstart(tmp_path, **keys), ranks=ranks, env={"FUCINA_THREADS": "2"}, timeout=600)
