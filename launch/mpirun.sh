@@ -6,16 +6,43 @@
 # What was ignored when this began stays ignored, as everywhere in Unix: Ctrl-C in the background of
 # a script (`mpirun.sh ... &`), HUP under nohup; then TERM, USR2 or a file STOP stops the run.
 # If a signal killed a rank, one line says which, why, and how to go on; the exit code is 128 + signal.
+# If a host of --host or --hostfile is lost, a line says so within seconds; the exit code is 12.
+# --max-restarts N, before the program: after either, or a collective that timed out (12), it goes on
+# with `fucina resume`, up to N times, without the hosts that do not answer and on fewer ranks if need
+# be. It never restarts what the program ended itself, or a run that somebody asked to stop.
 set -uo pipefail
+here=$(dirname "$(readlink -f "$0")")
+source "$here/mpirun_arguments.sh"
+source "$here/mpirun_restart.sh"
 
 command -v mpirun >/dev/null || {
     echo "error: mpirun.sh: there is no mpirun; bash launch/setup.sh installs it" >&2
     exit 2
 }
-options=()
-program=fucina
+read_arguments "$@"
+[ "$max_restarts" = 0 ] || check_restartable
+# Slurm gives mpirun its hosts.
+[ "${SLURM_JOB_NUM_NODES:-1}" = 1 ] || hosts=yes
+if [ $understood = yes ] && [ ${#command[@]} -gt 0 ] && ! command -v "${command[0]}" >/dev/null; then
+    usage_error "there is no program ${command[0]}"
+fi
+
+# Where a training run is: rank 0 writes it there. Empty if it is on another machine.
+files=$(mktemp -d 2>/dev/null) && trap 'rm -rf "$files"' EXIT
+export FUCINA_RUN_NOTE=${files:+$files/run}
 export FUCINA_TERMINAL=0
 [ -t 1 ] && FUCINA_TERMINAL=1
+
+# Cores of this machine that we may use; hyperthreads count once.
+usable_cores() {
+    local physical cores
+    physical=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
+    cores=$(nproc)
+    [ "$physical" -ge 1 ] && [ "$physical" -lt "$cores" ] && cores=$physical
+    echo "$cores"
+}
+
+options=()
 if mpirun --version 2>/dev/null | grep -q "Open MPI"; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export OMPI_MCA_rmaps_base_oversubscribe=1
@@ -24,109 +51,55 @@ if mpirun --version 2>/dev/null | grep -q "Open MPI"; then
         grep -qE 'docker|kubepods|containerd|lxc' /proc/1/cgroup 2>/dev/null; then
         export OMPI_MCA_btl_vader_single_copy_mechanism=none
     fi
-    options+=(--quiet)
     # When one rank fails the others end at once, not after a second.
     export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-0}
-    # Cores of this machine that we may use; hyperthreads count once.
-    ranks=1 hosts=no bound=no understood=yes program=
-    args=("$@")
-    for ((i = 0; i < $#; ++i)); do
-        case ${args[i]} in
-            -np | -n | --np | -c) ranks=${args[i + 1]:-1} ;;
-            -H | -host | --host | -hostfile | --hostfile | -machinefile | --machinefile) hosts=yes ;;
-            --bind-to | -bind-to | --map-by | -map-by | --rankfile | -rf) bound=yes ;;
-            -*) understood=no ;;
-            *) [[ ${args[i]} =~ ^[0-9]+$ ]] || { program=${args[i]}; break; } ;;
-        esac
-    done
-    if [ $understood = yes ] && [ -n "$program" ] && ! command -v "$program" >/dev/null; then
-        echo "error: mpirun.sh: there is no program $program" >&2
-        exit 2
-    fi
-    physical=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
-    cores=$(nproc)
-    [ "$physical" -ge 1 ] && [ "$physical" -lt "$cores" ] && cores=$physical
-    if [ $bound = no ]; then
-        if [ $hosts = no ] && [[ $ranks =~ ^[1-9][0-9]*$ ]] && [ "$ranks" -le "$cores" ]; then
-            options+=(--map-by "slot:PE=$((cores / ranks))" --bind-to core)
-        else
-            options+=(--bind-to none)
-        fi
+    if [ $hosts = yes ]; then
+        # The kernels of two hosts that have nothing to say ask each other after 3 s, then each
+        # second, and give up after 5 unanswered: both sides end their ranks. The default is 8 minutes.
+        for setting in time=3 intvl=1 probes=5; do
+            name=OMPI_MCA_oob_tcp_keepalive_${setting%=*}
+            export "$name=${!name:-${setting#*=}}"
+        done
+        for name in "${!FUCINA_@}"; do options+=(-x "$name"); done
+    else
+        options+=(--quiet)
     fi
 fi
 
-[ -n "$program" ] && [ "${understood:-no}" = yes ] || program=fucina
-
-# Where a training run is: rank 0 writes it there. Empty if it is on another machine.
-files=$(mktemp -d 2>/dev/null) && trap 'rm -rf "$files"' EXIT
-export FUCINA_RUN_NOTE=${files:+$files/run}
-
-# The way on after a training run was killed.
-way_on() {
-    local run newest
-    run=$(cat "$FUCINA_RUN_NOTE" 2>/dev/null)
-    newest=$(ls -d "$run"/checkpoints/step-???????? 2>/dev/null | tail -n 1)
-    if [ -n "$run" ] && [ -n "$newest" ]; then
-        echo "; $program resume $run goes on from ${newest##*/}"
-    elif [ -n "$run" ]; then
-        echo "; $run holds no checkpoint yet: $program train ... --fresh begins anew"
-    elif [[ " $* " == *" train "* || " $* " == *" resume "* ]]; then
-        echo "; $program resume RUN_DIRECTORY goes on from the last checkpoint, if there is one"
+placement() {
+    local cores
+    [ $bound = no ] || return
+    cores=$(usable_cores)
+    if [ $hosts = no ] && [[ $ranks =~ ^[1-9][0-9]*$ ]] && [ "$ranks" -le "$cores" ]; then
+        echo "--map-by slot:PE=$((cores / ranks)) --bind-to core"
+    else
+        echo "--bind-to none"
     fi
 }
-
-# What a signal that killed a rank most likely means.
-cause_of() {
-    case $1 in
-        KILL) echo "the system ran out of memory (dmesg tells), or somebody sent kill -9" ;;
-        SEGV | ABRT | FPE) echo "a defect of the program" ;;
-        BUS) echo "a full disk or shared memory (/dev/shm), or a defect of the program" ;;
-        ILL) echo "the program was built for another CPU" ;;
-        XCPU) echo "its limit on CPU time" ;;
-        *) echo "somebody sent it" ;;
-    esac
-}
-
-report_signal() {
-    local name
-    name=$(kill -l "$1" 2>/dev/null) || return
-    echo "error: mpirun.sh: a rank was killed by signal $1 (SIG$name): $(cause_of "$name")$(way_on "${@:2}")" >&2
-}
+[ ${#options[@]} -eq 0 ] || read -ra placed <<<"$(placement)"
 
 # When it cannot write, mpirun ends the job at once. So we write for it, and when nobody reads any
 # more we ask for a save (SIGPIPE to this script) and let the rest go nowhere.
 relay() {
-    cat >&"$1" 2>/dev/null || kill -PIPE $$
+    if [ "$1" = 2 ] && [ $hosts = yes ]; then sift; else cat; fi >&"$1" 2>/dev/null || kill -PIPE $$
     cat >/dev/null
 }
 relays=()
 # fd NEW becomes what mpirun writes to in place of fd OLD.
 open_relay() {
-    if [ -z "$files" ] || [ -t "$2" ] || ! mkfifo "$files/$2"; then
+    if [ -z "$files" ] || { [ -t "$2" ] && [ "$2$hosts" != 2yes ]; } || ! mkfifo "$files/$2"; then
         eval "exec $1>&$2"
         return
     fi
     relay "$2" <"$files/$2" 3>&- 4>&- &
     relays+=($!)
     eval "exec $1>\"$files/$2\""
+    rm -f "$files/$2"
 }
 
-# In a process group of its own, mpirun does not see the terminal's Ctrl-C, which would kill the job.
-set -m
-open_relay 3 1
-open_relay 4 2
-if [ -t 0 ]; then
-    mpirun "${options[@]}" "$@" </dev/null >&3 2>&4 3>&- 4>&- &
-else
-    mpirun "${options[@]}" "$@" <&0 >&3 2>&4 3>&- 4>&- &
-fi
-job=$!
-exec 3>&- 4>&-
-set +m
-asked=0
-interrupted=no
+stopping=no asked=0 interrupted=no job=
 stop() {
-    interrupted=yes
+    interrupted=yes stopping=yes
     asked=$((asked + 1))
     if [ $asked = 1 ]; then
         kill -USR2 $job 2>/dev/null
@@ -137,18 +110,52 @@ stop() {
 }
 pass_on() {
     interrupted=yes
+    [ "$1" = USR1 ] || stopping=yes
     kill -"$1" $job 2>/dev/null
 }
 trap stop INT TERM HUP
 trap 'pass_on USR1' USR1
 trap 'pass_on USR2' USR2
 trap 'pass_on USR2' PIPE
-while :; do
-    interrupted=no
-    wait $job
-    code=$?
-    [ $interrupted = yes ] && continue
+
+# Runs the job to its end; sets code and lost.
+run_job() {
+    relays=() lost=no
+    [ -z "$files" ] || : >"$files/said"
+    # In a process group of its own, mpirun does not see the terminal's Ctrl-C, which would kill the job.
+    set -m
+    open_relay 3 1
+    open_relay 4 2
+    if [ -t 0 ]; then
+        mpirun "${options[@]}" "${placed[@]}" "${before[@]}" "${command[@]}" </dev/null >&3 2>&4 3>&- 4>&- &
+    else
+        mpirun "${options[@]}" "${placed[@]}" "${before[@]}" "${command[@]}" <&0 >&3 2>&4 3>&- 4>&- &
+    fi
+    job=$!
+    exec 3>&- 4>&-
+    set +m
+    interrupted=yes
+    while [ $interrupted = yes ]; do
+        interrupted=no
+        wait $job
+        code=$?
+    done
+    job=
     wait "${relays[@]}" 2>/dev/null
-    [ $code -gt 128 ] && [ $asked -lt 2 ] && report_signal $((code - 128)) "$@"
-    exit $code
+    host_was_lost && lost=yes
+}
+
+restarts=0 all_ranks=$ranks all_hosts=
+[ -z "$hosts_at" ] || all_hosts=${before[hosts_at]}
+while :; do
+    run_job
+    death=
+    [ $asked -lt 2 ] && death=$(cause_of_death)
+    [ $lost = no ] || code=12
+    if ! may_restart; then
+        [ -z "$death" ] || echo "error: mpirun.sh: $death$(way_on)" >&2
+        exit $code
+    fi
+    echo "mpirun.sh: ${death:-the job ended with code $code}" >&2
+    prepare_restart && [ $stopping = no ] || exit $code
 done
