@@ -2,10 +2,12 @@
 
 #include <sched.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <sstream>
@@ -90,6 +92,40 @@ std::vector<int> affinity_cpus() {
         if (ok) break;
     }
     return cpus;
+}
+
+std::string number_ranges(const std::vector<int>& numbers) {
+    std::string text;
+    for (size_t i = 0; i < numbers.size();) {
+        size_t last = i;
+        while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+        text += concat(text.empty() ? "" : ",", numbers[i]);
+        if (last > i) text += concat("-", numbers[last]);
+        i = last + 1;
+    }
+    return text;
+}
+
+std::vector<int> numa_nodes_of(const std::vector<int>& cpus) {
+    std::vector<int> nodes;
+    std::error_code error;
+    for (const auto& entry :
+         std::filesystem::directory_iterator("/sys/devices/system/node", error)) {
+        const std::string name = entry.path().filename().string();
+        if (name.rfind("node", 0) != 0) continue;
+        if (std::any_of(cpus.begin(), cpus.end(), [&](int cpu) {
+                return std::filesystem::exists(entry.path() / concat("cpu", cpu), error);
+            }))
+            nodes.push_back(std::atoi(name.c_str() + 4));
+    }
+    std::sort(nodes.begin(), nodes.end());
+    return nodes;
+}
+
+std::string host_name() {
+    char name[256] = "";
+    gethostname(name, sizeof name - 1);
+    return name;
 }
 
 double cgroup_cpu_quota() {

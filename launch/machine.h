@@ -1,4 +1,4 @@
-// What this machine gives the process: cores, quota, memory, disk.
+// What this machine gives the process: its name, cores, quota, memory, disk.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -8,6 +8,14 @@ namespace fucina {
 
 // CPU numbers in this thread's affinity mask.
 std::vector<int> affinity_cpus();
+
+// Increasing numbers as "0-3,8".
+std::string number_ranges(const std::vector<int>& numbers);
+
+// The machine's NUMA nodes that have one of these CPUs; empty where the kernel tells none.
+std::vector<int> numa_nodes_of(const std::vector<int>& cpus);
+
+std::string host_name();
 
 // CPUs' worth of time the process's cgroup (v1 or v2, the tightest up to the root) may use; 0: no
 // limit.

@@ -1,5 +1,7 @@
-// `fucina doctor`: what this machine offers, line by line, with what to do where it is not enough.
+// `fucina doctor`: what this machine offers, line by line, with what to do where it is not enough;
+// under mpirun also whether the ranks agree, and how fast they talk.
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -8,8 +10,12 @@
 #include "kernels/error.h"
 #include "kernels/runtime.h"
 #include "launch/commands.h"
+#include "launch/finding.h"
+#include "launch/link_check.h"
 #include "launch/machine.h"
 #include "launch/process.h"
+#include "launch/rank_facts.h"
+#include "parallel/mpi_communicator.h"
 
 #include <fmt/format.h>
 
@@ -17,12 +23,6 @@ namespace fucina {
 namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
-
-struct Finding {
-    std::string topic;
-    std::string found;
-    std::string advice;  // what to do; empty: all is well
-};
 
 Finding processor() {
     Finding finding{"processor", describe_runtime(), ""};
@@ -85,32 +85,73 @@ bool on_path(const std::string& program) {
     return false;
 }
 
-Finding mpi() {
+std::string mpi_version() {
     char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
     int length = 0;
     MPI_Get_library_version(version, &length);  // allowed before MPI_Init
-    std::string name(version, static_cast<size_t>(length));
-    name = name.substr(0, name.find_first_of(",\n"));
-    Finding finding{
-        "MPI",
-        concat(name, process().with_mpi() ? concat("; running, ", process().size(), " ranks")
-                                          : "; not running, one process"),
-        ""};
+    const std::string name(version, static_cast<size_t>(length));
+    return name.substr(0, name.find_first_of(",\n"));
+}
+
+Finding mpi() {
+    Finding finding{"MPI",
+                    concat(mpi_version(), process().with_mpi()
+                                              ? concat("; running, ", process().size(), " ranks")
+                                              : "; not running, one process"),
+                    ""};
     if (!on_path("mpirun"))
         finding.advice = "mpirun is not on PATH; bash launch/setup.sh installs it";
     return finding;
 }
 
+// "vdpbf16 fma": the orders of products that this rank's CPU has.
+std::string orders_offered() {
+    std::string names;
+    for (const ProductOrder order : {ProductOrder::amx, ProductOrder::vdpbf16, ProductOrder::fma}) {
+        if (offers(order)) names += concat(names.empty() ? "" : " ", name_of(order));
+    }
+    return names;
+}
+
+std::vector<Finding> job(int threads) {
+    const auto communicator = make_mpi_communicator();
+    const bool little = std::endian::native == std::endian::little;
+    const std::vector<RankFacts> ranks =
+        gather_rank_facts(*communicator, threads,
+                          {{"CPU", describe_runtime()},
+                           {"orders of products", orders_offered()},
+                           {"byte order", little ? "little-endian" : "big-endian"},
+                           {"MPI", mpi_version()}});
+    std::vector<std::string> hosts;
+    for (const RankFacts& rank : ranks) hosts.push_back(rank.host);
+    return {rank_places(ranks), rank_differences(ranks), rank_clocks(ranks),
+            link_table(measure_links(*communicator, hosts), hosts)};
+}
+
+// Further lines stand under the first.
+std::string indented(const std::string& text, int spaces) {
+    std::string result;
+    for (char c : text) {
+        result += c;
+        if (c == '\n') result.append(static_cast<size_t>(spaces), ' ');
+    }
+    return result;
+}
+
 void run_doctor() {
     const int threads = process().use_threads(0);
+    std::vector<Finding> findings{processor(), cores(threads, process().local_size()), memory(),
+                                  disk(), mpi()};
+    if (process().size() > 1) {
+        for (const Finding& finding : job(threads)) findings.push_back(finding);
+    }
     if (process().rank() != 0) return;
     int warnings = 0;
-    for (const Finding& finding :
-         {processor(), cores(threads, process().local_size()), memory(), disk(), mpi()}) {
+    for (const Finding& finding : findings) {
         std::cout << fmt::format("{:<5} {:<10} {}\n", finding.advice.empty() ? "OK" : "WARN",
-                                 finding.topic, finding.found);
+                                 finding.topic, indented(finding.found, 6));
         if (finding.advice.empty()) continue;
-        std::cout << fmt::format("{:<17}→ {}\n", "", finding.advice);
+        std::cout << fmt::format("{:<17}→ {}\n", "", indented(finding.advice, 19));
         ++warnings;
     }
     std::cout << (warnings == 0
@@ -121,7 +162,9 @@ void run_doctor() {
 }  // namespace
 
 void add_doctor_command(Command app) {
-    app.subcommand("doctor", "Look at this machine: processor, cores, memory, disk, MPI")
+    app.subcommand("doctor",
+                   "Look at this machine: processor, cores, memory, disk, MPI; under mpirun at the "
+                   "job's links")
         .run(run_doctor);
 }
 

@@ -113,3 +113,16 @@ def test_an_error_of_the_program_stands_alone(hosts):
     code, out, err = end(hosts.mpirun("--host", "h1,h2", "-np", 2, runs.FUCINA, "train", "nowhere.toml"))
     assert code == 2, (code, out, err)
     assert err.startswith("error: nowhere.toml") and err.count("\n") == 1, err
+
+
+def test_doctor_names_a_slow_host(hosts):
+    hosts.slow_down("h3", "200mbit")
+    try:
+        code, out, err = end(hosts.mpirun("--host", "h1,h2,h3,h4", "-np", 4, runs.FUCINA, "doctor"))
+    finally:
+        hosts.slow_down("h3", None)
+    assert (code, err) == (0, ""), (code, out, err)
+    assert "4 on 4 hosts" in out and "other host, 6 links" in out
+    advice = [line for line in out.splitlines() if "where faster links have" in line]
+    assert {0, 1, 3} == {int(n) for line in advice for n in line.split("(")[0].split() if n.isdigit()} - {2}, out
+    assert all("h3" in line for line in advice), out

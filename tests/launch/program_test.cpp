@@ -120,6 +120,18 @@ TEST(Program, DoctorSpeaksOnceUnderMpirun) {
     EXPECT_EQ(ended.out.find("processor"), ended.out.rfind("processor"));
 }
 
+TEST(Program, DoctorNamesTheRankThatDiffers) {
+    const Ended same = run(kMpirun + " -np 2 -x FUCINA_ISA=avx2 " + kFucina + " doctor");
+    EXPECT_NE(same.out.find("the same on all ranks: CPU, orders of products"), std::string::npos)
+        << same.out;
+    EXPECT_NE(same.out.find("same host, 1 link"), std::string::npos) << same.out;
+    const Ended ended = run(kMpirun + " -np 2 -x FUCINA_ISA=avx2 " + kFucina +
+                            " doctor : -np 1 -x FUCINA_ISA=scalar " + kFucina + " doctor");
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    EXPECT_NE(ended.out.find("→ rank 2 on "), std::string::npos) << ended.out;
+    EXPECT_NE(ended.out.find(": CPU is scalar"), std::string::npos) << ended.out;
+}
+
 // Its ranks share no memory to see each other's failure by.
 TEST(Program, RunsWhereMpiSharesNoMemory) {
     const std::string mpirun = "OMPI_MCA_osc=^sm " + kMpirun;

@@ -81,6 +81,14 @@ class Hosts:
     def link(self, name, state):
         self.ip("-n", self.prefix + name, "link", "set", "eth0", state)
 
+    def slow_down(self, name, rate):
+        """What the host sends, to a rate such as "100mbit"; None: as fast as before."""
+        device = ["netns", "exec", self.prefix + name, "tc", "qdisc"]
+        if rate:
+            self.ip(*device, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
+        else:
+            self.ip(*device, "delete", "dev", "eth0", "root")
+
     def mpirun(self, *arguments, env=None):
         """launch/mpirun.sh on h1, started. Loss of a host is noticed after 3 s."""
         settings = {"FUCINA_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1", "OMPI_MCA_oob_tcp_keepalive_time": "1",
