@@ -58,9 +58,10 @@ way_on() {
 }
 
 # Whether a restart can help: ranks or hosts died or a collective timed out (12). An answer of the
-# program (any other code) would be the same again.
+# program (any other code) would be the same again. Under Slurm only Slurm can replace a host.
 may_restart() {
     [ "$restarts" -lt "$max_restarts" ] && [ $stopping = no ] &&
+        { [ $lost = no ] || [ -n "$hosts_at" ]; } &&
         { [ $lost = yes ] || [ "$code" -gt 128 ] || [ "$code" = 12 ]; }
 }
 
