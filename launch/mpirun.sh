@@ -121,7 +121,7 @@ trap 'pass_on USR2' PIPE
 # Runs the job to its end; sets code and lost.
 run_job() {
     relays=() lost=no
-    [ -z "$files" ] || : >"$files/said"
+    [ -z "$files" ] || rm -f "$files/said" "$files/spoke"
     # In a process group of its own, mpirun does not see the terminal's Ctrl-C, which would kill the job.
     set -m
     open_relay 3 1
@@ -151,6 +151,11 @@ while :; do
     run_job
     death=
     [ $asked -lt 2 ] && death=$(cause_of_death)
+    if [ $lost = yes ] && never_began; then
+        echo "error: mpirun.sh: $death" >&2
+        exit 2
+    fi
+    mpirun_refused && [ $lost = no ] && cat "$files/said" >&2
     [ $lost = no ] || code=12
     if ! may_restart; then
         [ -z "$death" ] || echo "error: mpirun.sh: $death$(way_on)" >&2

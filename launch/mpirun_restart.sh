@@ -3,16 +3,28 @@
 # last job.
 
 # Over several hosts mpirun is not quiet, so that it tells which one it lost. What it says goes to
-# $files/said, so that the ranks' words stay alone.
+# $files/said, so that the ranks' words stay alone; $files/spoke tells that there were some.
 sift() {
     sed -u -e "/^-\{74\}\$/,/^-\{74\}\$/{w $files/said" -e 'd;}' \
-        -e "/^\[[^] ]*:[0-9]*\] \|^\[[^] ]*\]\[\[\|^mpirun: Forwarding signal/{w $files/said" -e 'd;}'
+        -e "/^\[[^] ]*:[0-9]*\] \|^\[[^] ]*\]\[\[\|^mpirun: Forwarding signal/{w $files/said" -e 'd;}' \
+        -e "w $files/spoke"
 }
 
 # mpirun's exit code is anything then.
 host_was_lost() {
     [ $hosts = yes ] && [ "$code" != 0 ] &&
         grep -qE 'lost communication with a remote daemon|unable to reliably start' "$files/said" 2>/dev/null
+}
+
+# Whether that was before the run began: a name that is wrong, no ssh to it, no Open MPI there.
+never_began() {
+    [ ! -s "$FUCINA_RUN_NOTE" ] && ! grep -q 'lost communication' "$files/said"
+}
+
+# Whether mpirun itself refused the job.
+mpirun_refused() {
+    [ $hosts = yes ] && [ "$code" != 0 ] && [ ! -s "$files/spoke" ] && [ -s "$files/said" ] &&
+        ! grep -qE 'exited (with|on)|MPI_ABORT' "$files/said"
 }
 
 # What a signal that killed a rank most likely means.
@@ -30,7 +42,10 @@ cause_of() {
 # Why the job died, if it is not the program itself that said it; else nothing.
 cause_of_death() {
     local name names
-    if [ $lost = yes ]; then
+    if [ $lost = yes ] && never_began; then
+        names=$(silent_hosts | tr '\n' ' ')
+        echo "${names:-not all hosts }did not start: ssh to a host without a password, or mpirun's daemon there, failed"
+    elif [ $lost = yes ]; then
         names=$(sed -n 's/.*Remote daemon:.* on node //p' "$files/said" | sort -u | tr '\n' ' ')
         echo "lost ${names:+host }${names:-a host }(it is down, its network is, or mpirun's daemon there was killed)"
     elif [ "$code" -gt 128 ] && name=$(kill -l $((code - 128)) 2>/dev/null); then
@@ -85,19 +100,25 @@ count_slots() {
     sed -nE 's/^.*(slots *= *|:)([0-9]+).*$/\2/p; t; s/.*/1/p' | awk '{ sum += $1 } END { print sum + 0 }'
 }
 
-# Leaves out hosts that do not answer and takes fewer ranks if they are fewer: the largest number that
-# the program can run on (exact numerics: 1, 2, 4 or 8). Fails if no host is left.
-keep_living_hosts() {
-    local name entry now total most=0 legal
+# Asks all listed hosts at once; names those that do not answer. $files/living: lines of the others.
+silent_hosts() {
+    local name entry
     : >"$files/living"
+    [ -n "$hosts_at" ] || return
     while read -r name entry; do
         answers "$name" && echo "$name $entry" >>"$files/living" &
     done < <(listed_hosts)
     wait $(jobs -p) 2>/dev/null
-    while read -r name entry; do
-        grep -qxF "$name $entry" "$files/living" ||
-            echo "mpirun.sh: host $name does not answer and is left out" >&2
-    done < <(listed_hosts)
+    listed_hosts | grep -vxFf "$files/living" | cut -d ' ' -f 1
+}
+
+# Leaves out hosts that do not answer and takes fewer ranks if they are fewer: the largest number that
+# the program can run on (exact numerics: 1, 2, 4 or 8). Fails if no host is left.
+keep_living_hosts() {
+    local name now total most=0 legal
+    for name in $(silent_hosts); do
+        echo "mpirun.sh: host $name does not answer and is left out" >&2
+    done
     listed_hosts | grep -xFf "$files/living" >"$files/hosts"
     [ -s "$files/hosts" ] || {
         echo "error: mpirun.sh: no host answers" >&2

@@ -126,3 +126,16 @@ def test_doctor_names_a_slow_host(hosts):
     advice = [line for line in out.splitlines() if "where faster links have" in line]
     assert {0, 1, 3} == {int(n) for line in advice for n in line.split("(")[0].split() if n.isdigit()} - {2}, out
     assert all("h3" in line for line in advice), out
+
+
+def test_a_host_that_does_not_start_is_named(hosts):
+    """Before the run began there is nothing to restart."""
+    code, out, err = end(hosts.mpirun("--max-restarts", 3, "--host", "h1,nowhere,h2", "-np", 2, runs.FUCINA, "train", "r.toml"))
+    assert code == 2, (code, out, err)
+    assert err.splitlines()[-1] == ("error: mpirun.sh: nowhere did not start: "
+                                    "ssh to a host without a password, or mpirun's daemon there, failed"), err
+
+
+def test_what_mpirun_refuses_is_told(hosts):
+    code, out, err = end(hosts.mpirun("--host", "h1,h2", "-np", 2, "--map-by", "nonsense", runs.FUCINA, "doctor"))
+    assert code != 0 and "nonsense" in err, (code, out, err)

@@ -16,6 +16,7 @@ import runs
 AGENT = """#!/bin/bash
 host=$1
 shift
+[ -e /run/netns/{prefix}$host ] || exit 255
 ip netns exec {prefix}$host unshare --uts sh -c "hostname $host; $*" &
 {{ wait $!; code=$?; }} 2>/dev/null
 for i in $(seq 100); do
