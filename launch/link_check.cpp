@@ -14,7 +14,7 @@ namespace {
 constexpr int kTag = 2;
 constexpr size_t kSmall = 8, kLarge = size_t{4} << 20, kCollective = size_t{1} << 20;
 // Exchanges of a pair: at least kLeast, then until kSeconds passed or kMost were made.
-constexpr int kWarm = 5, kLeast = 5, kMost = 1000;
+constexpr int kWarm = 2, kLeast = 5, kMost = 1000;
 constexpr double kSeconds = 0.1;
 // What stands out: this many times slower than the fastest quarter of its kind, of which there are
 // enough. One slow host makes most links of a few hosts slow, so the median would hide it.
