@@ -12,7 +12,7 @@ namespace fucina {
 namespace {
 
 constexpr int kTag = 2;
-constexpr size_t kSmall = 8, kLarge = size_t{4} << 20, kCollective = size_t{1} << 20;
+constexpr size_t kSmall = 8, kLarge = size_t{1} << 20, kCollective = size_t{1} << 20;
 // Exchanges of a pair: at least kLeast, then until kSeconds passed or kMost were made.
 constexpr int kWarm = 2, kLeast = 5, kMost = 1000;
 constexpr double kSeconds = 0.1;

@@ -15,7 +15,7 @@ struct Link {
     bool same_host = false;
     double latency = 0;    // seconds one way, 8 bytes, median
     double worst = 0;      // the longest of these
-    double bandwidth = 0;  // bytes a second one way, 4 MiB, median
+    double bandwidth = 0;  // bytes a second one way, 1 MiB, median
 };
 
 // One collective of all ranks.

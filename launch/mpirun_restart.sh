@@ -113,9 +113,9 @@ silent_hosts() {
 }
 
 # Leaves out hosts that do not answer and takes fewer ranks if they are fewer: the largest number that
-# the program can run on (exact numerics: 1, 2, 4 or 8). Fails if no host is left.
+# the program can run on (exact numerics: a power of two). Fails if no host is left.
 keep_living_hosts() {
-    local name now total most=0 legal
+    local name now total most
     for name in $(silent_hosts); do
         echo "mpirun.sh: host $name does not answer and is left out" >&2
     done
@@ -126,13 +126,13 @@ keep_living_hosts() {
     }
     total=$(listed_hosts | count_slots)
     now=$(count_slots <"$files/hosts")
-    [ "$now" = "$total" ] && legal=$all_ranks || legal=0
     # Ranks as many as slots, or the same share of hosts where slots are not told.
     most=$((all_ranks * now / total))
     [ "$now" -gt $most ] && most=$now
-    [ $most -gt "$all_ranks" ] && most=$all_ranks
-    [ $legal = 0 ] && for legal in 8 4 2 1; do [ $legal -le $most ] && break; done
-    ranks=$legal
+    ranks=$all_ranks
+    if [ $most -lt "$all_ranks" ]; then
+        for ((ranks = 1; 2 * ranks <= most; ranks *= 2)); do :; done
+    fi
     before[ranks_at]=$ranks
     if [ $hosts_kind = list ]; then
         before[hosts_at]=$(cut -d ' ' -f 2- "$files/hosts" | paste -sd ,)
@@ -149,14 +149,16 @@ command_for_restart() {
     for ((at = 0; at < ${#command[@]}; ++at)); do
         case ${command[at]} in train | resume) break ;; esac
     done
-    [ "${command[at]}" = resume ] && return
+    [ -n "$run" ] || [ "${command[at]}" = train ] || run=${command[at + 1]:-}
     if [ -z "$run" ]; then
         echo "error: mpirun.sh: no restart: rank 0 did not tell its run directory here (it had not begun, or it is on another host; list this host first)" >&2
         return 1
-    elif [ -n "$(newest_checkpoint "$run")" ]; then
-        command=("${command[@]:0:at}" resume "$run")
-    elif [[ " ${command[*]} " != *" --fresh "* ]]; then
-        command+=(--fresh)
+    elif [ "${command[at]}" = train ]; then
+        if [ -n "$(newest_checkpoint "$run")" ]; then
+            command=("${command[@]:0:at}" resume "$run")
+        elif [[ " ${command[*]} " != *" --fresh "* ]]; then
+            command+=(--fresh)
+        fi
     fi
     # A rank 0 that was cut off holds the run until its daemon or its watchdog notices.
     [ -e "$run/lock" ] && ! flock -n "$run/lock" true || return 0

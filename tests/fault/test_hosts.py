@@ -116,7 +116,7 @@ def test_an_error_of_the_program_stands_alone(hosts):
 
 
 def test_doctor_names_a_slow_host(hosts):
-    hosts.slow_down("h3", "400mbit")
+    hosts.slow_down("h3", "100mbit")
     try:
         code, out, err = end(hosts.mpirun("--host", "h1,h2,h3,h4", "-np", 4, runs.FUCINA, "doctor"))
     finally:
