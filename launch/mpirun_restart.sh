@@ -44,7 +44,7 @@ cause_of_death() {
     local name names
     if [ $lost = yes ] && never_began; then
         names=$(silent_hosts | tr '\n' ' ')
-        echo "${names:-not all hosts }did not start: ssh to a host without a password, or mpirun's daemon there, failed"
+        echo "${names:-a host }did not start: ssh to a host without a password, or mpirun's daemon there, failed"
     elif [ $lost = yes ]; then
         names=$(sed -n 's/.*Remote daemon:.* on node //p' "$files/said" | sort -u | tr '\n' ' ')
         echo "lost ${names:+host }${names:-a host }(it is down, its network is, or mpirun's daemon there was killed)"

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 
 #include "launch/machine.h"
@@ -68,14 +69,21 @@ void compare_clocks(Communicator& communicator, RankFacts& mine) {
 }
 
 std::string to_text(const RankFacts& facts) {
-    return nlohmann::json{facts.host,    facts.cpus,  facts.nodes,           facts.cpu_count,
-                          facts.threads, facts.clock, facts.clock_exactness, facts.same}
+    return nlohmann::json{facts.host,    facts.cpus,  facts.nodes,
+                          facts.threads, facts.clock, facts.clock_exactness,
+                          facts.same}
         .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 RankFacts from_text(const std::string& text) {
     const nlohmann::json json = nlohmann::json::parse(text);
-    return {json[0], json[1], json[2], json[3], json[4], json[5], json[6], json[7].get<Facts>()};
+    return {.host = json[0],
+            .cpus = json[1].get<std::vector<int>>(),
+            .nodes = json[2].get<std::vector<int>>(),
+            .threads = json[3],
+            .clock = json[4],
+            .clock_exactness = json[5],
+            .same = json[6].get<Facts>()};
 }
 
 std::string rank_and_host(const std::vector<RankFacts>& ranks, size_t rank) {
@@ -99,9 +107,8 @@ std::string usual_value(const std::vector<RankFacts>& ranks, size_t fact) {
 std::vector<RankFacts> gather_rank_facts(Communicator& communicator, int threads, Facts same) {
     const std::vector<int> cpus = affinity_cpus();
     RankFacts mine{.host = host_name(),
-                   .cpus = number_ranges(cpus),
-                   .nodes = number_ranges(numa_nodes_of(cpus)),
-                   .cpu_count = static_cast<int>(cpus.size()),
+                   .cpus = cpus,
+                   .nodes = numa_nodes_of(cpus),
                    .threads = threads,
                    .same = std::move(same)};
     compare_clocks(communicator, mine);
@@ -128,21 +135,20 @@ Finding rank_places(const std::vector<RankFacts>& ranks) {
         ""};
     struct Use {
         int threads = 0;
-        std::map<std::string, int>
-            cpus;  // of each mask, once; masks of a host are equal or disjoint
+        std::set<int> cpus;
     };
     std::map<std::string, Use> uses;
     for (size_t r = 0; r < ranks.size(); ++r) {
         const RankFacts& rank = ranks[r];
-        finding.found += fmt::format("\nrank {:<5} {}, {} thread{} on CPU {}", r, rank.host,
-                                     rank.threads, rank.threads == 1 ? "" : "s", rank.cpus);
-        if (!rank.nodes.empty()) finding.found += ", NUMA node " + rank.nodes;
+        finding.found +=
+            fmt::format("\nrank {:<5} {}, {} thread{} on CPU {}", r, rank.host, rank.threads,
+                        rank.threads == 1 ? "" : "s", number_ranges(rank.cpus));
+        if (!rank.nodes.empty()) finding.found += ", NUMA node " + number_ranges(rank.nodes);
         uses[rank.host].threads += rank.threads;
-        uses[rank.host].cpus[rank.cpus] = rank.cpu_count;
+        uses[rank.host].cpus.insert(rank.cpus.begin(), rank.cpus.end());
     }
     for (const auto& [host, use] : uses) {
-        int cpus = 0;
-        for (const auto& [mask, count] : use.cpus) cpus += count;
+        const auto cpus = static_cast<int>(use.cpus.size());
         if (use.threads > cpus && finding.advice.empty()) {
             finding.advice = fmt::format(
                 "{} has {} threads on {} CPU{}: right for a test, slow for training; "

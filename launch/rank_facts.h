@@ -12,9 +12,8 @@ namespace fucina {
 
 struct RankFacts {
     std::string host;
-    std::string cpus;   // of the affinity mask: "0-3,8"
-    std::string nodes;  // the NUMA nodes of these, likewise; empty if the machine tells none
-    int cpu_count = 0;
+    std::vector<int> cpus;   // of the affinity mask
+    std::vector<int> nodes;  // the NUMA nodes of these; empty if the machine tells none
     int threads = 0;
     double clock = 0;            // seconds that its wall clock is ahead of rank 0's
     double clock_exactness = 0;  // seconds; the offset is right within it

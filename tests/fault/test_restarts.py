@@ -56,6 +56,21 @@ def test_what_the_program_says_is_final(tmp_path, fault, keys, code):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_waits_for_a_rank_that_holds_the_run(tmp_path):
+    """As one does that was cut off with its host and has not noticed yet."""
+    program = tmp_path / "program.sh"
+    program.write_text(f"""{runs.FUCINA} "$@"
+code=$?
+[ $code = 0 ] || FUCINA_FAULT= setsid flock {tmp_path}/run/lock sleep 3 >/dev/null 2>&1 &
+exit $code
+""")
+    done = restarting(tmp_path, 1, "sh", program, "train", recipe(tmp_path), ranks=1,
+                      env={"FUCINA_FAULT": "step.update,nth=9"})
+    assert done.returncode == 0, (done.stdout[-500:], done.stderr)
+    assert f"mpirun.sh: waiting until the lost rank 0 lets go of {tmp_path / 'run'}" in done.stderr
+    assert runs.metrics(tmp_path)[-1]["step"] == 12
+
+
 def test_a_timed_out_collective_is_tried_again(tmp_path):
     """As its exit code says; a program that is no run has no directory to go on from."""
     done = restarting(tmp_path, 1, "sh", "-c", "exit 12", "train")

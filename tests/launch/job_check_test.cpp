@@ -18,9 +18,8 @@ std::vector<RankFacts> four_ranks() {
     std::vector<RankFacts> ranks(4);
     for (size_t r = 0; r < 4; ++r) {
         ranks[r] = {.host = r < 2 ? "one" : "two",
-                    .cpus = r % 2 == 0 ? "0-3" : "4-7",
-                    .nodes = "0",
-                    .cpu_count = 4,
+                    .cpus = r % 2 == 0 ? std::vector{0, 1, 2, 3} : std::vector{4, 5, 6, 7},
+                    .nodes = {0},
                     .threads = 4,
                     .same = {{"CPU", "AVX-512"}, {"byte order", "little-endian"}}};
     }
@@ -34,8 +33,8 @@ TEST(RankFacts, PlacesAndHosts) {
     EXPECT_EQ(well.advice, "");
     EXPECT_THAT(well.found,
                 HasSubstr("4 on 2 hosts\nrank 0     one, 4 threads on CPU 0-3, NUMA node 0"));
-    ranks[3].cpus = ranks[2].cpus;  // two ranks of four threads on the same four CPUs
-    EXPECT_THAT(rank_places(ranks).advice, HasSubstr("two has 8 threads on 4 CPUs"));
+    ranks[3].cpus = {3, 4};  // beside 0 to 3 of rank 2
+    EXPECT_THAT(rank_places(ranks).advice, HasSubstr("two has 8 threads on 5 CPUs"));
 }
 
 TEST(RankFacts, TheOddRankIsNamed) {
