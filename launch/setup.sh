@@ -22,7 +22,7 @@ for option in "$@"; do
             ;;
     esac
 done
-[ $with_tests = yes ] && packages+=(libgtest-dev libgmock-dev python3 python3-venv)
+[ $with_tests = yes ] && packages+=(libgtest-dev libgmock-dev python3 python3-venv iproute2)
 [ $with_cuda = yes ] && packages+=(python3 python3-venv)
 
 missing=()

@@ -1,6 +1,7 @@
 """Training over several hosts that talk TCP: the same bits as one process, and what happens when a host is cut off or
 its processes die."""
 import shutil
+import signal
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import runs
 from hosts import hosts  # noqa: F401  (a fixture)
 
+slow = pytest.mark.slow
 # Long enough that a host is lost on the way.
 STEPS = 200
 KEYS = {"train__steps": STEPS, "checkpoint__every": 10, "eval__every": 100}
@@ -62,6 +64,7 @@ def test_a_host_that_is_cut_off_ends_the_job(hosts, tmp_path, alone):
         hosts.link("h2", "up")
 
 
+@slow
 @pytest.mark.parametrize("options, lost, left", [
     (["--host", "h1,h2,h3,h4", "-np", 4], "h3", 2),
     (["--hostfile", "HOSTS", "-np", 2], "h2", 2),  # rank 0 is there, and holds the run's lock
@@ -85,6 +88,7 @@ def test_goes_on_without_a_host_that_is_cut_off(hosts, tmp_path, alone, options,
     assert runs.same_run(alone, tmp_path, STEPS) is None
 
 
+@slow
 def test_goes_on_when_all_processes_of_a_host_are_killed(hosts, tmp_path, alone):
     process = start(hosts, tmp_path, alone, "--max-restarts", 1, "--host", "h1,h2", "-np", 2)
     runs.wait_for_step(tmp_path, 15)
@@ -109,12 +113,26 @@ def test_a_rank_that_is_killed_on_another_host(hosts, tmp_path, alone):
     assert err.endswith(f"resume {tmp_path / 'run'} goes on from step-00000004\n"), err
 
 
+@slow
+def test_a_stop_reaches_all_hosts(hosts, tmp_path, alone):
+    process = start(hosts, tmp_path, alone, "--max-restarts", 1, "--host", "h1,h2", "-np", 2, train__steps=100000,
+                    checkpoint__every=0)
+    runs.wait_for_step(tmp_path, 3)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = end(process)
+    assert code == 15, (code, out[-1000:], err)
+    assert err.splitlines() == [
+        "mpirun.sh: asking the ranks to save and stop; once more ends them at once",
+        f"error: stopped on request after a save; `fucina resume {tmp_path / 'run'}` goes on"]
+
+
 def test_an_error_of_the_program_stands_alone(hosts):
     code, out, err = end(hosts.mpirun("--host", "h1,h2", "-np", 2, runs.FUCINA, "train", "nowhere.toml"))
     assert code == 2, (code, out, err)
     assert err.startswith("error: nowhere.toml") and err.count("\n") == 1, err
 
 
+@slow
 def test_doctor_names_a_slow_host(hosts):
     hosts.slow_down("h3", "100mbit")
     try:
@@ -128,6 +146,7 @@ def test_doctor_names_a_slow_host(hosts):
     assert all("h3" in line for line in advice), out
 
 
+@slow
 def test_a_host_that_does_not_start_is_named(hosts):
     """Before the run began there is nothing to restart."""
     code, out, err = end(hosts.mpirun("--max-restarts", 3, "--host", "h1,nowhere,h2", "-np", 2, runs.FUCINA, "train", "r.toml"))

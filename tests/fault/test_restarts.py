@@ -45,6 +45,7 @@ def test_restarts_are_counted(tmp_path):
     assert "holds no checkpoint yet" in third and (tmp_path / "run.old-1").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault, keys, code", [
     (None, {"train__steps": 0}, 2),
     (None, {"data__valid": [{"path": "nowhere.json", "format": "tokens"}]}, 3),
@@ -56,6 +57,7 @@ def test_what_the_program_says_is_final(tmp_path, fault, keys, code):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_waits_for_a_rank_that_holds_the_run(tmp_path):
     """As one does that was cut off with its host and has not noticed yet."""
     program = tmp_path / "program.sh"
