@@ -151,7 +151,7 @@ command_for_restart() {
     done
     [ -n "$run" ] || [ "${command[at]}" = train ] || run=${command[at + 1]:-}
     if [ -z "$run" ]; then
-        echo "error: mpirun.sh: no restart: rank 0 did not tell its run directory here (it had not begun, or it is on another host; list this host first)" >&2
+        echo "error: mpirun.sh: no restart: rank 0 did not tell its run directory here (it had not begun, or mpirun.sh runs on none of the ranks' hosts)" >&2
         return 1
     elif [ "${command[at]}" = train ]; then
         if [ -n "$(newest_checkpoint "$run")" ]; then
@@ -160,7 +160,7 @@ command_for_restart() {
             command+=(--fresh)
         fi
     fi
-    # A rank 0 that was cut off holds the run until its daemon or its watchdog notices.
+    # A rank 0 that was cut off holds the run until its daemon notices.
     [ -e "$run/lock" ] && ! flock -n "$run/lock" true || return 0
     echo "mpirun.sh: waiting until the lost rank 0 lets go of $run, at most 3 minutes" >&2
     flock -w 180 "$run/lock" true

@@ -13,12 +13,13 @@ import pytest
 
 import runs
 
-# As ssh, the agent ends with the remote command, but hears nothing from a host that is cut off.
+# As under ssh, the command finds no variables of ours. As ssh, the agent ends with the remote command, but hears
+# nothing from a host that is cut off.
 AGENT = """#!/bin/bash
 host=$1
 shift
 [ -e /run/netns/{prefix}$host ] || exit 255
-ip netns exec {prefix}$host unshare --uts sh -c "hostname $host; $*" &
+env -i PATH="$PATH" HOME="$HOME" ip netns exec {prefix}$host unshare --uts sh -c "hostname $host; $*" &
 {{ wait $!; code=$?; }} 2>/dev/null
 for i in $(seq 100); do
     ip -n {prefix}$host link show eth0 | grep -q 'state UP' && exit $code
