@@ -7,7 +7,7 @@
 # a script (`mpirun.sh ... &`), HUP under nohup; then TERM, USR2 or a file STOP stops the run.
 # If a signal killed a rank, one line says which, why, and how to go on; the exit code is 128 + signal.
 # If a host of --host or --hostfile is lost, a line says so within seconds; the exit code is 12.
-# --max-restarts N, before the program: after either, or a collective that timed out (12), it goes on
+# --max-restarts N, before the program: after either, or ranks that hung (12 too), it goes on
 # with `fucina resume`, up to N times, without the hosts that do not answer and on fewer ranks if need
 # be. It never restarts what the program ended itself, or a run that somebody asked to stop.
 set -uo pipefail

@@ -72,7 +72,7 @@ way_on() {
     fi
 }
 
-# Whether a restart can help: ranks or hosts died or a collective timed out (12). An answer of the
+# Whether a restart can help: ranks or hosts died, or ranks hung (12). An answer of the
 # program (any other code) would be the same again. Under Slurm only Slurm can replace a host.
 may_restart() {
     [ "$restarts" -lt "$max_restarts" ] && [ $stopping = no ] &&
@@ -160,7 +160,7 @@ command_for_restart() {
             command+=(--fresh)
         fi
     fi
-    # A rank 0 that was cut off holds the run until its daemon notices.
+    # A rank 0 that was cut off holds the run until its watchdog or its daemon notices.
     [ -e "$run/lock" ] && ! flock -n "$run/lock" true || return 0
     echo "mpirun.sh: waiting until the lost rank 0 lets go of $run, at most 3 minutes" >&2
     flock -w 180 "$run/lock" true

@@ -24,22 +24,6 @@ double wall_clock() {
     return std::chrono::duration<double>(now).count();
 }
 
-std::vector<std::string> gather_texts(Communicator& communicator, std::string text) {
-    const auto ranks = static_cast<size_t>(communicator.size());
-    const auto length = static_cast<int64_t>(text.size());
-    std::vector<int64_t> lengths(ranks);
-    communicator.all_gather(std::as_bytes(std::span(&length, 1)),
-                            std::as_writable_bytes(std::span(lengths)));
-    const auto longest = static_cast<size_t>(*std::max_element(lengths.begin(), lengths.end()));
-    text.resize(longest);
-    std::string all(longest * ranks, '\0');
-    communicator.all_gather(std::as_bytes(std::span(text)), std::as_writable_bytes(std::span(all)));
-    std::vector<std::string> texts;
-    for (size_t r = 0; r < ranks; ++r)
-        texts.push_back(all.substr(r * longest, static_cast<size_t>(lengths[r])));
-    return texts;
-}
-
 // Rank 0 asks each rank for its time several times; the quickest answer counts, as the middle of
 // the way there and back.
 void compare_clocks(Communicator& communicator, RankFacts& mine) {

@@ -15,7 +15,6 @@
 #include "launch/machine.h"
 #include "launch/process.h"
 #include "launch/rank_facts.h"
-#include "parallel/mpi_communicator.h"
 
 #include <fmt/format.h>
 
@@ -114,7 +113,7 @@ std::string orders_offered() {
 }
 
 std::vector<Finding> job(int threads) {
-    const auto communicator = make_mpi_communicator();
+    const auto communicator = process().make_communicator();
     const bool little = std::endian::native == std::endian::little;
     const std::vector<RankFacts> ranks =
         gather_rank_facts(*communicator, threads,

@@ -73,6 +73,21 @@ exit $code
     assert runs.metrics(tmp_path)[-1]["step"] == 12
 
 
+@pytest.mark.slow
+def test_a_rank_that_hangs_does_not_change_the_run(tmp_path):
+    """The watchdog ends the job with 12; the run goes on from step 8."""
+    (tmp_path / "alone").mkdir()
+    runs.write_tokens(tmp_path / "alone" / "ids.json")
+    runs.train(tmp_path / "alone")
+    done = restarting(tmp_path, 1, runs.FUCINA, "train", recipe(tmp_path, train__watchdog=2),
+                      env={"FUCINA_FAULT": f"step.update,rank=1,nth=9,signal={signal.SIGSTOP.value}"})
+    assert done.returncode == 0, (done.stdout[-1000:], done.stderr)
+    assert done.stderr.splitlines()[-2:] == [
+        "mpirun.sh: the job ended with code 12",
+        f"mpirun.sh: restart 1 of 1 on 2 ranks: {runs.FUCINA} resume {tmp_path / 'run'}"]
+    assert runs.same_run(tmp_path / "alone", tmp_path, 12) is None
+
+
 def test_a_timed_out_collective_is_tried_again(tmp_path):
     """As its exit code says; a program that is no run has no directory to go on from."""
     done = restarting(tmp_path, 1, "sh", "-c", "exit 12", "train")
