@@ -26,6 +26,12 @@ struct MeshShape {
 // What a rank holds of a tensor. Dimensions need not divide by the axis that cuts them.
 Box box_of(std::span<const int64_t> shape, const Layout& layout, const MeshShape& mesh, int rank);
 
+// The part of its box that a rank updates where optimizers are shared out among the ranks that hold
+// the same: whole experts, else stripes of kStripe rows of the matrix. May be empty.
+constexpr int64_t kStripe = 32;
+Box owned_box(std::span<const int64_t> shape, const Layout& layout, const MeshShape& mesh,
+              int rank);
+
 class Mesh {
   public:
     // Collective over `world`, whose size is shape.ranks() and which must outlive this.

@@ -45,6 +45,10 @@ struct Parameter {
         if (x.rank() == 4) return x.view({x.dim(0), 2 * x.dim(2), x.dim(3)});
         return x.view({2 * x.dim(1), x.dim(2)});
     }
+    // Remakes the packed copies that there are.
+    void repack_all() {
+        if (forward.defined()) repack(forward.dtype, dgrad.defined());
+    }
     // Remakes the packed copies from value.
     void repack(DType compute, bool with_dgrad) {
         if (!gemm) return;

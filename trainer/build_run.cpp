@@ -57,6 +57,14 @@ DamageReport warn_of_damage(Console& console) {
     };
 }
 
+std::unique_ptr<Optimizer> make_optimizer(const TrainingRun& run) {
+    const bool shared_out = run.recipe.parallel().zero() > 0 && run.mesh->world().size() > 1;
+    return std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters(),
+                                       Optimizer::Options{.chunks = run.model->options().chunks,
+                                                          .mesh = run.mesh.get(),
+                                                          .shared_out = shared_out});
+}
+
 // Where the weights of a new run come from.
 class Origin {
   public:
@@ -132,9 +140,10 @@ std::vector<NamedTensor> TrainingRun::state() const {
     for (Parameter* parameter : model->parameters()) {
         tensors.push_back(named("weight", *parameter, parameter->value));
     }
+    const bool shared_out = optimizer->options().shared_out;
     for (const Optimizer::State& state : optimizer->states()) {
-        tensors.push_back(named("m", *state.parameter, state.m));
-        tensors.push_back(named("v", *state.parameter, state.v));
+        tensors.push_back(named("m", *state.parameter, state.m, state.box, shared_out));
+        tensors.push_back(named("v", *state.parameter, state.v, state.box, shared_out));
     }
     return tensors;
 }
@@ -160,8 +169,7 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
         origin->fill(*run.model);
     });
     require_same_model(*run.mesh, *run.model);
-    run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters(),
-                                                run.model->options().chunks);
+    run.optimizer = make_optimizer(run);
     agree(communicator, [&] {
         if (!first) return;
         std::string moved_to;
@@ -306,8 +314,7 @@ std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumeP
     const bool restarts = recipe.data().restart();
     if (!restarts) check_same_data(run.data, recipe, point.manifest);
     run.recipe.mutable_data()->clear_restart();
-    run.optimizer = std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters(),
-                                                run.model->options().chunks);
+    run.optimizer = make_optimizer(run);
     const std::string damage = load_or_find_damage(communicator, point, run.state());
     if (!damage.empty()) {
         warn_of_damage(console)(point.checkpoint, damage);

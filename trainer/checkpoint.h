@@ -30,12 +30,16 @@ struct NamedTensor {
     std::vector<int64_t> whole = {};
     Layout layout = {};
     Box part = {};
+    bool shared_out = false;  // each rank has its owned_box of it
 
     std::span<const int64_t> shape() const { return whole.empty() ? tensor.shape() : whole; }
     Box box() const { return whole.empty() ? whole_box(tensor.shape()) : part; }
 };
 // tensor: of the parameter's box.
 NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor);
+// tensor: of `part` of it, the rank's owned_box where it is shared out.
+NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor,
+                  const Box& part, bool shared_out);
 
 struct SaveRequest {
     std::filesystem::path run_dir;

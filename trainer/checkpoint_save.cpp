@@ -36,7 +36,8 @@ std::vector<std::pair<Box, std::vector<int>>> boxes_of(const NamedTensor& named,
                                                        const MeshShape& mesh, int ranks) {
     std::vector<std::pair<Box, std::vector<int>>> boxes;
     for (int rank = 0; rank < ranks; ++rank) {
-        const Box box = box_of(named.shape(), named.layout, mesh, rank);
+        const Box box = named.shared_out ? owned_box(named.shape(), named.layout, mesh, rank)
+                                         : box_of(named.shape(), named.layout, mesh, rank);
         const auto found =
             std::ranges::find_if(boxes, [&](const auto& known) { return known.first == box; });
         if (found == boxes.end())
@@ -341,6 +342,14 @@ class Save {
 NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor) {
     return {std::move(kind), parameter.name,   tensor,
             parameter.shape, parameter.layout, parameter.box};
+}
+
+NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor,
+                  const Box& part, bool shared_out) {
+    NamedTensor result = named(std::move(kind), parameter, tensor);
+    result.part = part;
+    result.shared_out = shared_out;
+    return result;
 }
 
 SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request) {

@@ -53,11 +53,16 @@ int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
 std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Model& model) {
     const int64_t compute = recipe.train().precision() == "fp32" ? 4 : 2;
     const int64_t moment = recipe.train().moments() == "bf16" ? 2 : 4;
+    const Mesh* const mesh = model.options().mesh;
+    const auto updated = [&](const Parameter& parameter) {
+        if (mesh == nullptr || recipe.parallel().zero() == 0) return parameter.value.size();
+        return owned_box(parameter.shape, parameter.layout, mesh->shape(), mesh->rank()).size();
+    };
     int64_t values = 0, packed = 0, moments = 0;
     for (const Parameter* parameter : model.parameters()) {
         values += 4 * parameter->value.size();
         packed += packed_bytes(*parameter, compute);
-        if (parameter->trained) moments += 2 * moment * parameter->value.size();
+        if (parameter->trained) moments += 2 * moment * updated(*parameter);
     }
     return {{"weights", values}, {"packed weights", packed}, {"moments", moments}};
 }

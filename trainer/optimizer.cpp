@@ -18,18 +18,27 @@ double power(double base, int64_t n) {
 
 }  // namespace
 
-Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters, int64_t chunks)
-    : train_(train), chunks_(chunks) {
+Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters,
+                     const Options& options)
+    : train_(train), options_(options) {
     MemoryPurpose purpose("moments");
     const DType type = train.moments() == "bf16" ? DType::bf16 : DType::f32;
+    std::vector<Parameter*> trained;
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
-        const auto shape = parameter->value.shape();
-        State state{parameter, Tensor::empty(shape, type), Tensor::empty(shape, type)};
+        trained.push_back(parameter);
+        State state{parameter, whole_box(parameter->value.shape()), {}, {}};
+        if (!parameter->shape.empty()) state.box = parameter->box;
+        if (options.shared_out)
+            state.box = owned_box(parameter->shape, parameter->layout, options.mesh->shape(),
+                                  options.mesh->rank());
+        state.m = Tensor::empty(state.box.extent, type);
+        state.v = Tensor::empty(state.box.extent, type);
         state.m.zero();
         state.v.zero();
         states_.push_back(std::move(state));
     }
+    if (options.shared_out) gatherer_.emplace(*options.mesh, trained);
 }
 
 double Optimizer::join_and_norm(Communicator& expert) {
@@ -41,8 +50,8 @@ double Optimizer::join_and_norm(Communicator& expert) {
         }
         ExactSum& sum = state.parameter->layout.expert >= 0 ? of_experts : squares;
         const Tensor& grad = state.parameter->grad(0);
-        const bool cut = grad.dim(grad.rank() - 1) % chunks_ == 0;
-        sum.add(ops::sum_of_squares(grad, cut ? chunks_ : 1));
+        const bool cut = grad.dim(grad.rank() - 1) % options_.chunks == 0;
+        sum.add(ops::sum_of_squares(grad, cut ? options_.chunks : 1));
     }
     expert.all_reduce_sum(of_experts.words());
     squares.add(of_experts);
@@ -63,13 +72,35 @@ void Optimizer::update(double learning_rate, double grad_norm) {
     for (const State& state : states_) {
         step.weight_decay =
             state.parameter->decayed() ? static_cast<float>(train_.weight_decay()) : 0.0f;
-        Parameter& parameter = *state.parameter;
+        update(step, state);
+    }
+    if (!gatherer_) return;
+    gatherer_->gather();
+    for (const State& state : states_) state.parameter->repack_all();
+}
+
+// Where we update all of it, while the new weights lie in cache the packed copies are remade; of a
+// part of it the others' come first.
+void Optimizer::update(const AdamW& step, const State& state) const {
+    Parameter& parameter = *state.parameter;
+    if (!gatherer_) {
         const PackedCopies copies = parameter.dgrad.defined()
                                         ? PackedCopies{&parameter.forward, &parameter.dgrad}
                                         : PackedCopies{};
         ops::adamw(step, parameter.as_matrix(parameter.value), parameter.grad(0), state.m, state.v,
                    copies);
+        return;
     }
+    if (state.box.size() == 0) return;
+    Box part = state.box;  // counted from the beginning of what we hold
+    for (size_t d = 0; d < part.offset.size(); ++d) part.offset[d] -= parameter.box.offset[d];
+    const auto flat = [](const Tensor& x) { return x.view({x.size()}); };
+    const Tensor w = flat(parameter.value), grad = flat(parameter.grad(0));
+    const Tensor m = flat(state.m), v = flat(state.v);
+    for_each_run(parameter.box.extent, part, [&](int64_t first, int64_t at, int64_t count) {
+        ops::adamw(step, w.slice(first, first + count), grad.slice(first, first + count),
+                   m.slice(at, at + count), v.slice(at, at + count));
+    });
 }
 
 }  // namespace fucina

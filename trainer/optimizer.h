@@ -1,25 +1,38 @@
 // Optimizer: AdamW over the model's trained parameters, its moments, and the global gradient norm.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "configs/recipe.pb.h"
-#include "parallel/communicator.h"
+#include "kernels/optimizer.h"
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
+#include "parallel/weight_gatherer.h"
 
 namespace fucina {
 
 class Optimizer {
   public:
-    // Moments start at zero, fp32 or bf16 by train.moments. chunks: of the order of sums, for the
-    // gradient's norm.
-    Optimizer(const Train& train, std::span<Parameter* const> parameters, int64_t chunks = 1);
+    struct Options {
+        int64_t chunks = 1;          // of the order of sums, for the gradient's norm
+        const Mesh* mesh = nullptr;  // null: one rank
+        // Each rank keeps moments of its owned_box alone, updates that part of the weights, and
+        // gets the others'.
+        bool shared_out = false;
+    };
+    // Moments start at zero, fp32 or bf16 by train.moments.
+    Optimizer(const Train& train, std::span<Parameter* const> parameters, const Options& options);
+    Optimizer(const Train& train, std::span<Parameter* const> parameters)
+        : Optimizer(train, parameters, Options()) {}
 
     struct State {
         Parameter* parameter;
-        Tensor m, v;
+        Box box;      // of the parameter, that we update
+        Tensor m, v;  // of it
     };
+    const Options& options() const { return options_; }
     std::span<const State> states() const { return states_; }
 
     // Updates taken so far; a skipped step takes none.
@@ -32,13 +45,16 @@ class Optimizer {
     double join_and_norm(Communicator& expert);
 
     // torch.nn.utils.clip_grad_norm_'s factor for clip_norm (0: no clipping), then AdamW on all.
-    // Packed copies are remade.
+    // Packed copies are remade. Collective where it is shared out.
     void update(double learning_rate, double grad_norm);
 
   private:
     const Train train_;
-    const int64_t chunks_;
+    void update(const AdamW& step, const State& state) const;
+
+    const Options options_;
     std::vector<State> states_;
+    std::optional<WeightGatherer> gatherer_;
     int64_t updates_ = 0;
 };
 

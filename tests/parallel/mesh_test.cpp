@@ -10,6 +10,7 @@
 
 #include "kernels/error.h"
 #include "parallel/thread_communicator.h"
+#include "parallel/weight_gatherer.h"
 
 namespace fucina {
 namespace {
@@ -78,6 +79,73 @@ TEST(Mesh, ExpertsNeedNotDivide) {
         EXPECT_EQ(next, 7);
     }
     EXPECT_EQ(box_of(shape, {}, mesh, 5), whole_box(shape));
+}
+
+// Every element of what a group of ranks holds has one owner among them.
+TEST(Mesh, OwnersTileWhatRanksHold) {
+    const MeshShape mesh{.data = 8, .expert = 2};
+    const std::vector<std::pair<std::vector<int64_t>, Layout>> cases{{{70}, {}},
+                                                                     {{300, 40}, {}},
+                                                                     {{2, 100, 40}, {}},
+                                                                     {{5, 40}, {}},
+                                                                     {{7, 2, 3, 4}, {.expert = 0}},
+                                                                     {{9, 3, 4}, {.expert = 0}}};
+    for (const auto& [shape, layout] : cases) {
+        std::vector<int> owners(static_cast<size_t>(whole_box(shape).size()), 0);
+        for (int rank = 0; rank < mesh.ranks(); ++rank) {
+            const Box held = box_of(shape, layout, mesh, rank);
+            const Box owned = owned_box(shape, layout, mesh, rank);
+            if (owned.size() > 0) {
+                EXPECT_EQ(intersection(owned, held), owned);
+            }
+            for_each_run(shape, owned, [&](int64_t first, int64_t, int64_t count) {
+                for (int64_t i = 0; i < count; ++i) ++owners[static_cast<size_t>(first + i)];
+            });
+        }
+        EXPECT_EQ(std::ranges::count(owners, 1), std::ssize(owners)) << shape.size();
+    }
+}
+
+TEST(WeightGatherer, GivesEveryoneWhatOthersOwn) {
+    for (const int64_t bucket_bytes : {int64_t{64}, int64_t{1} << 20}) {
+        run_on_threads(4, [&](Communicator& world) {
+            const Mesh mesh(world, {.data = 4, .expert = 2});
+            std::vector<Parameter> parameters(3);
+            const std::vector<std::vector<int64_t>> shapes{{100, 7}, {2, 70, 3}, {5, 4, 6}};
+            std::vector<Parameter*> pointers;
+            const auto value = [](size_t i, int64_t element) {
+                return static_cast<float>(1000 * i) + static_cast<float>(element);
+            };
+            for (size_t i = 0; i < parameters.size(); ++i) {
+                Parameter& parameter = parameters[i];
+                parameter.shape = shapes[i];
+                if (i == 2) parameter.layout.expert = 0;
+                parameter.box =
+                    box_of(parameter.shape, parameter.layout, mesh.shape(), world.rank());
+                parameter.value = Tensor::empty(parameter.box.extent, DType::f32);
+                parameter.value.zero();
+                const Box owned =
+                    owned_box(parameter.shape, parameter.layout, mesh.shape(), world.rank());
+                std::vector<float> mine(static_cast<size_t>(owned.size()));
+                for_each_run(parameter.shape, owned, [&](int64_t first, int64_t at, int64_t n) {
+                    for (int64_t e = 0; e < n; ++e)
+                        mine[static_cast<size_t>(at + e)] = value(i, first + e);
+                });
+                copy_shared(owned, reinterpret_cast<const std::byte*>(mine.data()), parameter.box,
+                            parameter.value.raw(), 4);
+                pointers.push_back(&parameter);
+            }
+            WeightGatherer(mesh, pointers, bucket_bytes).gather();
+            for (size_t i = 0; i < parameters.size(); ++i) {
+                const Parameter& parameter = parameters[i];
+                for_each_run(
+                    parameter.shape, parameter.box, [&](int64_t first, int64_t at, int64_t n) {
+                        for (int64_t e = 0; e < n; ++e)
+                            EXPECT_EQ(parameter.value.data<float>()[at + e], value(i, first + e));
+                    });
+            }
+        });
+    }
 }
 
 TEST(Mesh, GroupsAreThoseOfItsAxes) {

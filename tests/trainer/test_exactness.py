@@ -52,6 +52,8 @@ VARIANTS = [
     ("experts over 2 of 4 ranks, in small passes",
      {"ranks": 4, "parallel__expert": 2, "train__micro_batch": 1, "train__merge_passes": False}),
     ("experts over 8 ranks", {"ranks": 8, "parallel__expert": 8}),
+    ("moments shared out", {"ranks": 2, "parallel__zero": 1}),
+    ("moments and experts shared out", {"ranks": 4, "parallel__expert": 2, "parallel__zero": 1}),
     ("micro_batch 1", {"train__micro_batch": 1, "train__merge_passes": False}),
     ("micro_batch 3", {"train__micro_batch": 3, "train__merge_passes": False}),
     ("micro_batch 2, merged", {"train__micro_batch": 2}),

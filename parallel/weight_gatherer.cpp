@@ -1,0 +1,87 @@
+#include "parallel/weight_gatherer.h"
+
+#include <algorithm>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+std::span<std::byte> bytes_of(const Tensor& x) {
+    return {x.raw(), static_cast<size_t>(x.bytes())};
+}
+
+}  // namespace
+
+WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> parameters,
+                               int64_t bucket_bytes)
+    : mesh_(mesh) {
+    for (const bool experts : {false, true}) {
+        const int ranks = experts ? mesh.expert_data().size() : mesh.data().size();
+        if (ranks == 1) continue;
+        Bucket bucket{experts, {}};
+        const auto close = [&] {
+            for (int place = 0; place < ranks; ++place) {
+                int64_t elements = 0;
+                for (const Parameter* parameter : bucket.parameters)
+                    elements += owned(*parameter, place).size();
+                bucket.most = std::max(bucket.most, elements);
+            }
+            largest_ = std::max(largest_, bucket.most);
+            received_ = std::max(received_, bucket.most * ranks);
+            if (bucket.most > 0) buckets_.push_back(bucket);
+            bucket = {experts, {}};
+        };
+        int64_t held = 0;
+        for (Parameter* parameter : parameters) {
+            if ((parameter->layout.expert >= 0) != experts) continue;
+            const int64_t bytes = parameter->value.bytes() / ranks;
+            if (held > 0 && held + bytes > bucket_bytes) {
+                close();
+                held = 0;
+            }
+            bucket.parameters.push_back(parameter);
+            held += bytes;
+        }
+        close();
+    }
+}
+
+// What the rank at that place among those that hold the parameter owns of it.
+Box WeightGatherer::owned(const Parameter& parameter, int place) const {
+    const MeshShape& shape = mesh_.shape();
+    const int rank = parameter.layout.expert >= 0
+                         ? place * shape.expert + shape.expert_index(mesh_.rank())
+                         : place;
+    return owned_box(parameter.shape, parameter.layout, shape, rank);
+}
+
+void WeightGatherer::gather() const {
+    for (const Bucket& bucket : buckets_) gather(bucket);
+}
+
+void WeightGatherer::gather(const Bucket& bucket) const {
+    Communicator& ranks = bucket.experts ? mesh_.expert_data() : mesh_.data();
+    MemoryPurpose purpose("communication");
+    const Tensor own = Tensor::empty({bucket.most}, DType::f32);
+    const Tensor all = Tensor::empty({ranks.size(), bucket.most}, DType::f32);
+    own.zero();  // what is beyond our part travels too
+    std::byte* to = own.raw();
+    for (const Parameter* parameter : bucket.parameters) {
+        const Box box = owned(*parameter, ranks.rank());
+        copy_shared(parameter->box, parameter->value.raw(), box, to, 4);
+        to += box.size() * 4;
+    }
+    ranks.all_gather(bytes_of(own), bytes_of(all));
+    for (int place = 0; place < ranks.size(); ++place) {
+        const std::byte* from = all.slice(place, place + 1).raw();
+        for (const Parameter* parameter : bucket.parameters) {
+            const Box box = owned(*parameter, place);
+            if (place != ranks.rank())
+                copy_shared(box, from, parameter->box, parameter->value.raw(), 4);
+            from += box.size() * 4;
+        }
+    }
+}
+
+}  // namespace fucina
