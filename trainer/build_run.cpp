@@ -13,6 +13,7 @@
 #include "trainer/manifest.h"
 #include "trainer/run.h"
 #include "trainer/run_mesh.h"
+#include "trainer/run_model.h"
 #include "trainer/weights.h"
 
 namespace fucina {
@@ -20,49 +21,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-RecomputeKind recompute_kind(const std::string& name) {
-    if (name == "norm") return RecomputeKind::norm;
-    if (name == "mla_up") return RecomputeKind::mla_up;
-    return name == "block" ? RecomputeKind::block : RecomputeKind::none;
-}
-
-ModelOptions model_options(const Recipe& recipe, const Mesh& mesh) {
-    const Train& train = recipe.train();
-    ModelOptions options;
-    options.mesh = &mesh;
-    options.chunks = train.numerics() == "fast" ? 1 : recipe.exact().chunks();
-    options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;
-    options.with_mtp = train.mtp_loss() > 0;
-    options.recompute = recompute_kind(train.recompute());
-    return options;
-}
-
-// exact.chunks as a number that this model has; exit 2 with the legal ones.
-void settle_chunks(Recipe& recipe, const ModelSpec& spec) {
-    const int64_t asked = recipe.exact().chunks();
-    if (asked == 0) recipe.mutable_exact()->set_chunks(spec.most_chunks());
-    if (asked == 0 || ((asked & (asked - 1)) == 0 && spec.chunks_divide(asked))) return;
-    std::string legal = "1";
-    for (int64_t chunks = 2; chunks <= spec.most_chunks(); chunks *= 2)
-        legal += concat(", ", chunks);
-    fail(ExitCode::usage, "exact.chunks = ", asked, ", but the model has ", spec.attention.heads,
-         " heads, widths of ", spec.dense_width, " and ", spec.moe.shared_width,
-         " and a vocabulary of ", spec.vocab_size, "; legal: ", legal);
-}
-
 DamageReport warn_of_damage(Console& console) {
     return [&](const fs::path& dir, const std::string& why) {
         console.line(
             concat("WARNING: checkpoint ", dir.string(), " is damaged and is passed over: ", why));
     };
-}
-
-std::unique_ptr<Optimizer> make_optimizer(const TrainingRun& run) {
-    const bool shared_out = run.recipe.parallel().zero() > 0 && run.mesh->world().size() > 1;
-    return std::make_unique<Optimizer>(run.recipe.train(), run.model->parameters(),
-                                       Optimizer::Options{.chunks = run.model->options().chunks,
-                                                          .mesh = run.mesh.get(),
-                                                          .shared_out = shared_out});
 }
 
 // Where the weights of a new run come from.
@@ -164,12 +127,11 @@ TrainingRun build_run(Communicator& communicator, const NewRun& request, Console
     run.data = open_run_data(communicator, run.recipe, origin->spec().vocab_size, console);
     adopt_ends(origin->spec(), run.data.ends, console);
     agree(communicator, [&] {
-        settle_chunks(run.recipe, origin->spec());
-        run.model = std::make_unique<Model>(origin->spec(), model_options(run.recipe, *run.mesh));
+        run.model = make_model(origin->spec(), *run.mesh, run.recipe);
         origin->fill(*run.model);
     });
     require_same_model(*run.mesh, *run.model);
-    run.optimizer = make_optimizer(run);
+    run.optimizer = make_optimizer(*run.model, *run.mesh, run.recipe);
     agree(communicator, [&] {
         if (!first) return;
         std::string moved_to;
@@ -306,15 +268,14 @@ std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumeP
     run.path = point.path;
     agree(communicator, [&] {
         const ModelSpec spec = saved_spec(point.manifest, point.checkpoint);
-        settle_chunks(run.recipe, spec);
-        run.model = std::make_unique<Model>(spec, model_options(run.recipe, *run.mesh));
+        run.model = make_model(spec, *run.mesh, run.recipe);
     });
     run.data = open_run_data(communicator, recipe, run.model->spec().vocab_size, console);
     check_tokenizer(run.data, recipe.data(), point.manifest);
     const bool restarts = recipe.data().restart();
     if (!restarts) check_same_data(run.data, recipe, point.manifest);
     run.recipe.mutable_data()->clear_restart();
-    run.optimizer = make_optimizer(run);
+    run.optimizer = make_optimizer(*run.model, *run.mesh, run.recipe);
     const std::string damage = load_or_find_damage(communicator, point, run.state());
     if (!damage.empty()) {
         warn_of_damage(console)(point.checkpoint, damage);

@@ -1,0 +1,17 @@
+// The model and the optimizer that a recipe asks for.
+#pragma once
+#include <memory>
+
+#include "configs/recipe.pb.h"
+#include "model/model.h"
+#include "trainer/optimizer.h"
+
+namespace fucina {
+
+// What `mesh`, which must outlive it, says of this rank; without weights. exact.chunks becomes a
+// number in the recipe; exit 2, with the legal ones, where the model cannot be cut so.
+std::unique_ptr<Model> make_model(const ModelSpec& spec, const Mesh& mesh, Recipe& recipe);
+
+std::unique_ptr<Optimizer> make_optimizer(Model& model, const Mesh& mesh, const Recipe& recipe);
+
+}  // namespace fucina
