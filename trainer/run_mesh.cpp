@@ -12,6 +12,15 @@ std::string list(const std::vector<int>& numbers) {
     return text;
 }
 
+void check_expert(const char* key, int expert, int ranks) {
+    if (ranks % expert == 0) return;
+    std::vector<int> legal;
+    for (int divisor = 1; divisor <= ranks; ++divisor)
+        if (ranks % divisor == 0) legal.push_back(divisor);
+    fail(ExitCode::usage, key, " = ", expert, " does not divide ", ranks,
+         " ranks; legal: ", list(legal));
+}
+
 }  // namespace
 
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
@@ -26,14 +35,13 @@ std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
              "; legal: ", list(legal), "; start one of these, set a larger exact.replicas",
              " in a new run, or train.numerics = \"fast\"");
     }
-    if (ranks % expert != 0) {
-        std::vector<int> legal;
-        for (int divisor = 1; divisor <= ranks; ++divisor)
-            if (ranks % divisor == 0) legal.push_back(divisor);
-        fail(ExitCode::usage, "parallel.expert = ", expert, " does not divide ", ranks,
-             " ranks; legal: ", list(legal));
-    }
+    check_expert("parallel.expert", expert, ranks);
     return std::make_unique<Mesh>(world, MeshShape{.data = ranks, .expert = expert});
+}
+
+std::unique_ptr<Mesh> make_mesh(Communicator& world, int expert) {
+    check_expert("--expert", expert, world.size());
+    return std::make_unique<Mesh>(world, MeshShape{.data = world.size(), .expert = expert});
 }
 
 }  // namespace fucina

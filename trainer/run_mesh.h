@@ -11,4 +11,8 @@ namespace fucina {
 // impossible, with the legal choices.
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe);
 
+// The same for a command that only runs a model: experts over `expert` of all ranks each, an option
+// of the command line.
+std::unique_ptr<Mesh> make_mesh(Communicator& world, int expert);
+
 }  // namespace fucina

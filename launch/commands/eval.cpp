@@ -13,6 +13,7 @@
 #include "model/generation.h"
 #include "trainer/evaluator.h"
 #include "trainer/run_data.h"
+#include "trainer/run_mesh.h"
 #include "trainer/weights.h"
 
 namespace fucina {
@@ -21,7 +22,7 @@ namespace {
 
 struct EvalOptions {
     std::string model, data, format, tokenizer, tokens, logits, precision, gradients;
-    int64_t sequence_length = 0;
+    int64_t sequence_length = 0, expert = 1;
     double mtp_loss = 0, balance_loss = 0;
 };
 
@@ -153,9 +154,11 @@ void run_eval(const EvalOptions& options) {
     if (!note.empty()) console.line(note);
     const RunData opened = open_data(*communicator, options, source, console);
     const PackedStore& data = opened.train->source(0);
+    const auto mesh = make_mesh(*communicator, static_cast<int>(options.expert));
     Model model = source.load({.compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
-                               .with_mtp = options.mtp_loss > 0});
+                               .with_mtp = options.mtp_loss > 0,
+                               .mesh = mesh.get()});
     if (speaks && !options.logits.empty())
         write_logits(model, read_ids(options.tokens, source.spec().vocab_size), options.logits);
     if (!options.gradients.empty()) {
@@ -166,9 +169,8 @@ void run_eval(const EvalOptions& options) {
     const int64_t average = std::max<int64_t>(1, data.store().tokens() / data.sequences());
     std::vector<int32_t> token_bytes;
     if (opened.tokenizer) token_bytes = opened.tokenizer->token_bytes();
-    const HeldOutLoss loss =
-        evaluate_loss(Mesh(*communicator, {.data = communicator->size()}), model, *opened.train,
-                      std::max<int64_t>(1, kTokensAtATime / average), token_bytes);
+    const HeldOutLoss loss = evaluate_loss(
+        *mesh, model, *opened.train, std::max<int64_t>(1, kTokensAtATime / average), token_bytes);
     if (speaks) print_result(loss.nats_per_token, data.store().tokens(), loss.bits_per_byte);
 }
 
@@ -200,6 +202,10 @@ void add_eval_command(Command app) {
         .needs(tokens);
     command.option("--precision", options->precision, "bf16 or fp32; default: as in training")
         .one_of({"bf16", "fp32"});
+    command
+        .option("--expert", options->expert,
+                "under mpirun: so many ranks share the experts out among themselves")
+        .range(int64_t{1}, int64_t{65536});
     command.option("--gradients", options->gradients).path().hidden().needs(tokens);
     command.option("--mtp-loss", options->mtp_loss).hidden();
     command.option("--balance-loss", options->balance_loss).hidden();
@@ -207,6 +213,8 @@ void add_eval_command(Command app) {
     command.run([options] {
         if (options->data.empty() && options->tokens.empty())
             fail(ExitCode::usage, "eval needs --data FILE or --tokens IDS.json");
+        if (options->expert > 1 && !(options->logits.empty() && options->gradients.empty()))
+            fail(ExitCode::usage, "--logits is made by one rank; leave --expert out");
         run_eval(*options);
     });
 }

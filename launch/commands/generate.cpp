@@ -8,6 +8,7 @@
 #include "launch/model_source.h"
 #include "launch/process.h"
 #include "model/generation.h"
+#include "trainer/run_mesh.h"
 
 namespace fucina {
 
@@ -16,7 +17,7 @@ namespace {
 struct GenerateOptions {
     std::optional<std::string> prompt;
     std::string model, tokens, tokenizer, precision, begin_token = "auto";
-    int64_t max_tokens = 256;
+    int64_t max_tokens = 256, expert = 1;
     Sampling sampling{.temperature = 0.8, .top_p = 0.95};
     bool ignore_eos = false;
 };
@@ -95,14 +96,20 @@ void continue_text(const GenerateOptions& options, const ModelSource& source, Mo
 }
 
 void run_generate(const GenerateOptions& options) {
-    if (process().rank() != 0) return;
+    if (process().rank() != 0 && options.expert == 1) return;
+    // Ranks that share the experts out all make the same text; the first one prints it.
+    std::unique_ptr<Communicator> communicator = make_self_communicator();
+    if (options.expert > 1) communicator = process().make_communicator();
+    if (communicator->rank() != 0)
+        for (std::ostream* stream : {&std::cout, &std::cerr}) stream->setstate(std::ios::failbit);
+    const auto mesh = make_mesh(*communicator, static_cast<int>(options.expert));
     const ModelSource source(options.model, false);
     const DType compute = options.precision == "fp32" ? DType::f32 : DType::bf16;
-    const std::string note = compute_as_trained(*make_self_communicator(), source, compute);
+    const std::string note = compute_as_trained(*communicator, source, compute);
     if (!note.empty()) std::cerr << note << std::endl;
     std::optional<Tokenizer> tokenizer;
     if (options.tokens.empty()) tokenizer = source.tokenizer(options.tokenizer);
-    Model model = source.load({.compute = compute, .training = false});
+    Model model = source.load({.compute = compute, .training = false, .mesh = mesh.get()});
     if (tokenizer)
         continue_text(options, source, model, *tokenizer);
     else
@@ -142,6 +149,10 @@ void add_generate_command(Command app) {
                    "before the text: auto (as the tokenizer asks), none, or a token");
     command.flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
     command.option("--precision", options->precision, "bf16 or fp32").one_of({"bf16", "fp32"});
+    command
+        .option("--expert", options->expert,
+                "under mpirun: so many ranks share the experts out among themselves")
+        .range(int64_t{1}, int64_t{65536});
     command.run([options] {
         if (!options->prompt && options->tokens.empty())
             fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");

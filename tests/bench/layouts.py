@@ -28,7 +28,8 @@ LAYOUTS = [
 COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf"]
 
 
-def train(data, fucina, steps, directory, ranks, overrides):
+def train_command(data, fucina, steps, directory, ranks, overrides):
+    """The command of the quickstart's training under a layout, and its environment."""
     sources = {name: f'[{{path="{data}/{name}.jsonl", format="jsonl"}}]' for name in ("train", "valid")}
     command = [fucina, "train", ROOT / "configs" / "quickstart.toml"]
     for value in [f'run.dir="{directory}"', f'data.tokenizer="{data}/tokenizer.json"',
@@ -37,8 +38,12 @@ def train(data, fucina, steps, directory, ranks, overrides):
         command += ["--set", value]
     if ranks > 1:
         command = [ROOT / "launch" / "mpirun.sh", "-np", str(ranks), *command]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True,
-                          env={**os.environ, "FUCINA_THREADS": "1"})
+    return [str(part) for part in command], {**os.environ, "FUCINA_THREADS": "1"}
+
+
+def train(data, fucina, steps, directory, ranks, overrides):
+    command, environment = train_command(data, fucina, steps, directory, ranks, overrides)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         sys.exit(f"{ranks} ranks, {overrides}: exit {done.returncode}: {done.stderr[-2000:]}")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

@@ -104,11 +104,20 @@ def state(directory, step):
         with h5py.File(shard) as file:
             def visit(name, item):
                 if isinstance(item, h5py.Dataset):
-                    base, _, first = name.partition("@")
-                    pieces.setdefault(base, {})[int(first or 0)] = item[...]
+                    base, _, begin = name.partition("@")
+                    begin = [int(index) for index in begin.split(",")] if begin else []
+                    begin += [0] * (len(item.shape) - len(begin))
+                    pieces.setdefault(base, []).append((begin, item[...]))
             file.visititems(visit)
-    return {name: numpy.concatenate([parts[at] for at in sorted(parts)]).tobytes()
-            for name, parts in pieces.items()}
+
+    def together(parts):
+        shape = numpy.max([numpy.add(begin, part.shape) for begin, part in parts], axis=0)
+        whole = numpy.empty(shape, parts[0][1].dtype)
+        for begin, part in parts:
+            whole[tuple(slice(b, b + n) for b, n in zip(begin, part.shape))] = part
+        return whole.tobytes()
+
+    return {name: together(parts) for name, parts in pieces.items()}
 
 
 def same_run(one, other, step):

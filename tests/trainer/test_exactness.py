@@ -144,6 +144,37 @@ def test_resume_under_another_layout(tmp_path, one_rank, ranks, expert, later_ra
     assert runs.state(expected, STEPS) == runs.state(tmp_path, STEPS)
 
 
+@pytest.mark.parametrize("keys, line", [
+    ({"exact__chunks": 3}, "exact.chunks = 3, but the model has 4 heads, widths of 48 and 16 and a vocabulary of 64; "
+                           "legal: 1, 2, 4"),
+    ({"exact__replicas": 6}, "exact.replicas is 6, no power of two; the nearest are 4 and 8"),
+    ({"parallel__zero": 2}, "parallel.zero"),
+])
+def test_impossible_orders_and_layouts(tmp_path, keys, line):
+    runs.write_tokens(tmp_path / "ids.json")
+    done = runs.train(tmp_path, expect=2, **keys)
+    assert line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_runs_with_its_experts_over_ranks(tmp_path, one_rank):
+    """The same text and the same loss, each rank loading its own experts."""
+    run = one_rank("bf16") / "run"
+    (tmp_path / "prompts.json").write_text("[[1, 2, 3], [7]]")
+    commands = [("generate", run, "--tokens", tmp_path / "prompts.json", "--max-tokens", 12, "--ignore-eos"),
+                ("eval", run, "--data", one_rank("bf16") / "ids.json", "--format", "tokens")]
+    for command in commands:
+        alone = runs.run(*command)
+        assert alone.returncode == 0, alone.stderr
+        for ranks, expert in ((2, 2), (4, 2)):
+            done = runs.run(*command, "--expert", expert, ranks=ranks)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == alone.stdout
+    done = runs.run(*commands[0], "--expert", 3, ranks=2)
+    assert done.returncode == 2
+    assert "--expert = 3 does not divide 2 ranks; legal: 1, 2" in done.stderr
+
+
 def test_experts_that_do_not_divide_the_ranks(tmp_path):
     runs.write_tokens(tmp_path / "ids.json")
     done = runs.train(tmp_path, ranks=4, expect=2, parallel__expert=3)
