@@ -10,6 +10,7 @@
 #include "kernels/arena.h"
 #include "model/pass_memory.h"
 #include "parallel/grad_reducer.h"
+#include "parallel/weight_gatherer.h"
 
 namespace fucina {
 namespace {
@@ -82,6 +83,16 @@ int64_t reducer_bytes(const MeshShape& mesh, const BatchPlan& batch, const PassM
     if (mesh.expert == 1 && batch.one_wave()) return buckets(most.all_gradients, mesh.data);
     return buckets(most.all_gradients - most.expert_gradients, mesh.data) +
            buckets(most.expert_gradients, mesh.expert_data());
+}
+
+// What weights that were updated elsewhere arrive in.
+int64_t gatherer_bytes(const Recipe& recipe, Model& model) {
+    const Mesh* const mesh = model.options().mesh;
+    if (mesh == nullptr || recipe.parallel().zero() == 0) return 0;
+    std::vector<Parameter*> trained;
+    for (Parameter* parameter : model.parameters())
+        if (parameter->trained) trained.push_back(parameter);
+    return WeightGatherer(*mesh, trained).bytes();
 }
 
 // The memory of a rank's passes.
@@ -195,6 +206,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
                        const std::function<int64_t(int64_t)>& sample_tokens, int64_t pass_grains) {
     const PassPlanner planner(recipe, model, batch, sample_tokens);
     const auto held = held_bytes(recipe, model);
+    const int64_t gathered = gatherer_bytes(recipe, model);
     const Mesh* const made = model.options().mesh;
     const MeshShape mesh = made != nullptr ? made->shape() : MeshShape{.data = batch.ranks()};
     const auto plan_for = [&](int64_t grains) {
@@ -203,9 +215,12 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         const PassMemory most = planner.most(plan.passes);
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
-        plan.predicted.emplace_back("communication", reducer_bytes(mesh, batch, most));
+        plan.predicted.emplace_back("communication", reducer_bytes(mesh, batch, most) + gathered);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
+        // Weights are gathered beside all gradients, when activations are gone.
+        const int64_t beyond = most.all_gradients + gathered - most.together;
+        plan.shared += gathered - std::clamp<int64_t>(beyond, 0, gathered);
         return plan;
     };
     const int64_t grain = recipe.exact().grain();

@@ -25,6 +25,7 @@ LAYOUTS = [
 
 
 def measure(data, fucina, directory, ranks, overrides):
+    overrides = ["train.warmup_steps=0", *overrides]
     command, environment = train_command(data, fucina, 8, directory, ranks, overrides)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
