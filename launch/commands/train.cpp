@@ -53,9 +53,23 @@ std::string products_in_words(const Recipe& recipe) {
     return concat("bf16 products in the order ", name_of(runtime().products));
 }
 
+// "data over 4 ranks, experts over 2 of them, moments shared out".
+std::string layout_in_words(const TrainingRun& run) {
+    const MeshShape& mesh = run.mesh->shape();
+    std::string text = concat("data over ", mesh.data, " ranks");
+    if (mesh.expert > 1) text += concat(", experts over ", mesh.expert, " of them");
+    if (run.optimizer->options().shared_out) text += ", moments shared out";
+    return text;
+}
+
 void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
     console.line(concat("machine  ", describe_runtime(), ", ", process().size(), " ranks of ",
                         runtime().threads, " threads, ", products_in_words(recipe)));
+    if (process().size() > 1) console.line("layout   " + layout_in_words(run));
+    const Exact& order = run.recipe.exact();
+    if (recipe.train().numerics() == "exact")
+        console.line(concat("sums     in grains of ", order.grain(), " for ", order.replicas(),
+                            " replicas, in ", order.chunks(), " chunks"));
     for (const std::string& line : data_card(recipe, run.data)) console.line(line);
     for (const std::string& line : parameter_table(*run.model)) console.line(line);
 }

@@ -80,6 +80,16 @@ TEST_P(Layouts, TrainTheSameModel) {
     }
 }
 
+// Six experts over eight ranks.
+TEST(Layouts, RanksWithoutExpertsTakePart) {
+    const Trained expected = test::train({}, test::all_losses());
+    for (const Overrides& more : {Overrides{}, {"parallel.zero=1"}, {"train.recompute=block"}}) {
+        const Ranks layout{8, 8, more};
+        SCOPED_TRACE(layout.name());
+        expect_same(test::train(layout, test::all_losses()), expected);
+    }
+}
+
 TEST(Layouts, TasksAreWhatTheySay) {
     Overrides base = test::all_losses();
     base.push_back("train.router_bias_update=0");

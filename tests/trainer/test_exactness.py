@@ -132,13 +132,14 @@ def test_ranks_without_grains_take_part(tmp_path, one_rank):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, expert, later_ranks, later_expert",
-                         [(4, 4, 1, 1), (1, 1, 2, 2), (4, 2, 8, 4)])
-def test_resume_under_another_layout(tmp_path, one_rank, ranks, expert, later_ranks, later_expert):
+@pytest.mark.parametrize("ranks, expert, zero, later_ranks, later_expert, later_zero",
+                         [(4, 4, 0, 1, 1, 0), (1, 1, 0, 2, 2, 1), (4, 2, 1, 8, 4, 1), (4, 2, 1, 1, 1, 0)])
+def test_resume_under_another_layout(tmp_path, one_rank, ranks, expert, zero, later_ranks, later_expert, later_zero):
     keys = {"train__schedule": "constant"}
-    start(tmp_path, "bf16", ranks=ranks, parallel__expert=expert,
+    start(tmp_path, "bf16", ranks=ranks, parallel__expert=expert, parallel__zero=zero,
           **{**keys, "train__steps": STEPS // 2})
     runs.resume(tmp_path, "--set", f"train.steps={STEPS}", "--set", f"parallel.expert={later_expert}",
+                "--set", f"parallel.zero={later_zero}",
                 ranks=later_ranks)
     expected = one_rank("bf16", **keys)
     assert runs.state(expected, STEPS) == runs.state(tmp_path, STEPS)
