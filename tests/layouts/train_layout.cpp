@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <mutex>
 
 #include "parallel/thread_communicator.h"
@@ -51,13 +52,15 @@ std::string Ranks::name() const {
     return text;
 }
 
-Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare) {
+Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare, int steps) {
     const TemporaryDirectory scratch;
     TinyRun maker(scratch.path() / "run", scratch.path() / "ids.json",
                   random_documents({9, 21, 5, 16, 33, 7, 12, 18, 25, 4}, 37, 11));
     Overrides overrides = base;
     overrides.push_back(concat("parallel.expert=", layout.expert));
     overrides.insert(overrides.end(), layout.more.begin(), layout.more.end());
+    const bool fast = std::ranges::count(base, "train.numerics=fast") > 0;
+    if (fast) set_runtime(1, Numerics::fast);
     Trained trained;
     std::mutex mutex;
     std::vector<Part> parts;
@@ -71,7 +74,7 @@ Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare
                                        .model = *run.model,
                                        .optimizer = *run.optimizer,
                                        .loader = *run.data.train});
-        for (int step = 1; step <= kSteps; ++step) {
+        for (int step = 1; step <= steps; ++step) {
             StepResult result = runner.run(step, (step - 1) * run.recipe.train().global_batch());
             if (communicator.rank() == communicator.size() - 1)
                 trained.steps.push_back(std::move(result));

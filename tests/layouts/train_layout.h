@@ -32,7 +32,8 @@ struct Trained {
 using Prepare = std::function<void(Model& model)>;
 
 // Fails the test where two ranks that hold the same part of a tensor do not hold the same bits.
-Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare = {});
+Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare = {},
+              int steps = kSteps);
 
 // The losses and settings that the tests share.
 Overrides all_losses();
