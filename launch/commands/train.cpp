@@ -3,6 +3,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <sstream>
 
 #include "kernels/runtime.h"
@@ -129,6 +130,18 @@ void run_train(const TrainOptions& options) {
     go(*communicator, std::move(run), console);
 }
 
+// A layout changes no number, so a run that goes on with fewer ranks shares its experts out among
+// fewer, unless --set says among how many.
+void fit_experts(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Console& console) {
+    const int64_t before = recipe.parallel().has_expert() ? recipe.parallel().expert() : 1;
+    const int64_t now = std::gcd(before, int64_t{ranks});
+    const auto origin = resolved.origins.find("parallel.expert");
+    if (now == before || (origin != resolved.origins.end() && origin->second == "--set")) return;
+    recipe.mutable_parallel()->set_expert(now);
+    console.line(concat("changed  parallel.expert, ", before, " before and ", now,
+                        " from here on: this is ", ranks, ranks == 1 ? " rank" : " ranks"));
+}
+
 std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOptions& options,
                                       ResumePoint& point, Console& console) {
     find_resume_point(communicator, point, console);
@@ -139,6 +152,7 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
         parse_recipe(recipe_toml(stored), point.checkpoint.string(), options.overrides);
     Recipe recipe = resolved.recipe;
     recipe.mutable_run()->set_dir(options.run_dir);
+    fit_experts(resolved, communicator.size(), recipe, console);
     require_same_recipe(communicator, recipe);
     check_resumable(point.manifest, recipe);
     resolve_products(communicator, recipe,

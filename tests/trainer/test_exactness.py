@@ -176,6 +176,17 @@ def test_a_model_runs_with_its_experts_over_ranks(tmp_path, one_rank):
     assert "--expert = 3 does not divide 2 ranks; legal: 1, 2" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_resume_on_fewer_ranks_shares_experts_out_among_fewer(tmp_path, one_rank):
+    keys = {"train__schedule": "constant"}
+    start(tmp_path, "bf16", ranks=4, parallel__expert=4, **{**keys, "train__steps": STEPS // 2})
+    done = runs.resume(tmp_path, "--set", f"train.steps={STEPS}", ranks=2)
+    assert "parallel.expert, 4 before and 2 from here on: this is 2 ranks" in done.stdout
+    assert runs.state(one_rank("bf16", **keys), STEPS) == runs.state(tmp_path, STEPS)
+    done = runs.resume(tmp_path, "--set", "parallel.expert=4", ranks=2, expect=2)
+    assert "parallel.expert = 4 does not divide 2 ranks; legal: 1, 2" in done.stderr
+
+
 def test_experts_that_do_not_divide_the_ranks(tmp_path):
     runs.write_tokens(tmp_path / "ids.json")
     done = runs.train(tmp_path, ranks=4, expect=2, parallel__expert=3)
