@@ -142,6 +142,7 @@ std::vector<PassRow> rows_of_wave(const std::vector<std::vector<Pass>>& passes, 
 void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
     GradAccumulator accumulator(parts_.model.parameters(), plan_, parts_.mesh.shape(),
                                 [&](size_t wave, std::span<const Tensor> experts) {
+                                    parts_.mesh.world().progress(Phase::reduce);
                                     expert_reducer_.reduce(experts, experts_held(wave));
                                 });
     PassOptions options = scales;
