@@ -31,7 +31,7 @@ struct PassContext {
     // leaves are chunks of a grain's tokens. Experts' are their own.
     std::shared_ptr<const SumNodes> nodes, chunk_nodes;
     const RopeTable* rope = nullptr;
-    int64_t chunks = 1;        // SumOrder's
+    int64_t chunks = 1;        // exact.chunks
     DType dtype = DType::f32;  // of activations
     RecomputeKind recompute = RecomputeKind::none;
     bool keeps = false;  // what backward needs; without backward, layers let go of all they can

@@ -17,7 +17,7 @@ struct PassShape {
     // Of the layer's experts those on this rank, if they are on several: rows are exchanged then,
     // as many as the rank's own if experts are met evenly. 0: all are here.
     int64_t experts_here = 0;
-    int64_t chunks = 1;  // of SumOrder
+    int64_t chunks = 1;  // exact.chunks
     int64_t tokens = 0;
     int64_t leaves = 1;  // grains of the pass, or 1 in fast numerics
     int held = 0;        // whole sets of gradients before the pass

@@ -5,15 +5,6 @@
 namespace fucina {
 namespace {
 
-void share_node(GrainRange node, int first_rank, int ranks, std::vector<GrainRange>& shares) {
-    if (ranks == 1) {
-        shares[static_cast<size_t>(first_rank)] = node;
-        return;
-    }
-    share_node(first_half(node), first_rank, ranks / 2, shares);
-    share_node(second_half(node), first_rank + ranks / 2, ranks / 2, shares);
-}
-
 void cut(size_t wave, GrainRange node, int64_t max_grains, std::vector<Pass>& passes) {
     if (node.count() <= max_grains || node.count() == 1) {
         if (node.count() > 0) passes.push_back({wave, node, 0, false});
@@ -43,9 +34,10 @@ GrainRange BatchPlan::share(size_t wave, int rank) const {
     if (!ranks_fit_tree(ranks_, order_))
         return {whole.begin + whole.count() * rank / ranks_,
                 whole.begin + whole.count() * (rank + 1) / ranks_};
-    std::vector<GrainRange> shares(static_cast<size_t>(ranks_));
-    share_node(whole, 0, ranks_, shares);
-    return shares[static_cast<size_t>(rank)];
+    GrainRange node = whole;
+    for (int half = ranks_ / 2; half > 0; half /= 2)
+        node = (rank & half) != 0 ? second_half(node) : first_half(node);
+    return node;
 }
 
 std::vector<GrainRange> BatchPlan::shares(int rank) const {

@@ -33,23 +33,13 @@ Tensor sum_tree(std::map<int, Tensor>& sums, int begin, int count) {
 
 }  // namespace
 
-std::vector<Tensor> trained_grads(std::span<Parameter* const> parameters) {
-    std::vector<Tensor> grads;
-    for (Parameter* parameter : parameters) {
-        if (!parameter->trained) continue;
-        for (size_t use = 0; use < parameter->grads.size(); ++use) {
-            grads.push_back(parameter->grad(use));
-        }
-    }
-    return grads;
+bool sums_by_wave(const BatchPlan& plan, const MeshShape& mesh) {
+    return mesh.expert > 1 || (!plan.one_wave() && mesh.data > 1);
 }
 
 GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const BatchPlan& plan,
                                  const MeshShape& mesh, ReduceWave reduce)
-    : plan_(plan),
-      mesh_(mesh),
-      by_wave_(mesh.expert > 1 || (!plan.one_wave() && mesh.data > 1)),
-      reduce_(std::move(reduce)) {
+    : plan_(plan), mesh_(mesh), by_wave_(sums_by_wave(plan, mesh)), reduce_(std::move(reduce)) {
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         first_[parameter] = sums_.size();

@@ -14,8 +14,9 @@
 
 namespace fucina {
 
-// Every trained gradient, use by use, in the order of the parameters. Allocates what is missing.
-std::vector<Tensor> trained_grads(std::span<Parameter* const> parameters);
+// Whether experts' sums are made whole over ranks at the end of each wave; else at the end of the
+// step, with all others, and waves join as their last pass is made.
+bool sums_by_wave(const BatchPlan& plan, const MeshShape& mesh);
 
 class GradAccumulator {
   public:
@@ -63,8 +64,6 @@ class GradAccumulator {
 
     const BatchPlan& plan_;
     const MeshShape mesh_;
-    // Experts' sums of a wave are made whole at its end; else at the end of the step, and waves
-    // join as their last pass is made.
     const bool by_wave_;
     ReduceWave reduce_;
     std::vector<Sum> sums_;

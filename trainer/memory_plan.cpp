@@ -11,6 +11,7 @@
 #include "model/pass_memory.h"
 #include "parallel/grad_reducer.h"
 #include "parallel/weight_gatherer.h"
+#include "trainer/grad_accumulator.h"
 
 namespace fucina {
 namespace {
@@ -80,7 +81,7 @@ int64_t reducer_bytes(const MeshShape& mesh, const BatchPlan& batch, const PassM
     const auto buckets = [](int64_t gradients, int ranks) {
         return ranks > 1 ? 2 * std::min(GradReducer::kBucketBytes, gradients) : 0;
     };
-    if (mesh.expert == 1 && batch.one_wave()) return buckets(most.all_gradients, mesh.data);
+    if (!sums_by_wave(batch, mesh)) return buckets(most.all_gradients, mesh.data);
     return buckets(most.all_gradients - most.expert_gradients, mesh.data) +
            buckets(most.expert_gradients, mesh.expert_data());
 }
@@ -99,8 +100,8 @@ int64_t gatherer_bytes(const Recipe& recipe, Model& model) {
 class PassPlanner {
   public:
     PassPlanner(const Recipe& recipe, const Model& model, const BatchPlan& batch,
-                const std::function<int64_t(int64_t)>& sample_tokens)
-        : recipe_(recipe), model_(model), batch_(batch) {
+                const MeshShape& mesh, const std::function<int64_t(int64_t)>& sample_tokens)
+        : recipe_(recipe), model_(model), batch_(batch), by_wave_(sums_by_wave(batch, mesh)) {
         if (!sample_tokens) return;
         const int64_t samples = recipe.train().global_batch();
         const int64_t steps = std::min(recipe.train().steps(), kSamplesLookedAt / samples + 1);
@@ -132,7 +133,7 @@ class PassPlanner {
         std::set<int> replicas;  // that have sums of their own
         for (const Pass& pass : passes) {
             PassShape shape = this->shape(pass);
-            if (pass.ends_wave && pass.wave > 0 && !by_wave()) ++shape.merges;
+            if (pass.ends_wave && pass.wave > 0 && !by_wave_) ++shape.merges;
             shape.held = held;
             shape.apart = !batch_.one_wave();
             shape.replicas = static_cast<int>(replicas.size());
@@ -145,7 +146,7 @@ class PassPlanner {
             most.all_gradients = one.all_gradients;
             most.expert_gradients = one.expert_gradients;
             held += 1 - shape.merges;
-            if (pass.ends_wave && by_wave()) held = 1;
+            if (pass.ends_wave && by_wave_) held = 1;
         }
         return most;
     }
@@ -159,12 +160,6 @@ class PassPlanner {
     }
 
   private:
-    // As GradAccumulator does.
-    bool by_wave() const {
-        const Mesh* mesh = model_.options().mesh;
-        return (mesh != nullptr && mesh->shape().expert > 1) ||
-               (!batch_.one_wave() && batch_.ranks() > 1);
-    }
     int64_t experts_here() const {
         const Mesh* mesh = model_.options().mesh;
         if (mesh == nullptr || mesh->shape().expert == 1) return 0;
@@ -187,6 +182,7 @@ class PassPlanner {
     const Recipe& recipe_;
     const Model& model_;
     const BatchPlan& batch_;
+    const bool by_wave_;
     std::vector<std::vector<int64_t>> ends_;  // [steps][samples + 1] running sums of their tokens
 };
 
@@ -204,11 +200,11 @@ int64_t MemoryPlan::total() const {
 
 MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
                        const std::function<int64_t(int64_t)>& sample_tokens, int64_t pass_grains) {
-    const PassPlanner planner(recipe, model, batch, sample_tokens);
-    const auto held = held_bytes(recipe, model);
-    const int64_t gathered = gatherer_bytes(recipe, model);
     const Mesh* const made = model.options().mesh;
     const MeshShape mesh = made != nullptr ? made->shape() : MeshShape{.data = batch.ranks()};
+    const PassPlanner planner(recipe, model, batch, mesh, sample_tokens);
+    const auto held = held_bytes(recipe, model);
+    const int64_t gathered = gatherer_bytes(recipe, model);
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
             .passes = batch.passes(rank, grains), .pass_grains = grains, .predicted = held};

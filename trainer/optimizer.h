@@ -16,7 +16,7 @@ namespace fucina {
 class Optimizer {
   public:
     struct Options {
-        int64_t chunks = 1;          // of the order of sums, for the gradient's norm
+        int64_t chunks = 1;          // exact.chunks, for the gradient's norm
         const Mesh* mesh = nullptr;  // null: one rank
         // Each rank keeps moments of its owned_box alone, updates that part of the weights, and
         // gets the others'.

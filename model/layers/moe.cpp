@@ -1,7 +1,5 @@
 #include "model/layers/moe.h"
 
-#include <cstring>
-
 #include "kernels/gemm.h"
 #include "kernels/parallel_for.h"
 #include "model/layers/elementwise.h"
@@ -35,6 +33,20 @@ void scatter(std::span<const float> values, const std::vector<int32_t>& index, f
 
 std::span<float> values_of(const Tensor& x) {
     return {x.data<float>(), static_cast<size_t>(x.size())};
+}
+
+// Slots in the order of the rows that they were received as.
+Tensor as_rows(const PassContext& context, const Tensor& slots, const TokenExchange& exchange) {
+    Tensor rows = context.activations(slots.rows(), slots.dim(1));
+    scatter_rows(slots, exchange.experts.slot_token, rows);
+    return rows;
+}
+
+// Rows of tokens in the order of the map's slots.
+Tensor as_slots(const PassContext& context, const Tensor& x, const TokenMap& map) {
+    Tensor slots = context.activations(map.slots(), x.dim(1));
+    ops::permute(x, map, slots);
+    return slots;
 }
 
 // dW = dyᵀ x of each expert here.
@@ -112,25 +124,6 @@ Tensor Moe::experts(const PassContext& context, const Tensor& x, const TokenMap&
     ops::gate_up_swiglu(x, map.groups(true), gate_up_->forward, gate_up, h);
     Tensor slots = context.activations(map.slots(), x.dim(1));
     ops::grouped_linear(h, map.groups(false), down_->forward, slots);
-    return slots;
-}
-
-// Slots in the order of the rows that they were received as.
-Tensor as_rows(const PassContext& context, const Tensor& slots, const TokenExchange& exchange) {
-    Tensor rows = context.activations(slots.rows(), slots.dim(1));
-    const auto bytes = static_cast<size_t>(slots.dim(1) * size_of(slots.dtype()));
-    parallel_for(slots.rows(), slots.dim(1), [&](int64_t slot) {
-        const auto row = exchange.experts.slot_token[static_cast<size_t>(slot)];
-        std::memcpy(rows.raw() + static_cast<size_t>(row) * bytes,
-                    slots.raw() + static_cast<size_t>(slot) * bytes, bytes);
-    });
-    return rows;
-}
-
-// Rows of tokens in the order of the map's slots.
-Tensor as_slots(const PassContext& context, const Tensor& x, const TokenMap& map) {
-    Tensor slots = context.activations(map.slots(), x.dim(1));
-    ops::permute(x, map, slots);
     return slots;
 }
 

@@ -1,8 +1,7 @@
 #include "model/layers/mtp.h"
 
-#include <cstring>
-
 #include "kernels/gemm.h"
+#include "model/layers/elementwise.h"
 #include "model/loss_sum.h"
 
 namespace fucina {
@@ -18,13 +17,10 @@ Tensor gather_rows(const PassContext& context, const Tensor& x, const std::vecto
 }
 
 // The reverse: rows not named are zero.
-Tensor scatter_rows(const PassContext& context, const Tensor& x, const std::vector<int32_t>& rows) {
+Tensor spread_rows(const PassContext& context, const Tensor& x, const std::vector<int32_t>& rows) {
     Tensor out = context.activations(context.tokens, x.dim(1));
     out.zero();
-    const auto bytes = static_cast<size_t>(x.dim(1) * size_of(x.dtype()));
-    for (size_t i = 0; i < rows.size(); ++i)
-        std::memcpy(out.slice(rows[i], rows[i] + 1).raw(), x.raw() + static_cast<size_t>(i) * bytes,
-                    bytes);
+    scatter_rows(x, rows, out);
     return out;
 }
 
@@ -114,7 +110,7 @@ Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
     Tensor d_gathered = context.activations(context.tokens, d);
     hidden_norm_.backward(context, d_joined.columns(d, 2 * d), gathered, gathered_rstd, {},
                           d_gathered);
-    return {scatter_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
+    return {spread_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
 }
 
 }  // namespace fucina

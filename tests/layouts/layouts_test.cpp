@@ -49,7 +49,6 @@ const std::vector<Task> kTasks{
 };
 
 std::vector<Ranks> layouts() {
-    const Overrides one_by_one{"train.micro_batch=1", "exact.grain=1", "train.merge_passes=false"};
     std::vector<Ranks> all{{1, 1, {"train.micro_batch=2", "train.merge_passes=false"}}};
     for (const auto& [ranks, expert] : {std::pair{2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}}) {
         all.push_back({ranks, expert});
