@@ -5,12 +5,9 @@
 #include <optional>
 
 #include "kernels/runtime.h"
-#include "model/layers/decoder_block.h"
-#include "model/layers/embedding.h"
-#include "model/layers/head.h"
-#include "model/layers/mtp.h"
 #include "model/loss_sum.h"
 #include "model/random.h"
+#include "model/stage.h"
 
 namespace fucina {
 
@@ -19,20 +16,16 @@ struct Model::Parts {
 
     PassContext context(const TokenBatch& batch);
     const RopeTable& rope_for(int64_t positions);
+    void prepare(StagePass& pass, const PassOptions& options);
     Tensor hidden(const TokenBatch& batch);  // [T, D] final hidden states, nothing kept
     void zero_mtp_grads();
-    std::vector<const Moe*> moe_layers() const;
 
     ModelSpec spec;
     ModelOptions options;
     ParameterSet set;
-    Embedding embedding;
-    std::vector<DecoderBlock> blocks;
-    Head head;
-    std::optional<Mtp> mtp;
+    Stage stage;
     RopeTable rope;
     int64_t rope_positions = 0;
-    WeightGradQueue weight_grads;
     std::optional<TokenDispatcher> dispatcher;
 };
 
@@ -42,38 +35,11 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
       set(options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
           options.mesh != nullptr ? options.mesh->rank() : 0,
           options.chunks > 0 ? options.chunks : spec.most_chunks()),
-      embedding{set.plain("embedding", {spec.vocab_size, spec.hidden_size})},
-      blocks([this] {
-          std::vector<DecoderBlock> made;
-          for (int64_t layer = 0; layer < spec.layers; ++layer)
-              made.emplace_back(set, concat("layers.", layer, "."), spec,
-                                spec.is_moe(layer) ? layer - spec.dense_layers : -1);
-          return made;
-      }()),
-      head(set, "norm", spec) {
+      stage(set, spec, {.end = spec.layers},
+            set.plain("embedding", {spec.vocab_size, spec.hidden_size}), options.with_mtp) {
     options.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts);
-    Parameter* table = embedding.table;
-    Parameter* projection = table;
-    if (spec.tied_head)
-        table->gemm = true;
-    else
-        projection = set.matrix("head", {spec.vocab_size, spec.hidden_size});
-    projection->dgrad.cut = set.cut();
-    // Uses in a fixed order: embedding, head, MTP's embedding, MTP's head.
-    const size_t head_use = spec.tied_head ? 1 : 0;
-    head.use(projection, head_use);
-    if (options.with_mtp) {
-        mtp.emplace(set, spec, spec.is_moe(spec.layers) ? spec.moe_layers() : -1);
-        mtp->use(table, head_use + 1, projection, spec.tied_head ? 3 : 1);
-    }
-    if (spec.tied_head) {
-        table->grads.resize(options.with_mtp ? 4 : 2);
-    } else {
-        table->grads.resize(options.with_mtp ? 2 : 1);
-        projection->grads.resize(options.with_mtp ? 2 : 1);
-    }
 }
 
 const RopeTable& Model::Parts::rope_for(int64_t positions) {
@@ -98,20 +64,27 @@ PassContext Model::Parts::context(const TokenBatch& batch) {
     context.rope = &rope_for(last == batch.positions.end() ? 1 : int64_t{*last} + 1);
     context.dtype = options.compute;
     context.recompute = options.recompute;
-    context.weight_grads = &weight_grads;
     if (dispatcher) context.dispatcher = &*dispatcher;
     return context;
 }
 
+void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
+    pass.options = options;
+    pass.report.expert_counts.assign(
+        stage.moe_layers().size(),
+        std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
+    pass.weight_grads.done = options.grad_done;
+    pass.context = context(pass.batch);
+    pass.context.keeps = true;
+    pass.context.balance_scale = options.balance_scale;
+    pass.context.ranks_apart = options.ranks_apart;
+    if (options.grains_apart) pass.context.cut_grains(pass.batch.grain_offsets, true);
+    pass.context.weight_grads = &pass.weight_grads;
+    pass.context.report = &pass.report;
+}
+
 Tensor Model::Parts::hidden(const TokenBatch& batch) {
-    const PassContext pass = context(batch);
-    Tensor x = embedding.forward(pass, batch.ids.data());
-    for (const DecoderBlock& block : blocks) {
-        DecoderBlock::Saved dropped;
-        x = block.forward(pass, {std::move(x)}, dropped).x;
-    }
-    Head::Saved dropped;
-    return head.forward(pass, {x}, dropped);
+    return stage.hidden(context(batch), batch, {});
 }
 
 void Model::Parts::zero_mtp_grads() {
@@ -122,14 +95,6 @@ void Model::Parts::zero_mtp_grads() {
             if (parameter->name == name)
                 for (size_t use = parameter->grads.size() / 2; use < parameter->grads.size(); ++use)
                     parameter->grad(use).zero();
-}
-
-std::vector<const Moe*> Model::Parts::moe_layers() const {
-    std::vector<const Moe*> layers;
-    for (const DecoderBlock& block : blocks)
-        if (block.moe()) layers.push_back(block.moe());
-    if (mtp && mtp->moe()) layers.push_back(mtp->moe());
-    return layers;
 }
 
 Model::Model(const ModelSpec& spec, const ModelOptions& options)
@@ -177,67 +142,22 @@ void Model::repack() {
         parameter->repack(parts_->options.compute, parts_->options.training);
 }
 
-PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& pass) {
+PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& options) {
     FUCINA_CHECK(parts_->options.training, "the model was made without gradients");
-    Parts& parts = *parts_;
     MemoryPurpose purpose("activations");
-    MoeReport report;
-    report.expert_counts.assign(
-        parts.moe_layers().size(),
-        std::vector<int64_t>(static_cast<size_t>(parts.spec.moe.router.experts), 0));
-    PassContext context = parts.context(batch);
-    context.keeps = true;
-    context.balance_scale = pass.balance_scale;
-    context.ranks_apart = pass.ranks_apart;
-    if (pass.grains_apart) context.cut_grains(batch.grain_offsets, true);
-    parts.weight_grads.done = pass.grad_done;
-    context.report = &report;
-    const bool again = context.recompute == RecomputeKind::block;
-
-    const size_t layers = parts.blocks.size();
-    std::vector<DecoderBlock::Saved> saved(again ? 0 : layers);
-    std::vector<Recompute<DecoderBlock>::Saved> inputs(again ? layers : 0);
-    Tensor x = parts.embedding.forward(context, batch.ids.data());
-    for (size_t i = 0; i < layers; ++i) {
-        const DecoderBlock& block = parts.blocks[i];
-        x = again ? Recompute(block).forward(context, {x}, inputs[i]).x
-                  : block.forward(context, {x}, saved[i]).x;
-    }
-
-    PassResult result;
-    Head::Saved head_saved;
-    Tensor d_hidden;
-    Tensor hidden = parts.head.forward(context, {std::move(x)}, head_saved);
-    if (parts.mtp && pass.mtp_scale != 0) {
-        Mtp::Result mtp =
-            parts.mtp->forward_backward(context, MtpRows(batch), hidden, pass.mtp_scale);
-        d_hidden = mtp.d_hidden;
-        result.mtp_loss = mtp.loss;
-    } else if (parts.mtp) {
-        parts.zero_mtp_grads();
-    }
-    hidden = Tensor();
-    Head::Loss loss{.labels = batch.labels.data(), .scale = pass.loss_scale};
-    Tensor dx = parts.head.loss_backward(context, loss, d_hidden, head_saved).x;
-    d_hidden = Tensor();
-    for (size_t i = layers; i-- > 0;) {
-        const DecoderBlock& block = parts.blocks[i];
-        dx = again ? Recompute(block).backward(context, {dx}, inputs[i]).x
-                   : block.backward(context, {dx}, saved[i]).x;
-    }
-    parts.embedding.backward(context, batch.ids.data(), dx);
-
-    result.loss = sum_losses(loss.loss);
-    result.balance = report.balance;
-    result.expert_counts = std::move(report.expert_counts);
-    return result;
+    StagePass pass(batch);
+    parts_->prepare(pass, options);
+    parts_->stage.forward(pass, {});
+    if (parts_->options.with_mtp && options.mtp_scale == 0) parts_->zero_mtp_grads();
+    parts_->stage.backward(pass, {});
+    return {pass.loss, pass.mtp_loss, pass.report.balance, std::move(pass.report.expert_counts)};
 }
 
 PassResult Model::evaluate(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
     const Tensor hidden = parts_->hidden(batch);
     Head::Loss loss{.labels = batch.labels.data()};
-    parts_->head.loss(parts_->context(batch), hidden, loss);
+    parts_->stage.head().loss(parts_->context(batch), hidden, loss);
     PassResult result;
     result.loss = sum_losses(loss.loss);
     return result;
@@ -245,7 +165,7 @@ PassResult Model::evaluate(const TokenBatch& batch) {
 
 Tensor Model::logits(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
-    return parts_->head.logits(parts_->hidden(batch));
+    return parts_->stage.head().logits(parts_->hidden(batch));
 }
 
 int64_t Model::count_mtp_labels(const TokenBatch& batch) {
@@ -253,7 +173,7 @@ int64_t Model::count_mtp_labels(const TokenBatch& batch) {
 }
 
 void Model::update_router_bias(const std::vector<std::vector<int64_t>>& counts, float rate) {
-    const std::vector<const Moe*> layers = parts_->moe_layers();
+    const std::vector<const Moe*> layers = parts_->stage.moe_layers();
     FUCINA_CHECK(counts.size() == layers.size(), counts.size(), " layers of counts, ",
                  layers.size(), " MoE layers");
     for (size_t l = 0; l < layers.size(); ++l) {
@@ -292,12 +212,9 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
         batch.positions.push_back(static_cast<int32_t>(cache.length + t));
     batch.cu_seqlens = batch.sequence_offsets = batch.grain_offsets = {0, count};
     const PassContext context = parts_->context(batch);
-    Tensor x = parts_->embedding.forward(context, batch.ids.data());
-    for (size_t i = 0; i < parts_->blocks.size(); ++i)
-        x = parts_->blocks[i].extend(context, {x}, cache.layers[i], cache.length).x;
+    const Tensor hidden = parts_->stage.extend(context, batch, {}, cache.layers, cache.length);
     cache.length += count;
-    Head::Saved dropped;
-    return parts_->head.logits(parts_->head.forward(context, {x.slice(count - 1, count)}, dropped));
+    return parts_->stage.head().logits(hidden);
 }
 
 }  // namespace fucina

@@ -1,6 +1,7 @@
-// Model: embedding, decoder blocks, head and MTP of one pipeline rank, with an explicit backward.
-// One pass takes whole sequences, flat; a training step is one pass or several, each a node of the
-// grain tree (kernels/leaf_tree.h), so that cutting a step into passes never changes a number.
+// Model: what a rank has of the model, embedding, decoder blocks, head and MTP (model/stage.h),
+// with an explicit backward. One pass takes whole sequences, flat; a training step is one pass or
+// several, each a node of the grain tree (kernels/leaf_tree.h), so that cutting a step into passes
+// never changes a number.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -9,36 +10,16 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/exact_sum.h"
 #include "kernels/tensor.h"
 #include "model/latent_cache.h"
 #include "model/model_spec.h"
+#include "model/pass_options.h"
 #include "model/recompute.h"
 #include "model/token_batch.h"
 #include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
 namespace fucina {
-
-// Scales are those of the whole step's objective, so that passes and ranks simply add up.
-struct PassOptions {
-    double loss_scale = 1;  // 1 / labels in the global batch
-    double mtp_scale = 0;   // train.mtp_loss / MTP labels in the global batch; 0: MTP does not run
-    double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
-    // Gradients of all but experts are those of each grain, a node of its own for grad_done.
-    bool grains_apart = false;
-    // Where several ranks share the experts out: experts' gradients are those of each rank's
-    // tokens, a node each. The same on all of them, whose passes are calls of all.
-    bool ranks_apart = false;
-    GradDone grad_done = {};
-};
-
-struct PassResult {
-    ExactSum loss;                                    // of cross-entropy over labels, nats
-    ExactSum mtp_loss;                                // the same of MTP
-    ExactSum balance;                                 // over sequences and layers, unscaled
-    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers, MTP's last][E] tokens routed
-};
 
 struct ModelOptions {
     DType compute = DType::bf16;  // activations and GEMM operands

@@ -12,14 +12,15 @@ enum class RecomputeKind {
     block,   // everything but each block's input
 };
 
-// A layer that keeps its input, and what it should not do again (Layer::Kept: routing, and rows
-// that other ranks sent), and runs forward again in backward.
+// A layer that under `block` keeps its input, and what it should not do again (Layer::Kept:
+// routing, and rows that other ranks sent), and runs forward again in backward.
 template <class Layer>
 class Recompute {
   public:
     using In = typename Layer::In;
     using Out = typename Layer::Out;
     struct Saved {
+        typename Layer::Saved layer;  // under the other kinds
         In in;
         typename Layer::Kept kept;
     };
@@ -28,6 +29,8 @@ class Recompute {
 
     template <class Context>
     Out forward(const Context& context, const In& in, Saved& saved) const {
+        if (context.recompute != RecomputeKind::block)
+            return layer_.forward(context, in, saved.layer);
         saved.in = in;
         Context alone = context;
         alone.keeps = false;
@@ -39,6 +42,8 @@ class Recompute {
 
     template <class Context>
     In backward(const Context& context, const Out& grad, Saved& saved) const {
+        if (context.recompute != RecomputeKind::block)
+            return layer_.backward(context, grad, saved.layer);
         typename Layer::Saved again;
         layer_.restore(std::move(saved.kept), again);
         layer_.forward(context, std::exchange(saved.in, {}), again);

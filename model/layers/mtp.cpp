@@ -67,50 +67,58 @@ void Mtp::use(Parameter* table, size_t table_use, Parameter* projection, size_t 
     head_.use(projection, projection_use);
 }
 
-Mtp::Result Mtp::forward_backward(const PassContext& main, const MtpRows& rows,
-                                  const Tensor& hidden, double scale) const {
+// Of the rows, as a pass of their own.
+PassContext Mtp::context(const PassContext& main, const MtpRows& rows) const {
     PassContext context = main;
     context.tokens = static_cast<int64_t>(rows.rows.size());
     context.positions = rows.positions.data();
     context.cu_seqlens = rows.cu_seqlens;
     context.sequence_offsets = rows.sequence_offsets;
     context.grain_offsets = rows.grain_offsets;
-    context.cut_grains(rows.grain_offsets, context.nodes->size() != 1);
+    context.cut_grains(rows.grain_offsets, main.nodes->size() != 1);
+    return context;
+}
+
+void Mtp::forward(const PassContext& main, const TokenBatch& batch, const Tensor& hidden,
+                  Saved& saved) const {
+    const MtpRows& rows = saved.rows.emplace(batch);
+    const PassContext context = this->context(main, rows);
     const int64_t d = hidden.dim(1);
 
     // Both norms write into the two halves of the joined rows.
-    const Tensor embedded = embedding_.forward(context, rows.next_ids.data());
-    const Tensor gathered = gather_rows(context, hidden, rows.rows);
-    Tensor joined = context.activations(context.tokens, 2 * d), embedded_rstd, gathered_rstd;
-    embedding_norm_.into(context, embedded, joined.columns(0, d), embedded_rstd);
-    hidden_norm_.into(context, gathered, joined.columns(d, 2 * d), gathered_rstd);
+    saved.embedded = embedding_.forward(context, rows.next_ids.data());
+    saved.gathered = gather_rows(context, hidden, rows.rows);
+    saved.joined = context.activations(context.tokens, 2 * d);
+    embedding_norm_.into(context, saved.embedded, saved.joined.columns(0, d), saved.embedded_rstd);
+    hidden_norm_.into(context, saved.gathered, saved.joined.columns(d, 2 * d), saved.gathered_rstd);
 
     Tensor x = context.activations(context.tokens, d);
-    ops::linear(joined, join_->forward, x);
-    Recompute<DecoderBlock> recomputed(block_);
-    const bool again = context.recompute == RecomputeKind::block;
-    DecoderBlock::Saved block_saved;
-    Recompute<DecoderBlock>::Saved input_saved;
-    x = again ? recomputed.forward(context, {x}, input_saved).x
-              : block_.forward(context, {x}, block_saved).x;
-    Head::Saved head_saved;
-    head_.forward(context, {std::move(x)}, head_saved);
-    Head::Loss loss{.labels = rows.labels.data(), .scale = scale};
-    Tensor dx = head_.loss_backward(context, loss, {}, head_saved).x;
-    dx = again ? recomputed.backward(context, {dx}, input_saved).x
-               : block_.backward(context, {dx}, block_saved).x;
+    ops::linear(saved.joined, join_->forward, x);
+    x = Recompute(block_).forward(context, {x}, saved.block).x;
+    head_.forward(context, {std::move(x)}, saved.head);
+}
 
-    context.weight_grads->add(matrix_grad(join_, dx, joined, context.chunk_nodes));
+Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) const {
+    const MtpRows& rows = *saved.rows;
+    const PassContext context = this->context(main, rows);
+    const int64_t d = saved.gathered.dim(1);
+    Head::Loss loss{.labels = rows.labels.data(), .scale = scale};
+    Tensor dx = head_.loss_backward(context, loss, {}, saved.head).x;
+    dx = Recompute(block_).backward(context, {dx}, saved.block).x;
+
+    context.weight_grads->add(matrix_grad(join_, dx, saved.joined, context.chunk_nodes));
     Tensor d_joined = context.activations(context.tokens, 2 * d);
     ops::linear(dx, join_->dgrad, d_joined);
     Tensor d_embedded = context.activations(context.tokens, d);
-    embedding_norm_.backward(context, d_joined.columns(0, d), embedded, embedded_rstd, {},
-                             d_embedded);
+    embedding_norm_.backward(context, d_joined.columns(0, d), saved.embedded, saved.embedded_rstd,
+                             {}, d_embedded);
     embedding_.backward(context, rows.next_ids.data(), d_embedded);
     Tensor d_gathered = context.activations(context.tokens, d);
-    hidden_norm_.backward(context, d_joined.columns(d, 2 * d), gathered, gathered_rstd, {},
-                          d_gathered);
-    return {spread_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
+    hidden_norm_.backward(context, d_joined.columns(d, 2 * d), saved.gathered, saved.gathered_rstd,
+                          {}, d_gathered);
+    Result result{spread_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
+    saved = Saved();
+    return result;
 }
 
 }  // namespace fucina

@@ -3,11 +3,13 @@
 //   h'_t = block(W_join [norm_e(Emb(token_{t+1})) | norm_h(h_t)]),  logits = head(norm(h'_t))
 // Rows without a next token in their document are left out; their label would cross a document.
 #pragma once
+#include <optional>
 #include <vector>
 
 #include "model/layers/decoder_block.h"
 #include "model/layers/embedding.h"
 #include "model/layers/head.h"
+#include "model/recompute.h"
 #include "model/token_batch.h"
 
 namespace fucina {
@@ -28,17 +30,28 @@ class Mtp {
     Mtp(ParameterSet& set, const ModelSpec& spec, int64_t report_index);
     void use(Parameter* table, size_t table_use, Parameter* projection, size_t projection_use);
 
+    struct Saved {
+        std::optional<MtpRows> rows;
+        Tensor embedded, embedded_rstd;  // [T', D], fp32 [T']: the next tokens'
+        Tensor gathered, gathered_rstd;  // the rows' hidden states
+        Tensor joined;                   // [T', 2D]
+        Recompute<DecoderBlock>::Saved block;
+        Head::Saved head;
+    };
+    // hidden [T, D]: the main model's final hidden states, of the pass `main`.
+    void forward(const PassContext& main, const TokenBatch& batch, const Tensor& hidden,
+                 Saved& saved) const;
     struct Result {
         Tensor d_hidden;  // [T, D]
         ExactSum loss;    // over labels, nats
     };
-    // hidden [T, D]: the main model's final hidden states. Forward and backward in one go: nothing
-    // else needs its activations.
-    Result forward_backward(const PassContext& main, const MtpRows& rows, const Tensor& hidden,
-                            double scale) const;
+    // Of scale · the sum of losses.
+    Result backward(const PassContext& main, double scale, Saved& saved) const;
     const Moe* moe() const { return block_.moe(); }
 
   private:
+    PassContext context(const PassContext& main, const MtpRows& rows) const;
+
     Embedding embedding_;
     Norm embedding_norm_, hidden_norm_;
     Parameter* join_;  // [D, 2D]

@@ -1,0 +1,31 @@
+// What a pass of the model is asked for, and what it reports.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/exact_sum.h"
+#include "parallel/parameter.h"
+
+namespace fucina {
+
+// Scales are those of the whole step's objective, so that passes and ranks simply add up.
+struct PassOptions {
+    double loss_scale = 1;  // 1 / labels in the global batch
+    double mtp_scale = 0;   // train.mtp_loss / MTP labels in the global batch; 0: MTP does not run
+    double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
+    // Gradients of all but experts are those of each grain, a node of its own for grad_done.
+    bool grains_apart = false;
+    // Where several ranks share the experts out: experts' gradients are those of each rank's
+    // tokens, a node each. The same on all of them, whose passes are calls of all.
+    bool ranks_apart = false;
+    GradDone grad_done = {};
+};
+
+struct PassResult {
+    ExactSum loss;                                    // of cross-entropy over labels, nats
+    ExactSum mtp_loss;                                // the same of MTP
+    ExactSum balance;                                 // over sequences and layers, unscaled
+    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers, MTP's last][E] tokens routed
+};
+
+}  // namespace fucina

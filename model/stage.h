@@ -1,0 +1,78 @@
+// Stage: a run of the model's decoder blocks, with the embedding before the first of them and the
+// head and MTP behind the last: what one rank of a pipeline computes. Forward and backward of a
+// micro-batch are calls of their own; what lives between them is a StagePass, so that several can
+// be under way at a time.
+#pragma once
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "model/layers/decoder_block.h"
+#include "model/layers/embedding.h"
+#include "model/layers/head.h"
+#include "model/layers/mtp.h"
+#include "model/pass_options.h"
+#include "model/recompute.h"
+#include "model/token_batch.h"
+
+namespace fucina {
+
+// A micro-batch on its way through a stage. Neither moved nor copied: its parts point at each
+// other.
+struct StagePass {
+    explicit StagePass(const TokenBatch& tokens) : batch(tokens) {}
+    StagePass(const StagePass&) = delete;
+    StagePass& operator=(const StagePass&) = delete;
+
+    const TokenBatch& batch;  // must outlive this
+    PassOptions options;
+    PassContext context;
+    WeightGradQueue weight_grads;
+    MoeReport report;
+
+    std::vector<Recompute<DecoderBlock>::Saved> blocks;
+    Head::Saved head;
+    Mtp::Saved mtp;
+    ExactSum loss, mtp_loss;
+};
+
+class Stage {
+  public:
+    // Blocks [begin, end) of the model.
+    struct Place {
+        int64_t begin = 0, end = 0;
+        bool first = true, last = true;
+    };
+    // table: the embedding's, which a tied head and MTP use too.
+    Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Parameter* table,
+          bool with_mtp);
+
+    // x [T, D]: the residual stream before the stage; undefined for the first, which begins with
+    // the ids. Gives the one behind it; undefined for the last, which keeps it.
+    Tensor forward(StagePass& pass, Tensor x) const;
+    // dx: the gradient of what forward gave; undefined for the last stage, which begins with its
+    // losses. Gives that of x; undefined for the first.
+    Tensor backward(StagePass& pass, Tensor dx) const;
+
+    // The same as forward where no backward follows; nothing is kept, and the last stage gives the
+    // final hidden states.
+    Tensor hidden(const PassContext& context, const TokenBatch& batch, Tensor x) const;
+    // Of tokens that follow those in the cache, a layer of it for each block.
+    Tensor extend(const PassContext& context, const TokenBatch& batch, Tensor x,
+                  std::span<LatentCache::Layer> cache, int64_t length) const;
+
+    const Head& head() const { return *head_; }
+    // MTP's last.
+    std::vector<const Moe*> moe_layers() const;
+
+  private:
+    Tensor losses_backward(StagePass& pass) const;
+
+    std::optional<Embedding> embedding_;
+    std::vector<DecoderBlock> blocks_;
+    std::optional<Head> head_;
+    std::optional<Mtp> mtp_;
+};
+
+}  // namespace fucina
