@@ -15,10 +15,12 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 // From the call of a collective or message to its end, however it ends.
 class LedgerCommunicator::Inside {
   public:
-    Inside(LedgerCommunicator& owner, Call call, size_t bytes)
+    enum class Moment { start, end };  // of what is only started; else `end`
+    Inside(LedgerCommunicator& owner, Call call, size_t bytes, Moment moment = Moment::end)
         : owner_(owner), began_(monotonic_ns()) {
         Heartbeat& record = owner.record_;
-        if (is_collective(call)) record.sequence.store(++owner.sequence_, kRelaxed);
+        if (is_collective(call) && moment == Moment::end)
+            record.sequence.store(++owner.sequence_, kRelaxed);
         record.call.store(call, kRelaxed);
         record.bytes.store(static_cast<int64_t>(bytes), kRelaxed);
         record.beat_at.store(began_, kRelaxed);
@@ -36,6 +38,33 @@ class LedgerCommunicator::Inside {
   private:
     LedgerCommunicator& owner_;
     const int64_t began_;
+};
+
+class LedgerCommunicator::Started final : public Request {
+  public:
+    struct What {
+        Call call;
+        size_t bytes;
+        int64_t compared;  // bytes, if ranks must agree on them
+    };
+    template <class Start>
+    Started(LedgerCommunicator& owner, const What& what, const Start& start)
+        : owner_(owner), what_(what), number_(is_collective(what.call) ? ++owner.started_ : kAny) {
+        const Inside inside(owner, what.call, what.bytes, Inside::Moment::start);
+        inner_ = start(*owner.inner_);
+    }
+
+    void wait() override {
+        const Inside inside(owner_, what_.call, what_.bytes);
+        if (is_collective(what_.call)) owner_.meet(what_.call, what_.compared, kAny, number_);
+        inner_->wait();
+    }
+
+  private:
+    LedgerCommunicator& owner_;
+    const What what_;
+    const int64_t number_;
+    std::unique_ptr<Request> inner_;
 };
 
 LedgerCommunicator::LedgerCommunicator(std::unique_ptr<Communicator> inner, Heartbeat* record)
@@ -76,6 +105,36 @@ void LedgerCommunicator::send(std::span<const std::byte> data, int to, int tag) 
 void LedgerCommunicator::receive(std::span<std::byte> data, int from, int tag) {
     const Inside inside(*this, Call::receive, data.size());
     inner_->receive(data, from, tag);
+}
+
+std::unique_ptr<Request> LedgerCommunicator::start_all_gather(std::span<const std::byte> in,
+                                                              std::span<std::byte> out) {
+    return std::make_unique<Started>(
+        *this, Started::What{Call::all_gather, in.size(), static_cast<int64_t>(in.size())},
+        [&](Communicator& inner) { return inner.start_all_gather(in, out); });
+}
+
+std::unique_ptr<Request> LedgerCommunicator::start_all_to_all_v(
+    std::span<const std::byte> in, std::span<const int64_t> send_counts, std::span<std::byte> out,
+    std::span<const int64_t> receive_counts) {
+    return std::make_unique<Started>(
+        *this, Started::What{Call::all_to_all_v, in.size(), kAny}, [&](Communicator& inner) {
+            return inner.start_all_to_all_v(in, send_counts, out, receive_counts);
+        });
+}
+
+std::unique_ptr<Request> LedgerCommunicator::start_send(std::span<const std::byte> data, int to,
+                                                        int tag) {
+    return std::make_unique<Started>(
+        *this, Started::What{Call::send, data.size(), kAny},
+        [&](Communicator& inner) { return inner.start_send(data, to, tag); });
+}
+
+std::unique_ptr<Request> LedgerCommunicator::start_receive(std::span<std::byte> data, int from,
+                                                           int tag) {
+    return std::make_unique<Started>(
+        *this, Started::What{Call::receive, data.size(), kAny},
+        [&](Communicator& inner) { return inner.start_receive(data, from, tag); });
 }
 
 void LedgerCommunicator::all_reduce_sum(std::span<int64_t> values) {
@@ -120,11 +179,11 @@ void LedgerCommunicator::step_ended(int64_t now) {
 
 // The greatest and the least of every number of the entry, in one exchange; only ranks that
 // disagree gather who is where.
-void LedgerCommunicator::meet(Call call, int64_t bytes, int64_t root) {
+void LedgerCommunicator::meet(Call call, int64_t bytes, int64_t root, int64_t started) {
     if (!shared_->compares || size() == 1) return;
-    const Entry own{static_cast<int64_t>(call), sequence_, bytes, root};
-    std::array<int64_t, 8> most{own.call,  -own.call,  own.sequence, -own.sequence,
-                                own.bytes, -own.bytes, own.root,     -own.root};
+    const Entry own{static_cast<int64_t>(call), sequence_, bytes, root, started};
+    std::array<int64_t, 10> most{own.call,   -own.call, own.sequence, -own.sequence, own.bytes,
+                                 -own.bytes, own.root,  -own.root,    own.started,   -own.started};
     inner_->all_reduce_max(most);
     bool same = true;
     for (size_t i = 0; i < most.size(); i += 2) same = same && most[i] == -most[i + 1];
@@ -138,6 +197,7 @@ std::string LedgerCommunicator::place(const Entry& entry) {
     std::string text = concat(name_of(static_cast<Call>(entry.call)), " #", entry.sequence);
     if (entry.bytes > 0) text += concat(" of ", entry.bytes, " bytes");
     if (entry.root != kAny) text += concat(" from rank ", entry.root);
+    if (entry.started != kAny) text += concat(", the ", entry.started, ". started");
     return text;
 }
 

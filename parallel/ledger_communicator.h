@@ -34,6 +34,15 @@ class LedgerCommunicator final : public Communicator {
                       std::span<std::byte> out, std::span<const int64_t> receive_counts) override;
     void send(std::span<const std::byte> data, int to, int tag) override;
     void receive(std::span<std::byte> data, int from, int tag) override;
+    // What was started is numbered and compared when it is waited for.
+    std::unique_ptr<Request> start_all_gather(std::span<const std::byte> in,
+                                              std::span<std::byte> out) override;
+    std::unique_ptr<Request> start_all_to_all_v(std::span<const std::byte> in,
+                                                std::span<const int64_t> send_counts,
+                                                std::span<std::byte> out,
+                                                std::span<const int64_t> receive_counts) override;
+    std::unique_ptr<Request> start_send(std::span<const std::byte> data, int to, int tag) override;
+    std::unique_ptr<Request> start_receive(std::span<std::byte> data, int from, int tag) override;
     void all_reduce_sum(std::span<int64_t> values) override;
     void all_reduce_max(std::span<int64_t> values) override;
     // A ledger of its own, which counts time and keeps the heartbeat together with this one.
@@ -48,16 +57,18 @@ class LedgerCommunicator final : public Communicator {
     // A collective as one rank calls it.
     struct Entry {
         int64_t call, sequence, bytes, root;
+        int64_t started = kAny;  // number among those that were started
         bool operator==(const Entry&) const = default;
     };
     class Inside;
+    class Started;
     // With the ledgers of what was split off.
     struct Shared {
         bool compares = true;
         int64_t inside_ns = 0;
     };
 
-    void meet(Call call, int64_t bytes, int64_t root);
+    void meet(Call call, int64_t bytes, int64_t root, int64_t started = kAny);
     static std::string disagreement(const std::vector<Entry>& entries);
     static std::string place(const Entry& entry);
     void step_ended(int64_t now);
@@ -66,7 +77,7 @@ class LedgerCommunicator final : public Communicator {
     Heartbeat own_;
     Heartbeat& record_;
     std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
-    int64_t sequence_ = 0;
+    int64_t sequence_ = 0, started_ = 0;
     int64_t step_began_ = 0;
     std::vector<int64_t> steps_;  // ns, of the last ones
 };

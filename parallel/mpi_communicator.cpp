@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "kernels/error.h"
+#include "parallel/blocks.h"
 #include "parallel/mpi_check.h"
 
 namespace fucina {
@@ -55,42 +56,34 @@ class MpiCommunicator final : public Communicator {
 
     void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
                       std::span<std::byte> out, std::span<const int64_t> receive_counts) override {
-        const auto own = static_cast<size_t>(rank_);
-        FUCINA_CHECK(send_counts[own] == receive_counts[own], "rank ", rank_, " sends itself ",
-                     send_counts[own], " bytes and expects ", receive_counts[own]);
-        Messages messages(*this);
-        size_t offset = 0, own_in = 0, own_out = 0;
-        for (int r = 0; r < size_; ++r) {
-            const auto bytes = static_cast<size_t>(receive_counts[static_cast<size_t>(r)]);
-            FUCINA_CHECK(bytes <= out.size() - offset, "blocks beyond ", out.size(), " bytes");
-            if (r == rank_) own_out = offset;
-            if (r != rank_) messages.receive(out.subspan(offset, bytes), r, kTag);
-            offset += bytes;
-        }
-        offset = 0;
-        for (int r = 0; r < size_; ++r) {
-            const auto bytes = static_cast<size_t>(send_counts[static_cast<size_t>(r)]);
-            FUCINA_CHECK(bytes <= in.size() - offset, "blocks beyond ", in.size(), " bytes");
-            if (r == rank_) own_in = offset;
-            if (r != rank_) messages.send(in.subspan(offset, bytes), r, kTag);
-            offset += bytes;
-        }
-        if (send_counts[own] > 0) {
-            std::memcpy(out.data() + own_out, in.data() + own_in,
-                        static_cast<size_t>(send_counts[own]));
-        }
-        messages.wait();
+        start_all_to_all_v(in, send_counts, out, receive_counts)->wait();
     }
-
     void send(std::span<const std::byte> data, int to, int tag) override {
-        Messages messages(*this);
-        messages.send(data, to, kTag + 1 + tag);
-        messages.wait();
+        start_send(data, to, tag)->wait();
     }
     void receive(std::span<std::byte> data, int from, int tag) override {
-        Messages messages(*this);
-        messages.receive(data, from, kTag + 1 + tag);
-        messages.wait();
+        start_receive(data, from, tag)->wait();
+    }
+
+    std::unique_ptr<Request> start_all_gather(std::span<const std::byte> in,
+                                              std::span<std::byte> out) override {
+        return start(gather_blocks(size_, in, out));
+    }
+    std::unique_ptr<Request> start_all_to_all_v(std::span<const std::byte> in,
+                                                std::span<const int64_t> send_counts,
+                                                std::span<std::byte> out,
+                                                std::span<const int64_t> receive_counts) override {
+        return start(exchange_blocks(in, send_counts, out, receive_counts));
+    }
+    std::unique_ptr<Request> start_send(std::span<const std::byte> data, int to, int tag) override {
+        auto messages = std::make_unique<Messages>(*this);
+        messages->send(data, to, kTag + 1 + tag);
+        return messages;
+    }
+    std::unique_ptr<Request> start_receive(std::span<std::byte> data, int from, int tag) override {
+        auto messages = std::make_unique<Messages>(*this);
+        messages->receive(data, from, kTag + 1 + tag);
+        return messages;
     }
 
     void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_SUM); }
@@ -103,7 +96,23 @@ class MpiCommunicator final : public Communicator {
     }
 
   private:
-    static constexpr int kTag = 1;  // of all_to_all_v; send() and receive() use those above it
+    static constexpr int kTag = 1;  // of blocks; messages use those above it
+
+    // Messages of one tag do not overtake, so collectives that are started in one order on all
+    // ranks meet their own.
+    std::unique_ptr<Request> start(const Blocks& blocks) {
+        auto messages = std::make_unique<Messages>(*this);
+        const auto own = static_cast<size_t>(rank_);
+        const std::span<const std::byte> mine = blocks.to[own];
+        FUCINA_CHECK(mine.size() == blocks.from[own].size(), "rank ", rank_, " sends itself ",
+                     mine.size(), " bytes and expects ", blocks.from[own].size());
+        for (int r = 0; r < size_; ++r)
+            if (r != rank_) messages->receive(blocks.from[static_cast<size_t>(r)], r, kTag);
+        for (int r = 0; r < size_; ++r)
+            if (r != rank_) messages->send(blocks.to[static_cast<size_t>(r)], r, kTag);
+        if (!mine.empty()) std::memmove(blocks.from[own].data(), mine.data(), mine.size());
+        return messages;
+    }
 
     template <class Body>
     void for_pieces(size_t bytes, const Body& body) const {
@@ -124,12 +133,12 @@ class MpiCommunicator final : public Communicator {
     }
 
     // Messages under way. What is left when a check fails is given up, as its memory may go.
-    class Messages {
+    class Messages final : public Request {
       public:
         explicit Messages(const MpiCommunicator& owner) : owner_(owner) {}
         Messages(const Messages&) = delete;
         Messages& operator=(const Messages&) = delete;
-        ~Messages() {
+        ~Messages() override {
             for (MPI_Request& request : requests_) {
                 if (request == MPI_REQUEST_NULL) continue;
                 MPI_Cancel(&request);
@@ -153,7 +162,7 @@ class MpiCommunicator final : public Communicator {
             });
         }
 
-        void wait() {
+        void wait() override {
             const int all = static_cast<int>(requests_.size());
             std::vector<int> done(requests_.size());
             std::vector<MPI_Status> statuses(requests_.size());

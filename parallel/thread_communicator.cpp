@@ -1,11 +1,11 @@
-// Collectives between threads: each rank publishes a pointer, all meet, everyone copies what it
-// needs, all meet again.
+// Collectives between threads: every rank hands in its blocks, and the last one to come moves them
+// all. Messages lie in numbered mail until they are fetched.
 #include "parallel/thread_communicator.h"
 
 #include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -13,25 +13,43 @@
 #include <tuple>
 
 #include "kernels/error.h"
+#include "parallel/blocks.h"
 
 namespace fucina {
 namespace {
 
-struct Group {
-    explicit Group(int size) : size(size), published(static_cast<size_t>(size)) {}
+void copy_bytes(std::span<std::byte> to, std::span<const std::byte> from) {
+    if (!from.empty()) std::memmove(to.data(), from.data(), from.size());
+}
 
-    void meet() {
-        std::unique_lock lock(mutex);
-        const int64_t generation = meetings;
-        if (++waiting == size) {
-            waiting = 0;
-            ++meetings;
-            changed.notify_all();
-        } else {
-            changed.wait(lock, [&] { return meetings != generation || broken; });
-            if (meetings == generation) stop();
+// A collective on its way. The buffers of those that came must live until it is done.
+struct Exchange {
+    explicit Exchange(size_t ranks) : blocks(ranks) {}
+
+    void move() {
+        for (size_t to = 0; to < blocks.size() && error.empty(); ++to) {
+            for (size_t from = 0; from < blocks.size(); ++from) {
+                const auto sent = blocks[from].to[to];
+                const auto place = blocks[to].from[from];
+                if (sent.size() != place.size()) {
+                    error = concat("rank ", from, " sends ", sent.size(), " bytes, rank ", to,
+                                   " expects ", place.size());
+                    break;
+                }
+                copy_bytes(place, sent);
+            }
         }
+        done = true;
     }
+
+    std::vector<Blocks> blocks;  // by rank
+    size_t came = 0;
+    bool done = false;
+    std::string error;
+};
+
+struct Group {
+    explicit Group(int size) : size(size) {}
 
     // A rank that ends early lets nobody wait for it.
     void leave() {
@@ -43,28 +61,84 @@ struct Group {
     }
     [[noreturn]] static void stop() { fail(ExitCode::internal, "another rank ended early"); }
 
-    struct Published {
-        const std::byte* data = nullptr;
-        const int64_t* counts = nullptr;
-        size_t bytes = 0;
+    // Messages of one sender, receiver and tag, by number.
+    struct Mail {
+        int64_t sent = 0, expected = 0;
+        std::map<int64_t, std::vector<std::byte>> messages;
     };
 
     const int size;
     std::mutex mutex;
     std::condition_variable changed;
-    int waiting = 0;
-    int64_t meetings = 0;
     bool broken = false;
-    std::vector<Published> published;
-    std::map<std::tuple<int, int, int>, std::deque<std::vector<std::byte>>>
-        mail;                                         // by (from, to, tag)
+    // By kind and number, until all have come. A call that blocks meets only such calls, so that a
+    // LedgerCommunicator can find that others wait for what was started.
+    enum Kind { blocking, started };
+    std::map<std::pair<Kind, int64_t>, std::shared_ptr<Exchange>> exchanges;
+    std::map<std::tuple<int, int, int>, Mail> mail;   // by (from, to, tag)
     std::map<int, std::shared_ptr<Group>> new_parts;  // by color, while a split goes on
     std::vector<std::weak_ptr<Group>> parts;          // of all splits
 };
 
-void copy_bytes(std::byte* to, const std::byte* from, int64_t count) {
-    if (count > 0) std::memmove(to, from, static_cast<size_t>(count));
-}
+class ExchangeRequest final : public Request {
+  public:
+    ExchangeRequest(std::shared_ptr<Group> group, std::shared_ptr<Exchange> exchange)
+        : group_(std::move(group)), exchange_(std::move(exchange)) {}
+    // Nobody may touch our buffers from here on.
+    ~ExchangeRequest() override {
+        std::lock_guard lock(group_->mutex);
+        if (exchange_->done) return;
+        exchange_->done = true;
+        exchange_->error = "a rank gave a collective up";
+        group_->changed.notify_all();
+    }
+    ExchangeRequest(const ExchangeRequest&) = delete;
+    ExchangeRequest& operator=(const ExchangeRequest&) = delete;
+
+    void wait() override {
+        std::unique_lock lock(group_->mutex);
+        group_->changed.wait(lock, [&] { return exchange_->done || group_->broken; });
+        if (!exchange_->done) Group::stop();
+        if (!exchange_->error.empty()) fail(ExitCode::internal, exchange_->error);
+    }
+
+  private:
+    std::shared_ptr<Group> group_;
+    std::shared_ptr<Exchange> exchange_;
+};
+
+class Sent final : public Request {
+  public:
+    void wait() override {}
+};
+
+class Receipt final : public Request {
+  public:
+    struct Way {
+        int from, to, tag;
+        int64_t number;
+    };
+    Receipt(std::shared_ptr<Group> group, const Way& way, std::span<std::byte> data)
+        : group_(std::move(group)), way_(way), data_(data) {}
+
+    void wait() override {
+        std::unique_lock lock(group_->mutex);
+        auto& messages = group_->mail[{way_.from, way_.to, way_.tag}].messages;
+        const auto here = [&] { return messages.find(way_.number); };
+        group_->changed.wait(lock, [&] { return here() != messages.end() || group_->broken; });
+        if (here() == messages.end()) Group::stop();
+        const std::vector<std::byte>& message = here()->second;
+        FUCINA_CHECK(message.size() == data_.size(), "rank ", way_.from, " sent ", message.size(),
+                     " bytes, rank ", way_.to, " expects ", data_.size());
+        copy_bytes(data_, message);
+        messages.erase(here());
+    }
+
+  private:
+    std::shared_ptr<Group> group_;
+    const Way way_;
+    const std::span<std::byte> data_;
+};
 
 class ThreadCommunicator final : public Communicator {
   public:
@@ -74,61 +148,49 @@ class ThreadCommunicator final : public Communicator {
 
     int rank() const override { return rank_; }
     int size() const override { return group_->size; }
-    void barrier() override { group_->meet(); }
+    void barrier() override { start(Group::blocking, no_blocks())->wait(); }
 
     void broadcast(std::span<std::byte> data, int root) override {
-        publish(data, nullptr);
-        check_sizes(data.size());
-        if (rank_ != root) {
-            copy_bytes(data.data(), from(root).data, static_cast<int64_t>(data.size()));
-        }
-        group_->meet();
+        Blocks blocks = no_blocks();
+        if (rank_ == root) std::ranges::fill(blocks.to, data);
+        blocks.from[static_cast<size_t>(root)] = data;
+        start(Group::blocking, std::move(blocks))->wait();
     }
-
     void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override {
-        FUCINA_CHECK(out.size() == in.size() * static_cast<size_t>(size()), in.size(),
-                     " bytes a rank into ", out.size());
-        publish(in, nullptr);
-        check_sizes(in.size());
-        for (int r = 0; r < size(); ++r) {
-            copy_bytes(out.data() + in.size() * static_cast<size_t>(r), from(r).data,
-                       static_cast<int64_t>(in.size()));
-        }
-        group_->meet();
+        start(Group::blocking, gather_blocks(size(), in, out))->wait();
     }
-
     void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
                       std::span<std::byte> out, std::span<const int64_t> receive_counts) override {
-        publish(in, send_counts.data());
-        std::byte* to = out.data();
-        for (int r = 0; r < size(); ++r) {
-            const Group::Published& source = from(r);
-            int64_t offset = 0;
-            for (int before = 0; before < rank_; ++before) offset += source.counts[before];
-            FUCINA_CHECK(source.counts[rank_] == receive_counts[static_cast<size_t>(r)], "rank ", r,
-                         " sends ", source.counts[rank_], " bytes, rank ", rank_, " expects ",
-                         receive_counts[static_cast<size_t>(r)]);
-            copy_bytes(to, source.data + offset, source.counts[rank_]);
-            to += source.counts[rank_];
-        }
-        group_->meet();
+        start(Group::blocking, exchange_blocks(in, send_counts, out, receive_counts))->wait();
     }
-
     void send(std::span<const std::byte> data, int to, int tag) override {
-        std::lock_guard lock(group_->mutex);
-        group_->mail[{rank_, to, tag}].emplace_back(data.begin(), data.end());
-        group_->changed.notify_all();
+        start_send(data, to, tag)->wait();
+    }
+    void receive(std::span<std::byte> data, int from, int tag) override {
+        start_receive(data, from, tag)->wait();
     }
 
-    void receive(std::span<std::byte> data, int from, int tag) override {
-        std::unique_lock lock(group_->mutex);
-        auto& box = group_->mail[{from, rank_, tag}];
-        group_->changed.wait(lock, [&] { return !box.empty() || group_->broken; });
-        if (box.empty()) Group::stop();
-        FUCINA_CHECK(box.front().size() == data.size(), "rank ", from, " sent ", box.front().size(),
-                     " bytes, rank ", rank_, " expects ", data.size());
-        copy_bytes(data.data(), box.front().data(), static_cast<int64_t>(data.size()));
-        box.pop_front();
+    std::unique_ptr<Request> start_all_gather(std::span<const std::byte> in,
+                                              std::span<std::byte> out) override {
+        return start(Group::started, gather_blocks(size(), in, out));
+    }
+    std::unique_ptr<Request> start_all_to_all_v(std::span<const std::byte> in,
+                                                std::span<const int64_t> send_counts,
+                                                std::span<std::byte> out,
+                                                std::span<const int64_t> receive_counts) override {
+        return start(Group::started, exchange_blocks(in, send_counts, out, receive_counts));
+    }
+    std::unique_ptr<Request> start_send(std::span<const std::byte> data, int to, int tag) override {
+        std::lock_guard lock(group_->mutex);
+        Group::Mail& mail = group_->mail[{rank_, to, tag}];
+        mail.messages[mail.sent++].assign(data.begin(), data.end());
+        group_->changed.notify_all();
+        return std::make_unique<Sent>();
+    }
+    std::unique_ptr<Request> start_receive(std::span<std::byte> data, int from, int tag) override {
+        std::lock_guard lock(group_->mutex);
+        const int64_t number = group_->mail[{from, rank_, tag}].expected++;
+        return std::make_unique<Receipt>(group_, Receipt::Way{from, rank_, tag, number}, data);
     }
 
     void all_reduce_sum(std::span<int64_t> values) override {
@@ -155,25 +217,31 @@ class ThreadCommunicator final : public Communicator {
             }
             part = shared;
         }
-        group_->meet();
+        barrier();
         if (rank_ == 0) group_->new_parts.clear();
-        group_->meet();
+        barrier();
         return std::make_unique<ThreadCommunicator>(std::move(part), index);
     }
 
   private:
-    void publish(std::span<const std::byte> data, const int64_t* counts) {
-        group_->published[static_cast<size_t>(rank_)] = {data.data(), counts, data.size()};
-        group_->meet();
+    Blocks no_blocks() const {
+        const auto ranks = static_cast<size_t>(size());
+        return {std::vector<std::span<const std::byte>>(ranks),
+                std::vector<std::span<std::byte>>(ranks)};
     }
-    void check_sizes(size_t bytes) const {
-        for (int r = 0; r < size(); ++r) {
-            FUCINA_CHECK(from(r).bytes == bytes, "rank ", r, " passes ", from(r).bytes,
-                         " bytes to a collective, rank ", rank_, " ", bytes);
+    std::unique_ptr<Request> start(Group::Kind kind, Blocks blocks) {
+        std::lock_guard lock(group_->mutex);
+        const std::pair key(kind, numbers_[kind]++);
+        std::shared_ptr<Exchange>& here = group_->exchanges[key];
+        if (!here) here = std::make_shared<Exchange>(static_cast<size_t>(size()));
+        const std::shared_ptr<Exchange> exchange = here;
+        exchange->blocks[static_cast<size_t>(rank_)] = std::move(blocks);
+        if (++exchange->came == exchange->blocks.size()) {
+            if (!exchange->done) exchange->move();
+            group_->exchanges.erase(key);
+            group_->changed.notify_all();
         }
-    }
-    const Group::Published& from(int rank) const {
-        return group_->published[static_cast<size_t>(rank)];
+        return std::make_unique<ExchangeRequest>(group_, exchange);
     }
     template <class Combine>
     void all_reduce(std::span<int64_t> values, Combine combine) {
@@ -189,6 +257,7 @@ class ThreadCommunicator final : public Communicator {
 
     std::shared_ptr<Group> group_;
     const int rank_;
+    std::array<int64_t, 2> numbers_{};  // of collectives so far, by kind
 };
 
 }  // namespace

@@ -34,6 +34,59 @@ void check_exchange(Communicator& communicator) {
     FUCINA_CHECK(in == expected, "all_to_all_v on rank ", rank);
 }
 
+// Two collectives of each kind at once, with a blocking one and messages between, each kind's
+// buffers of several sizes; then the same waited for late.
+void check_started(Communicator& communicator) {
+    const int size = communicator.size(), rank = communicator.rank();
+    const auto ranks = static_cast<size_t>(size);
+    for (const size_t length : {size_t{0}, size_t{3}, size_t{70}, size_t{1000}}) {
+        const auto value = [](int from, int to, size_t i) {
+            return 10000 * from + 100 * to + static_cast<int32_t>(i);
+        };
+        std::vector<int32_t> own(length), second(length), all(length * ranks), again(all);
+        std::vector<int32_t> out(length * ranks), in(out);
+        for (size_t i = 0; i < length; ++i) {
+            own[i] = value(rank, 0, i);
+            second[i] = -own[i];
+            for (int to = 0; to < size; ++to)
+                out[static_cast<size_t>(to) * length + i] = value(rank, to, i);
+        }
+        const std::vector<int64_t> counts(ranks, static_cast<int64_t>(4 * length));
+        std::vector<std::vector<int32_t>> sent, got(2, std::vector<int32_t>(length));
+        for (int32_t k = 0; k < 2; ++k) sent.emplace_back(length, 2 * rank + k);
+        const int next = (rank + 1) % size, previous = (rank + size - 1) % size;
+        std::vector<std::unique_ptr<Request>> messages, collectives;
+        if (size > 1)
+            for (std::vector<int32_t>& place : got)
+                messages.push_back(communicator.start_receive(bytes(place), previous, 5));
+        collectives.push_back(communicator.start_all_gather(bytes(own), bytes(all)));
+        collectives.push_back(
+            communicator.start_all_to_all_v(bytes(out), counts, bytes(in), counts));
+        collectives.push_back(communicator.start_all_gather(bytes(second), bytes(again)));
+        std::vector<int64_t> sum{1};
+        communicator.all_reduce_sum(sum);
+        check_exchange(communicator);
+        if (size > 1)
+            for (std::vector<int32_t>& message : sent)
+                messages.push_back(communicator.start_send(bytes(message), next, 5));
+        for (const auto& request : collectives) request->wait();
+        if (size > 1) std::swap(messages.front(), messages.back());
+        for (const auto& request : messages) request->wait();
+        for (int from = 0; from < size; ++from) {
+            for (size_t i = 0; i < length; ++i) {
+                const size_t at = static_cast<size_t>(from) * length + i;
+                FUCINA_CHECK(all[at] == value(from, 0, i) && again[at] == -all[at] &&
+                                 in[at] == value(from, rank, i),
+                             "started collectives of ", length, " values, rank ", rank);
+            }
+        }
+        for (int32_t k = 0; k < 2 && size > 1; ++k)
+            FUCINA_CHECK(
+                got[static_cast<size_t>(k)] == std::vector<int32_t>(length, 2 * previous + k),
+                "message ", k, " of ", length, " values on rank ", rank);
+    }
+}
+
 // What the body ends with on this rank: code and message, "" if it ends well.
 template <class Body>
 std::string failure_of(const Body& body) {
@@ -149,6 +202,7 @@ void check_collectives(Communicator& communicator) {
         if (rank % 2 == 1) communicator.send(bytes(message), next, 3);
         FUCINA_CHECK(got[0] == previous && got[1] == 7, "ring");
     }
+    check_started(communicator);
     check_agreement(communicator);
     check_sameness(communicator);
     communicator.barrier();

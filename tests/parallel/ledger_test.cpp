@@ -6,6 +6,7 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <array>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -55,6 +56,19 @@ void exchange(Communicator& communicator) {
     communicator.all_to_all_v({}, counts, {}, counts);
 }
 
+// Two gathers, waited for in the order of `lengths` whichever was started first.
+void gather_later(Communicator& communicator, std::array<size_t, 2> lengths, bool turned) {
+    const auto ranks = static_cast<size_t>(communicator.size());
+    std::array<std::vector<std::byte>, 2> in, out;
+    std::array<std::unique_ptr<Request>, 2> requests;
+    for (const size_t i : turned ? std::array<size_t, 2>{1, 0} : std::array<size_t, 2>{0, 1}) {
+        in[i].resize(lengths[i]);
+        out[i].resize(lengths[i] * ranks);
+        requests[i] = communicator.start_all_gather(in[i], out[i]);
+    }
+    for (const auto& request : requests) request->wait();
+}
+
 const std::vector<Disagreement>& disagreements() {
     static const std::vector<Disagreement> all{
         {3, 2, [](auto& c) { c.barrier(); }, [](auto& c) { gather(c, 4096); },
@@ -65,7 +79,22 @@ const std::vector<Disagreement>& disagreements() {
          "rank 1 is at broadcast #3 of 7 bytes from rank 1, rank 0 at broadcast #3 of 7 bytes from "
          "rank 0"},
         {3, 1, [](auto& c) { exchange(c); }, [](auto& c) { sum(c, 1); },
-         "rank 1 is at all_reduce_sum #3 of 8 bytes, rank 0 at all_to_all_v #3"}};
+         "rank 1 is at all_reduce_sum #3 of 8 bytes, rank 0 at all_to_all_v #3"},
+        {3, 2,
+         [](auto& c) {
+             gather_later(c, {5, 5}, false);
+         },
+         [](auto& c) {
+             gather_later(c, {5, 5}, true);
+         },
+         "rank 2 is at all_gather #3 of 5 bytes, the 2. started, rank 0 at all_gather #3 of 5 "
+         "bytes, the 1. started"},
+        {2, 1,
+         [](auto& c) {
+             gather_later(c, {5, 6}, false);
+         },
+         [](auto& c) { c.barrier(); },
+         "rank 1 is at barrier #3, rank 0 at all_gather #3 of 5 bytes, the 1. started"}};
     return all;
 }
 
@@ -156,6 +185,18 @@ TEST(Ledger, MeasuresTheTimeInside) {
         ledger.barrier();
         const double waited = ledger.seconds_inside() - before;
         EXPECT_EQ(waited >= 0.04, ledger.rank() == 0) << waited;
+    });
+}
+
+TEST(Ledger, MeasuresNoTimeBetweenStartAndWait) {
+    run_with_ledgers(2, [&](LedgerCommunicator& ledger) {
+        std::vector<std::byte> in(8), out(16);
+        ledger.barrier();
+        const double before = ledger.seconds_inside();
+        const auto request = ledger.start_all_gather(in, out);
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        request->wait();
+        EXPECT_LT(ledger.seconds_inside() - before, 0.04);
     });
 }
 
