@@ -8,9 +8,11 @@
 
 namespace fucina {
 
-// By axis of the mesh, the dimension that it cuts; -1: all ranks of the axis hold the same.
+// By axis of the mesh, the dimension that it cuts; -1: all ranks of the axis hold the same. At most
+// one axis cuts a tensor.
 struct Layout {
     int expert = -1;
+    int tensor = -1;
 };
 
 // A part of a tensor, by dimension.

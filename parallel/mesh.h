@@ -1,8 +1,10 @@
 // Mesh: the ranks of a run by named axes, and the communicators along them.
 //
-// Data-parallel ranks share the batch. The expert axis cuts the same ranks another way (parallel
-// folding): neighbours in groups of `expert` share the experts out among themselves, and ranks of
-// the same place in their groups, `expert_data` of them, hold the same experts.
+// A rank has an index along each of three axes: the stages of the pipeline hold layers after layers,
+// data-parallel ranks share the batch, and tensor-parallel ranks, neighbours, share the matrices.
+// Experts cut the ranks of a stage another way (parallel folding, arXiv 2504.14960): neighbours in
+// groups of `expert` share the experts out among themselves, and ranks of the same place in their
+// groups, `expert_data` of them, hold the same experts.
 #pragma once
 #include <memory>
 #include <vector>
@@ -14,13 +16,33 @@ namespace fucina {
 
 // Sizes of the axes.
 struct MeshShape {
-    int data = 1;
-    int expert = 1;  // divides data
+    int pipeline = 1, data = 1, tensor = 1;
+    int expert = 1;  // a multiple of tensor that divides data * tensor
 
-    int ranks() const { return data; }
-    int expert_data() const { return data / expert; }
-    int expert_index(int rank) const { return rank % expert; }
-    int expert_group(int rank) const { return rank / expert; }
+    int stage_ranks() const { return data * tensor; }
+    int ranks() const { return pipeline * stage_ranks(); }
+    int expert_data() const { return stage_ranks() / expert; }
+    int pipeline_index(int rank) const { return rank / stage_ranks(); }
+    int data_index(int rank) const { return rank % stage_ranks() / tensor; }
+    int tensor_index(int rank) const { return rank % tensor; }
+    int expert_index(int rank) const { return rank % stage_ranks() % expert; }
+    int expert_group(int rank) const { return rank % stage_ranks() / expert; }
+    // Data indices whose ranks share the experts out with each other: group g has those from g
+    // times so many on.
+    int expert_sources() const { return expert / tensor; }
+    // The ranks that hold the same as `rank`, by their index along data or expert_data.
+    int data_peer(int rank, int index) const {
+        return (pipeline_index(rank) * data + index) * tensor + tensor_index(rank);
+    }
+    int expert_data_peer(int rank, int group) const {
+        return pipeline_index(rank) * stage_ranks() + group * expert + expert_index(rank);
+    }
+    // Of the ranks that hold the same part of a tensor, whether `rank` is the first: sums over a
+    // model's elements are theirs.
+    bool is_first_holder(const Layout& layout, int rank) const {
+        if (layout.expert >= 0) return expert_group(rank) == 0;
+        return data_index(rank) == 0 && (layout.tensor >= 0 || tensor_index(rank) == 0);
+    }
 };
 
 // What a rank holds of a tensor. Dimensions need not divide by the axis that cuts them.
@@ -40,14 +62,17 @@ class Mesh {
     const MeshShape& shape() const { return shape_; }
     int rank() const { return world_.rank(); }
     Communicator& world() const { return world_; }
-    Communicator& data() const { return world_; }
+    // The ranks that differ from this one in that index alone.
+    Communicator& pipeline() const { return *pipeline_; }
+    Communicator& data() const { return *data_; }
+    Communicator& tensor() const { return *tensor_; }
     Communicator& expert() const { return *expert_; }
     Communicator& expert_data() const { return *expert_data_; }
 
   private:
     MeshShape shape_;
     Communicator& world_;
-    std::unique_ptr<Communicator> expert_, expert_data_;
+    std::unique_ptr<Communicator> pipeline_, data_, tensor_, expert_, expert_data_;
 };
 
 }  // namespace fucina

@@ -50,9 +50,8 @@ WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> par
 // What the rank at that place among those that hold the parameter owns of it.
 Box WeightGatherer::owned(const Parameter& parameter, int place) const {
     const MeshShape& shape = mesh_.shape();
-    const int rank = parameter.layout.expert >= 0
-                         ? place * shape.expert + shape.expert_index(mesh_.rank())
-                         : place;
+    const int rank = parameter.layout.expert >= 0 ? shape.expert_data_peer(mesh_.rank(), place)
+                                                  : shape.data_peer(mesh_.rank(), place);
     return owned_box(parameter.shape, parameter.layout, shape, rank);
 }
 

@@ -34,7 +34,7 @@ Tensor sum_tree(std::map<int, Tensor>& sums, int begin, int count) {
 }  // namespace
 
 bool sums_by_wave(const BatchPlan& plan, const MeshShape& mesh) {
-    return mesh.expert > 1 || (!plan.one_wave() && mesh.data > 1);
+    return mesh.expert_sources() > 1 || (!plan.one_wave() && mesh.data > 1);
 }
 
 GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const BatchPlan& plan,
@@ -43,7 +43,7 @@ GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const B
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         first_[parameter] = sums_.size();
-        const auto ranks = static_cast<size_t>(is_expert(*parameter) ? mesh.expert : 1);
+        const auto ranks = static_cast<size_t>(is_expert(*parameter) ? mesh.expert_sources() : 1);
         for (size_t use = 0; use < parameter->grads.size(); ++use)
             sums_.push_back({parameter, use, std::vector<std::vector<Tensor>>(ranks), {}, {}});
     }
@@ -105,7 +105,7 @@ void GradAccumulator::end_wave(size_t wave) {
             sum.nodes[rank].clear();
         }
         experts.push_back(&sum);
-        news.push_back(sum_tree(ranks, 0, mesh_.expert));
+        news.push_back(sum_tree(ranks, 0, mesh_.expert_sources()));
         MemoryPurpose purpose("gradients");
         if (!news.back().defined())
             news.back() = Tensor::empty(sum.parameter->value.shape(), DType::f32);

@@ -69,10 +69,10 @@ std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Mo
     return {{"weights", values}, {"packed weights", packed}, {"moments", moments}};
 }
 
-// Of a rank in a wave.
-int64_t most_grains(const BatchPlan& batch, int rank) {
+// Of a data index in a wave.
+int64_t most_grains(const BatchPlan& batch, int index) {
     int64_t most = 0;
-    for (const GrainRange share : batch.shares(rank)) most = std::max(most, share.count());
+    for (const GrainRange share : batch.shares(index)) most = std::max(most, share.count());
     return most;
 }
 
@@ -198,7 +198,7 @@ int64_t MemoryPlan::total() const {
     return sum;
 }
 
-MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
+MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int index,
                        const std::function<int64_t(int64_t)>& sample_tokens, int64_t pass_grains) {
     const Mesh* const made = model.options().mesh;
     const MeshShape mesh = made != nullptr ? made->shape() : MeshShape{.data = batch.ranks()};
@@ -207,7 +207,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     const int64_t gathered = gatherer_bytes(recipe, model);
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
-            .passes = batch.passes(rank, grains), .pass_grains = grains, .predicted = held};
+            .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};
         const PassMemory most = planner.most(plan.passes);
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
@@ -221,7 +221,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     };
     const int64_t grain = recipe.exact().grain();
     const bool given = pass_grains > 0;
-    const int64_t largest = most_grains(batch, rank);
+    const int64_t largest = most_grains(batch, index);
     if (!given) pass_grains = std::max<int64_t>(recipe.train().micro_batch() / grain, 1);
     MemoryPlan best = plan_for(pass_grains);
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));

@@ -29,7 +29,7 @@ struct MemoryPlan {
 //
 // pass_grains: 0, or what others chose. sample_tokens: of the sample of that number, by which the
 // passes of the first steps are measured; empty: all sequences are full.
-MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int rank,
+MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batch, int index,
                        const std::function<int64_t(int64_t)>& sample_tokens = {},
                        int64_t pass_grains = 0);
 

@@ -41,20 +41,22 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters,
     if (options.shared_out) gatherer_.emplace(*options.mesh, trained);
 }
 
-double Optimizer::join_and_norm(Communicator& expert) {
-    ExactSum squares, of_experts;
+double Optimizer::join_and_norm() {
+    const Mesh* const mesh = options_.mesh;
+    ExactSum squares;
     for (const State& state : states_) {
         auto& grads = state.parameter->grads;
         for (size_t use = 1; use < grads.size(); ++use) {
             ops::add_in_place(state.parameter->grad(0), grads[use]);
         }
-        ExactSum& sum = state.parameter->layout.expert >= 0 ? of_experts : squares;
+        if (mesh != nullptr &&
+            !mesh->shape().is_first_holder(state.parameter->layout, mesh->rank()))
+            continue;
         const Tensor& grad = state.parameter->grad(0);
         const bool cut = grad.dim(grad.rank() - 1) % options_.chunks == 0;
-        sum.add(ops::sum_of_squares(grad, cut ? options_.chunks : 1));
+        squares.add(ops::sum_of_squares(grad, cut ? options_.chunks : 1));
     }
-    expert.all_reduce_sum(of_experts.words());
-    squares.add(of_experts);
+    if (mesh != nullptr) mesh->world().all_reduce_sum(squares.words());
     return std::sqrt(squares.value());
 }
 

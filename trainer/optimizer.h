@@ -41,8 +41,8 @@ class Optimizer {
 
     // Adds the uses of every gradient, in order, into its first; the root of the sum of all
     // squares, each element of the model counted once. NaN if any gradient is NaN or infinite.
-    // Collective: `expert` are the ranks that share the experts out.
-    double join_and_norm(Communicator& expert);
+    // Collective.
+    double join_and_norm();
 
     // torch.nn.utils.clip_grad_norm_'s factor for clip_norm (0: no clipping), then AdamW on all.
     // Packed copies are remade. Collective where it is shared out.

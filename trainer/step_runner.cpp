@@ -49,12 +49,13 @@ double ratio(double sum, int64_t count) {
 MemoryPlan agree_on_memory(const Recipe& recipe, const StepRunner::Parts& parts,
                            const BatchPlan& plan) {
     const auto tokens = [&](int64_t sample) { return parts.loader.tokens(sample); };
-    const int rank = parts.mesh.rank();
-    MemoryPlan own = plan_memory(recipe, parts.model, plan, rank, tokens);
-    if (parts.mesh.shape().expert == 1) return own;
+    const MeshShape& mesh = parts.mesh.shape();
+    const int index = mesh.data_index(parts.mesh.rank());
+    MemoryPlan own = plan_memory(recipe, parts.model, plan, index, tokens);
+    if (mesh.ranks() == mesh.data && mesh.expert == 1) return own;
     std::vector<int64_t> least{-own.pass_grains};
     parts.mesh.world().all_reduce_max(least);
-    return plan_memory(recipe, parts.model, plan, rank, tokens, -least[0]);
+    return plan_memory(recipe, parts.model, plan, index, tokens, -least[0]);
 }
 
 }  // namespace
@@ -62,21 +63,23 @@ MemoryPlan agree_on_memory(const Recipe& recipe, const StepRunner::Parts& parts,
 StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
     : recipe_(recipe),
       parts_(parts),
+      index_(parts.mesh.shape().data_index(parts.mesh.rank())),
       plan_(plan_batch(recipe, parts.mesh.shape().data)),
       memory_(agree_on_memory(recipe, parts, plan_)),
       reducer_(parts.mesh.data()),
       expert_reducer_(parts.mesh.expert_data()),
       prefetcher_(parts.loader) {
     const MeshShape& mesh = parts.mesh.shape();
-    const int first = mesh.expert_group(parts.mesh.rank()) * mesh.expert;
-    for (int rank = first; rank < first + mesh.expert; ++rank)
-        passes_.push_back(plan_.passes(rank, memory_.pass_grains));
+    const int sources = mesh.expert_sources();
+    const int first = index_ / sources * sources;
+    for (int index = first; index < first + sources; ++index)
+        passes_.push_back(plan_.passes(index, memory_.pass_grains));
 }
 
 std::vector<SampleRange> StepRunner::own_samples(int64_t first_sample) const {
     const int64_t grain = plan_.order().grain, batch = recipe_.train().global_batch();
     std::vector<SampleRange> ranges;
-    for (const GrainRange share : plan_.shares(parts_.mesh.rank())) {
+    for (const GrainRange share : plan_.shares(index_)) {
         const int64_t begin = share.begin * grain, end = std::min(share.end * grain, batch);
         if (begin < end) ranges.push_back({first_sample + begin, end - begin});
     }
@@ -96,15 +99,14 @@ void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const Pa
     parts_.mesh.world().progress(Phase::forward_backward);
     // Sequences of the earlier waves come first.
     int64_t before = 0;
-    const int rank = parts_.mesh.rank();
-    for (size_t wave = 0; wave < pass.wave; ++wave) before += plan_.share(wave, rank).count();
-    before -= plan_.share(pass.wave, rank).begin;
+    for (size_t wave = 0; wave < pass.wave; ++wave) before += plan_.share(wave, index_).count();
+    before -= plan_.share(pass.wave, index_).begin;
     const int64_t grain = plan_.order().grain;
     const bool empty = pass.grains.count() == 0;
     const int64_t begin = empty ? 0 : (before + pass.grains.begin) * grain;
     const int64_t end = empty ? 0 : std::min((before + pass.grains.end) * grain, own.sequences());
     sums.add(parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options));
-    fault_point("step.backward", rank);
+    fault_point("step.backward", parts_.mesh.rank());
 }
 
 // Of the ranks that have the same experts as we: whether those that share them out with it have
@@ -112,9 +114,9 @@ void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const Pa
 std::vector<bool> StepRunner::experts_held(size_t wave) const {
     const MeshShape& mesh = parts_.mesh.shape();
     std::vector<bool> held(static_cast<size_t>(mesh.expert_data()), false);
-    for (int rank = 0; rank < mesh.data; ++rank)
-        if (plan_.share(wave, rank).count() > 0)
-            held[static_cast<size_t>(mesh.expert_group(rank))] = true;
+    for (int index = 0; index < mesh.data; ++index)
+        if (plan_.share(wave, index).count() > 0)
+            held[static_cast<size_t>(index / mesh.expert_sources())] = true;
     return held;
 }
 
@@ -149,7 +151,7 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
     options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
         accumulator.take(parameter, use, node);
     };
-    const auto here = static_cast<size_t>(parts_.mesh.expert().rank());
+    const auto here = static_cast<size_t>(index_ % parts_.mesh.shape().expert_sources());
     for (size_t wave = 0; wave < plan_.waves().size(); ++wave) {
         const std::vector<PassRow> rows = rows_of_wave(passes_, wave);
         for (const PassRow& row : rows) {
@@ -191,7 +193,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
         with_mtp ? make_pass_batch(own, 0, own.sequences(), own.sequences() + 1) : TokenBatch();
     std::vector<int64_t> totals{own.label_count(), Model::count_mtp_labels(whole), own.tokens(),
                                 attention_pairs(own)};
-    parts_.mesh.world().all_reduce_sum(totals);
+    parts_.mesh.data().all_reduce_sum(totals);
 
     Sums sums;
     const int64_t moe_layers = spec.moe_layers() + (with_mtp && spec.is_moe(spec.layers) ? 1 : 0);
@@ -222,7 +224,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
 void StepRunner::update(int64_t step, StepResult& result) {
     const Train& train = recipe_.train();
     parts_.mesh.world().progress(Phase::update);
-    result.grad_norm = parts_.optimizer.join_and_norm(parts_.mesh.expert());
+    result.grad_norm = parts_.optimizer.join_and_norm();
     result.learning_rate = learning_rate(train, step);
     result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) &&
                     std::isfinite(result.grad_norm);

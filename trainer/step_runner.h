@@ -53,9 +53,10 @@ class StepRunner {
 
     const Recipe recipe_;
     Parts parts_;
+    const int index_;  // of this rank along data
     const BatchPlan plan_;
     MemoryPlan memory_;
-    std::vector<std::vector<Pass>> passes_;  // of the ranks that share out the experts with us
+    std::vector<std::vector<Pass>> passes_;  // of the data indices that share the experts out
     GradReducer reducer_, expert_reducer_;
     Prefetcher prefetcher_;
 };

@@ -81,14 +81,17 @@ TEST(Mesh, ExpertsNeedNotDivide) {
     EXPECT_EQ(box_of(shape, {}, mesh, 5), whole_box(shape));
 }
 
-// Every element of what a group of ranks holds has one owner among them.
+// Every element of what data-parallel ranks, or ranks with the same experts, hold has one owner
+// among them.
 TEST(Mesh, OwnersTileWhatRanksHold) {
-    const MeshShape mesh{.data = 8, .expert = 2};
+    const MeshShape mesh{.data = 4, .tensor = 2, .expert = 4};
     const std::vector<std::pair<std::vector<int64_t>, Layout>> cases{{{70}, {}},
                                                                      {{300, 40}, {}},
                                                                      {{2, 100, 40}, {}},
                                                                      {{5, 40}, {}},
                                                                      {{7, 2, 3, 4}, {.expert = 0}},
+                                                                     {{2, 140, 3}, {.tensor = 1}},
+                                                                     {{70, 6}, {.tensor = 1}},
                                                                      {{9, 3, 4}, {.expert = 0}}};
     for (const auto& [shape, layout] : cases) {
         std::vector<int> owners(static_cast<size_t>(whole_box(shape).size()), 0);
@@ -102,7 +105,9 @@ TEST(Mesh, OwnersTileWhatRanksHold) {
                 for (int64_t i = 0; i < count; ++i) ++owners[static_cast<size_t>(first + i)];
             });
         }
-        EXPECT_EQ(std::ranges::count(owners, 1), std::ssize(owners)) << shape.size();
+        // What tensor-parallel ranks have alike has an owner for each of their indices.
+        const int expected = layout.expert < 0 && layout.tensor < 0 ? mesh.tensor : 1;
+        EXPECT_EQ(std::ranges::count(owners, expected), std::ssize(owners)) << shape.size();
     }
 }
 
@@ -162,6 +167,35 @@ TEST(Mesh, GroupsAreThoseOfItsAxes) {
         sum = {rank};
         mesh.expert_data().all_reduce_sum(sum);
         EXPECT_EQ(sum[0], 12 + 4 * (rank % 2));
+    });
+}
+
+// Stages, data and tensor indices, and experts over both of the latter.
+TEST(Mesh, AllAxesTogether) {
+    const MeshShape shape{.pipeline = 2, .data = 4, .tensor = 2, .expert = 4};
+    EXPECT_EQ(shape.expert_sources(), 2);
+    EXPECT_EQ(shape.expert_data(), 2);
+    run_on_threads(shape.ranks(), [&](Communicator& world) {
+        const Mesh mesh(world, shape);
+        const int rank = world.rank();
+        const auto members = [&](Communicator& group) {
+            std::vector<int> ranks(static_cast<size_t>(group.size()));
+            group.all_gather(std::as_bytes(std::span(&rank, 1)),
+                             std::as_writable_bytes(std::span(ranks)));
+            return ranks;
+        };
+        const int stage = rank / 8 * 8, t = rank % 2;
+        EXPECT_EQ(members(mesh.pipeline()), (std::vector{rank % 8, rank % 8 + 8}));
+        EXPECT_EQ(members(mesh.data()),
+                  (std::vector{stage + t, stage + t + 2, stage + t + 4, stage + t + 6}));
+        EXPECT_EQ(members(mesh.tensor()), (std::vector{rank - t, rank - t + 1}));
+        const int group = rank / 4 * 4, place = rank % 4;
+        EXPECT_EQ(members(mesh.expert()), (std::vector{group, group + 1, group + 2, group + 3}));
+        EXPECT_EQ(members(mesh.expert_data()), (std::vector{stage + place, stage + place + 4}));
+        EXPECT_EQ(shape.data_index(rank), rank % 8 / 2);
+        for (int index = 0; index < 4; ++index)
+            EXPECT_EQ(shape.data_peer(rank, index), stage + 2 * index + t);
+        EXPECT_EQ(shape.expert_data_peer(rank, 1), stage + 4 + place);
     });
 }
 

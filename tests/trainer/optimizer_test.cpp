@@ -154,7 +154,7 @@ TEST(Optimizer, FollowsTorchOverManySteps) {
                 squares += grads[p].back() * grads[p].back();
             }
         }
-        const double norm = optimizer.join_and_norm(*make_self_communicator());
+        const double norm = optimizer.join_and_norm();
         EXPECT_NEAR(norm, std::sqrt(squares), 1e-6 * norm);
         optimizer.update(1e-2, norm);
         const double clip = std::min(1.0, 1.0 / (std::sqrt(squares) + 1e-6));
@@ -186,7 +186,7 @@ TEST(Optimizer, GoesOnAsIfItHadNotStopped) {
         }
         for (Optimizer* optimizer : {&whole, &part}) {
             set_grad(optimizer == &whole ? one : other, 0, 0.1, step);
-            optimizer->update(1e-2, optimizer->join_and_norm(*make_self_communicator()));
+            optimizer->update(1e-2, optimizer->join_and_norm());
         }
     }
     EXPECT_EQ(std::memcmp(one.value.raw(), other.value.raw(), 64), 0);
@@ -199,7 +199,7 @@ TEST(Optimizer, SeesWhatIsNotFinite) {
     for (float bad : {std::nanf(""), INFINITY}) {
         set_grad(one, 0, 0.1, 1);
         one.grad().data<float>()[511] = bad;
-        EXPECT_FALSE(std::isfinite(optimizer.join_and_norm(*make_self_communicator())));
+        EXPECT_FALSE(std::isfinite(optimizer.join_and_norm()));
     }
 }
 
