@@ -1,5 +1,8 @@
 // Token embedding, and the head with its cross-entropy.
 #pragma once
+#include <functional>
+#include <span>
+
 #include "kernels/gemm.h"
 #include "kernels/leaf_tree.h"
 #include "kernels/tensor.h"
@@ -16,7 +19,7 @@ namespace ops {
 void embedding(const int32_t* ids, const Tensor& table, const Tensor& out);
 
 // d_table fp32 [V, D] is overwritten: per row the chain over a leaf's tokens in order, leaves along
-// the tree.
+// the tree. Ids outside [0, V) are another rank's.
 void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
                         const Tensor& d_table);
 
@@ -30,8 +33,13 @@ struct HeadLoss {
     // Of the vocabulary: the sum of exponentials is one for each, added along the tree of
     // kernels/k_cut.h. head_dgrad is cut into as many.
     int64_t chunks = 1;
+    // Where ranks have equal parts of the vocabulary, head is the part from token `first` on, and
+    // chunks are its own. gather: collective, the `own` of all ranks to `all`, [ranks][own].
+    int ranks = 1;
+    int64_t first = 0;
+    std::function<void(std::span<const float> own, std::span<float> all)> gather = {};
     Tensor loss;  // out fp32 [T] negative log-likelihood in nats, 0 where ignored
-    Tensor dx;    // out [T, D], or undefined
+    Tensor dx;    // out [T, D], or undefined; of the part, in fp32 unrounded
     Tensor dw;    // out fp32 [V, D] along tree, or undefined
     LeafTree tree;
 };

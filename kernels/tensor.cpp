@@ -66,12 +66,19 @@ Tensor Tensor::view(std::initializer_list<int64_t> shape) const {
 
 Tensor Tensor::clone() const {
     Tensor copy = empty(shape(), dtype_);
-    if (size() == 0) return copy;
-    const auto row_bytes = static_cast<size_t>(row_size() * size_of(dtype_));
-    for (int64_t i = 0; i < dim(0); ++i)
-        std::memcpy(copy.raw() + static_cast<size_t>(i) * row_bytes,
-                    raw() + i * row_stride_ * size_of(dtype_), row_bytes);
+    copy_rows(*this, copy);
     return copy;
+}
+
+void copy_rows(const Tensor& from, const Tensor& to) {
+    FUCINA_CHECK(from.dtype() == to.dtype() && std::ranges::equal(from.shape(), to.shape()),
+                 "rows of ", from.describe(), " to ", to.describe());
+    if (from.size() == 0) return;
+    const int64_t element = size_of(from.dtype());
+    const auto row_bytes = static_cast<size_t>(from.row_size() * element);
+    for (int64_t i = 0; i < from.rows(); ++i)
+        std::memcpy(to.raw() + i * to.row_stride() * element,
+                    from.raw() + i * from.row_stride() * element, row_bytes);
 }
 
 void Tensor::zero() const {

@@ -70,4 +70,7 @@ class Tensor {
     int64_t row_stride_ = 0;
 };
 
+// Rows of the same type and width, at any strides.
+void copy_rows(const Tensor& from, const Tensor& to);
+
 }  // namespace fucina

@@ -8,16 +8,17 @@
 #include "model/loss_sum.h"
 #include "model/random.h"
 #include "model/stage.h"
+#include "parallel/grad_reducer.h"
 
 namespace fucina {
 
 struct Model::Parts {
     Parts(const ModelSpec& model_spec, const ModelOptions& model_options);
 
-    PassContext context(const TokenBatch& batch);
+    // decodes: by its last rows alone, which ranks do not share.
+    PassContext context(const TokenBatch& batch, bool decodes = false);
     const RopeTable& rope_for(int64_t positions);
     void prepare(StagePass& pass, const PassOptions& options);
-    Tensor hidden(const TokenBatch& batch);  // [T, D] final hidden states, nothing kept
     void zero_mtp_grads();
 
     ModelSpec spec;
@@ -27,6 +28,7 @@ struct Model::Parts {
     RopeTable rope;
     int64_t rope_positions = 0;
     std::optional<TokenDispatcher> dispatcher;
+    std::optional<GradReducer> tensor_reducer;
 };
 
 Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_options)
@@ -36,10 +38,14 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
           options.mesh != nullptr ? options.mesh->rank() : 0,
           options.chunks > 0 ? options.chunks : spec.most_chunks()),
       stage(set, spec, {.end = spec.layers},
-            set.plain("embedding", {spec.vocab_size, spec.hidden_size}), options.with_mtp) {
+            set.plain("embedding", {spec.vocab_size, spec.hidden_size}, {.tensor = 0}),
+            options.with_mtp) {
     options.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
-        dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts);
+        dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts,
+                           options.mesh->shape().tensor);
+    if (options.mesh != nullptr && options.mesh->shape().tensor > 1)
+        tensor_reducer.emplace(options.mesh->tensor());
 }
 
 const RopeTable& Model::Parts::rope_for(int64_t positions) {
@@ -51,7 +57,7 @@ const RopeTable& Model::Parts::rope_for(int64_t positions) {
     return rope;
 }
 
-PassContext Model::Parts::context(const TokenBatch& batch) {
+PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
     PassContext context;
     context.tokens = batch.tokens();
     context.positions = batch.positions.data();
@@ -59,7 +65,11 @@ PassContext Model::Parts::context(const TokenBatch& batch) {
     context.sequence_offsets = batch.sequence_offsets;
     context.grain_offsets = batch.grain_offsets;
     context.chunks = set.chunks();
-    context.cut_grains(batch.grain_offsets, false);
+    if (tensor_reducer) {
+        context.tensor = &options.mesh->tensor();
+        context.sequence = options.sequence && !decodes;
+    }
+    context.cut_rows(false);
     const auto last = std::max_element(batch.positions.begin(), batch.positions.end());
     context.rope = &rope_for(last == batch.positions.end() ? 1 : int64_t{*last} + 1);
     context.dtype = options.compute;
@@ -74,17 +84,17 @@ void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
         stage.moe_layers().size(),
         std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
     pass.weight_grads.done = options.grad_done;
+    pass.weight_grads.sum_ranks = [this](const Tensor& grad) {
+        const auto ranks = static_cast<size_t>(this->options.mesh->shape().tensor);
+        tensor_reducer->reduce({&grad, 1}, std::vector<bool>(ranks, true));
+    };
     pass.context = context(pass.batch);
     pass.context.keeps = true;
     pass.context.balance_scale = options.balance_scale;
     pass.context.ranks_apart = options.ranks_apart;
-    if (options.grains_apart) pass.context.cut_grains(pass.batch.grain_offsets, true);
+    if (options.grains_apart) pass.context.cut_grains(true);
     pass.context.weight_grads = &pass.weight_grads;
     pass.context.report = &pass.report;
-}
-
-Tensor Model::Parts::hidden(const TokenBatch& batch) {
-    return stage.hidden(context(batch), batch, {});
 }
 
 void Model::Parts::zero_mtp_grads() {
@@ -155,9 +165,10 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& o
 
 PassResult Model::evaluate(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
-    const Tensor hidden = parts_->hidden(batch);
+    const PassContext context = parts_->context(batch);
+    const Stage& stage = parts_->stage;
     Head::Loss loss{.labels = batch.labels.data()};
-    parts_->stage.head().loss(parts_->context(batch), hidden, loss);
+    stage.head().loss(context, stage.hidden(context, batch, {}), loss);
     PassResult result;
     result.loss = sum_losses(loss.loss);
     return result;
@@ -165,7 +176,9 @@ PassResult Model::evaluate(const TokenBatch& batch) {
 
 Tensor Model::logits(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
-    return parts_->stage.head().logits(parts_->hidden(batch));
+    const PassContext context = parts_->context(batch, true);
+    const Stage& stage = parts_->stage;
+    return stage.head().logits(context, stage.hidden(context, batch, {}));
 }
 
 int64_t Model::count_mtp_labels(const TokenBatch& batch) {
@@ -211,10 +224,10 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
     for (int64_t t = 0; t < count; ++t)
         batch.positions.push_back(static_cast<int32_t>(cache.length + t));
     batch.cu_seqlens = batch.sequence_offsets = batch.grain_offsets = {0, count};
-    const PassContext context = parts_->context(batch);
+    const PassContext context = parts_->context(batch, true);
     const Tensor hidden = parts_->stage.extend(context, batch, {}, cache.layers, cache.length);
     cache.length += count;
-    return parts_->stage.head().logits(hidden);
+    return parts_->stage.head().logits(context, hidden);
 }
 
 }  // namespace fucina

@@ -28,6 +28,7 @@ struct ModelOptions {
     bool with_mtp = false;
     const Mesh* mesh = nullptr;  // null: one rank; must outlive the model
     int64_t chunks = 0;          // exact.chunks; 0: ModelSpec::most_chunks()
+    bool sequence = false;       // tensor-parallel ranks share the rows between their products too
 };
 
 class Model {

@@ -1,6 +1,7 @@
 // ParameterSet: owns the parameters of a model, in the order in which layers declare them.
 // Addresses are stable.
 #pragma once
+#include <algorithm>
 #include <initializer_list>
 #include <memory>
 #include <span>
@@ -19,12 +20,18 @@ class ParameterSet {
         : mesh_(mesh), rank_(rank), chunks_(chunks) {}
 
     int64_t chunks() const { return chunks_; }
-    // Of a weight's columns, `parts` fused weights' outputs.
-    KCut cut(int64_t parts = 1) const { return chunks_ == 1 ? KCut{} : KCut{chunks_, parts}; }
+    // Those that a tensor-parallel rank has.
+    int64_t own_chunks() const { return std::max<int64_t>(chunks_ / mesh_.tensor, 1); }
+    // Of the columns here of a weight, `parts` fused weights' outputs.
+    KCut cut(int64_t parts = 1) const {
+        return own_chunks() == 1 ? KCut{} : KCut{own_chunks(), parts};
+    }
+    // What this rank has of `count` heads, columns or tokens of the vocabulary.
+    int64_t own(int64_t count) const { return count / mesh_.tensor; }
 
     // A weight of a matrix product, [N, K], or [2, N, K] of a fused gate and up.
     Parameter* matrix(const std::string& name, std::initializer_list<int64_t> shape,
-                      PackKind forward_kind = PackKind::forward, const Layout& layout = {}) {
+                      const Layout& layout = {}, PackKind forward_kind = PackKind::forward) {
         Parameter* parameter = add(name, shape, layout);
         parameter->gemm = true;
         parameter->forward_kind = forward_kind;
@@ -33,11 +40,12 @@ class ParameterSet {
     // [experts, N, K], or [experts, 2, N, K]: a product each.
     Parameter* experts(const std::string& name, std::initializer_list<int64_t> shape,
                        PackKind forward_kind = PackKind::forward) {
-        return matrix(name, shape, forward_kind, {.expert = 0});
+        return matrix(name, shape, {.expert = 0}, forward_kind);
     }
     // A norm's gain [D], or a table that is read row by row.
-    Parameter* plain(const std::string& name, std::initializer_list<int64_t> shape) {
-        return add(name, shape);
+    Parameter* plain(const std::string& name, std::initializer_list<int64_t> shape,
+                     const Layout& layout = {}) {
+        return add(name, shape, layout);
     }
     // Not trained: no gradient, no moments, but part of every checkpoint.
     Parameter* buffer(const std::string& name, std::initializer_list<int64_t> shape) {

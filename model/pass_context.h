@@ -1,5 +1,9 @@
 // PassContext: what all layers of one pass share. Tokens are flat, [T, ...]; there is no batch
 // dimension.
+//
+// Where tensor-parallel ranks share the matrices, a tensor of tokens holds all rows on every rank
+// (whole), or the rank's own share of them (own); the residual stream, and what else is computed
+// row by row, holds own rows with parallel.sequence, else all (stream).
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -7,9 +11,11 @@
 #include <vector>
 
 #include "kernels/exact_sum.h"
+#include "kernels/gemm.h"
 #include "kernels/rope.h"
 #include "model/recompute.h"
 #include "model/weight_grad_queue.h"
+#include "parallel/row_shares.h"
 #include "parallel/token_dispatcher.h"
 
 namespace fucina {
@@ -27,9 +33,15 @@ struct PassContext {
     std::span<const int64_t> cu_seqlens;        // [documents + 1]
     std::span<const int64_t> sequence_offsets;  // [sequences + 1]
     std::span<const int64_t> grain_offsets;     // [grains + 1]
-    // Of weight gradients: of what tensor parallelism cuts; and of what it leaves whole, whose
-    // leaves are chunks of a grain's tokens. Experts' are their own.
-    std::shared_ptr<const SumNodes> nodes, chunk_nodes;
+    // Of weight gradients: of what tensor parallelism cuts, over whole rows; and of what it leaves
+    // whole, whose leaves are chunks of a grain's tokens, over stream rows and over own rows.
+    // Experts' are their own.
+    std::shared_ptr<const SumNodes> nodes, chunk_nodes, own_nodes;
+    bool grains_apart = false;                // each a node of its own
+    Communicator* tensor = nullptr;           // the ranks that share the matrices; null: one
+    std::shared_ptr<const RowShares> shares;  // of the rows; null as above
+    bool sequence = false;
+    std::vector<int32_t> own_positions;  // with sequence
     const RopeTable* rope = nullptr;
     int64_t chunks = 1;        // exact.chunks
     DType dtype = DType::f32;  // of activations
@@ -41,9 +53,36 @@ struct PassContext {
     bool ranks_apart = false;  // gradients of experts are those of each rank's tokens
     MoeReport* report = nullptr;
 
-    void cut_grains(std::span<const int64_t> offsets, bool apart) {
-        nodes = make_nodes(offsets, apart, 1);
-        chunk_nodes = chunks == 1 ? nodes : make_nodes(offsets, apart, chunks);
+    // Sets what follows from positions and grain_offsets.
+    void cut_rows(bool apart) {
+        shares = tensor != nullptr ? std::make_shared<RowShares>(*tensor, grain_offsets) : nullptr;
+        cut_grains(apart);
+        if (sequence) own_positions = shares->own(positions);
+    }
+    void cut_grains(bool apart) {
+        grains_apart = apart;
+        nodes = make_nodes(grain_offsets, apart, 1);
+        chunk_nodes = own_nodes = chunks == 1 ? nodes : make_nodes(grain_offsets, apart, chunks);
+        if (shares) own_nodes = make_own_nodes(*shares, grain_offsets, apart, chunks);
+        if (sequence) chunk_nodes = own_nodes;
+    }
+    // As grain_offsets, of own rows.
+    std::span<const int64_t> own_grains() const {
+        return shares ? shares->own_offsets() : grain_offsets;
+    }
+    int64_t stream_rows() const { return sequence ? shares->own_rows() : tokens; }
+    const int32_t* stream_positions() const { return sequence ? own_positions.data() : positions; }
+    Tensor whole(const Tensor& stream) const { return sequence ? shares->all(stream) : stream; }
+    Tensor own(const Tensor& stream) const {
+        return shares && !sequence ? shares->own(stream) : stream;
+    }
+    Tensor stream(const Tensor& own) const { return shares && !sequence ? shares->all(own) : own; }
+    Tensor stream_of(const Tensor& whole) const { return sequence ? shares->own(whole) : whole; }
+    // x Wᵀ of whole rows, where ranks have shares of the columns of x and of W: own rows.
+    Tensor sum_linear(const Tensor& x, const PackedWeight& w) const {
+        Tensor y = Tensor::empty({x.rows(), w.n}, shares ? DType::f32 : dtype);
+        ops::linear(x, w, y);
+        return shares ? shares->sum(y, dtype) : y;
     }
     Tensor activations(int64_t rows, int64_t columns) const {
         return Tensor::empty({rows, columns}, dtype);

@@ -28,7 +28,7 @@ Stage::Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Param
     if (spec.tied_head)
         table->gemm = true;
     else
-        projection = set.matrix("head", {spec.vocab_size, spec.hidden_size});
+        projection = set.matrix("head", {spec.vocab_size, spec.hidden_size}, {.tensor = 0});
     projection->dgrad.cut = set.cut();
     // Uses in a fixed order: embedding, head, MTP's embedding, MTP's head.
     const size_t head_use = spec.tied_head ? 1 : 0;

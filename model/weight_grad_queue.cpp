@@ -1,5 +1,9 @@
 #include "model/weight_grad_queue.h"
 
+#include <algorithm>
+
+#include "kernels/optimizer.h"
+
 namespace fucina {
 
 namespace {
@@ -31,6 +35,25 @@ std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offset
     return nodes;
 }
 
+std::shared_ptr<const SumNodes> make_own_nodes(const RowShares& shares,
+                                               std::span<const int64_t> grain_offsets, bool apart,
+                                               int64_t chunks) {
+    auto nodes = std::make_shared<SumNodes>();
+    const int64_t own = std::max<int64_t>(chunks / shares.ranks(), 1);
+    const int64_t all = own * shares.ranks(), first = own * shares.rank();
+    const std::span<const int64_t> offsets = shares.own_offsets();
+    append_merges(std::ssize(grain_offsets) - 1, nodes->merges);
+    if (apart) std::ranges::fill(nodes->merges, 0);
+    for (size_t grain = 0; grain + 1 < grain_offsets.size(); ++grain) {
+        const int64_t tokens = grain_offsets[grain + 1] - grain_offsets[grain];
+        std::vector<int64_t> ends;
+        for (int64_t chunk = first; chunk <= first + own; ++chunk)
+            ends.push_back(tokens * chunk / all - tokens * first / all);
+        nodes->push_back({offsets[grain], offsets[grain + 1], make_leaf_tree(std::move(ends))});
+    }
+    return nodes;
+}
+
 void WeightGradQueue::add(Item item) {
     if (!item.parameter->trained) return;
     if (waits)
@@ -46,11 +69,35 @@ void WeightGradQueue::compute(const Item& item) const {
 
 void WeightGradQueue::now(Parameter& parameter, size_t use, const SumNodes& nodes,
                           const Compute& compute) const {
+    if (!nodes.merges.empty() && parameter.trained)
+        return sum_pieces(parameter, use, nodes, compute);
     for (size_t node = 0; node < nodes.size(); ++node) {
         compute(nodes[node],
                 parameter.trained ? parameter.as_matrix(parameter.grad(use)) : Tensor());
         if (parameter.trained && done) done(parameter, use, node);
     }
+}
+
+// Grain by grain over the ranks, then over the grains.
+void WeightGradQueue::sum_pieces(Parameter& parameter, size_t use, const SumNodes& nodes,
+                                 const Compute& compute) const {
+    const bool apart = std::ranges::count(nodes.merges, 0) == std::ssize(nodes);
+    std::vector<Tensor> sums;
+    for (size_t node = 0; node < nodes.size(); ++node) {
+        parameter.grads[use] = {};
+        sums.push_back(parameter.grad(use));
+        compute(nodes[node], parameter.as_matrix(sums.back()));
+        sum_ranks(sums.back());
+        for (int merge = nodes.merges[node]; merge > 0; --merge) {
+            ops::add_in_place(sums[sums.size() - 2], sums.back());
+            sums.pop_back();
+        }
+        parameter.grads[use] = sums.back();
+        if (!apart) continue;
+        if (done) done(parameter, use, node);
+        sums.clear();
+    }
+    if (!apart && done) done(parameter, use, 0);
 }
 
 void WeightGradQueue::run() {

@@ -12,6 +12,7 @@
 #include "kernels/gemm.h"
 #include "kernels/leaf_tree.h"
 #include "parallel/parameter.h"
+#include "parallel/row_shares.h"
 
 namespace fucina {
 
@@ -22,12 +23,21 @@ struct SumNode {
 
     Tensor rows(const Tensor& x) const { return x.defined() ? x.slice(begin, end) : x; }
 };
-using SumNodes = std::vector<SumNode>;
+struct SumNodes : std::vector<SumNode> {
+    using std::vector<SumNode>::vector;
+    // Nodes of what a rank has of each grain, which are sums only with those of other ranks: after
+    // node i so many sums become one, or none where grains are apart. Empty: of whole grains.
+    std::vector<int> merges;
+};
 
 // One node of all grains; or each grain a node of its own, where their gradients are parts of
 // different sums. A grain's tokens are as many leaves as chunks, as equal as can be.
 std::shared_ptr<const SumNodes> make_nodes(std::span<const int64_t> grain_offsets, bool apart,
                                            int64_t chunks);
+// Of a tensor-parallel rank's own rows; its piece of a grain is its share of the chunks.
+std::shared_ptr<const SumNodes> make_own_nodes(const RowShares& shares,
+                                               std::span<const int64_t> grain_offsets, bool apart,
+                                               int64_t chunks);
 
 class WeightGradQueue {
   public:
@@ -50,9 +60,13 @@ class WeightGradQueue {
 
     bool waits = false;  // add() only remembers
     GradDone done;       // may take the gradient's tensor away
+    // Adds up, along their tree, what tensor-parallel ranks have of a gradient; collective.
+    std::function<void(const Tensor& grad)> sum_ranks;
 
   private:
     void compute(const Item& item) const;
+    void sum_pieces(Parameter& parameter, size_t use, const SumNodes& nodes,
+                    const Compute& compute) const;
 
     std::vector<Item> waiting_;
 };

@@ -1,10 +1,10 @@
 // Mesh: the ranks of a run by named axes, and the communicators along them.
 //
-// A rank has an index along each of three axes: the stages of the pipeline hold layers after layers,
-// data-parallel ranks share the batch, and tensor-parallel ranks, neighbours, share the matrices.
-// Experts cut the ranks of a stage another way (parallel folding, arXiv 2504.14960): neighbours in
-// groups of `expert` share the experts out among themselves, and ranks of the same place in their
-// groups, `expert_data` of them, hold the same experts.
+// A rank has an index along each of three axes: the stages of the pipeline hold layers after
+// layers, data-parallel ranks share the batch, and tensor-parallel ranks, neighbours, share the
+// matrices. Experts cut the ranks of a stage another way (parallel folding, arXiv 2504.14960):
+// neighbours in groups of `expert` share the experts out among themselves, and ranks of the same
+// place in their groups, `expert_data` of them, hold the same experts.
 #pragma once
 #include <memory>
 #include <vector>
@@ -68,6 +68,12 @@ class Mesh {
     Communicator& tensor() const { return *tensor_; }
     Communicator& expert() const { return *expert_; }
     Communicator& expert_data() const { return *expert_data_; }
+    // Of the ranks that hold the same of a tensor: along each, they are neighbours.
+    std::vector<Communicator*> holders(const Layout& layout) const {
+        if (layout.expert >= 0) return {expert_data_.get()};
+        if (layout.tensor >= 0) return {data_.get()};
+        return {data_.get(), tensor_.get()};
+    }
 
   private:
     MeshShape shape_;

@@ -15,8 +15,11 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
 // Slots of each (rank, grain, expert here), as they were received.
 class Counts {
   public:
-    Counts(std::vector<int64_t> grains, std::vector<int64_t> counts, int64_t experts)
-        : grains_(std::move(grains)), counts_(std::move(counts)), experts_(experts) {
+    Counts(std::vector<int64_t> grains, std::vector<int64_t> counts, int64_t experts, int tensor)
+        : grains_(std::move(grains)),
+          counts_(std::move(counts)),
+          experts_(experts),
+          tensor_(static_cast<size_t>(tensor)) {
         int64_t before = 0;
         for (const int64_t count : grains_) {
             first_.push_back(before);
@@ -24,8 +27,17 @@ class Counts {
         }
     }
     size_t ranks() const { return grains_.size(); }
+    size_t sources() const { return ranks() / tensor_; }
     int64_t experts() const { return experts_; }
-    int64_t grains(size_t rank) const { return grains_[rank]; }
+    // body(rank) for a grain's pieces, one of each rank of the source; after them end().
+    template <class Body, class End>
+    void for_each_grain(size_t source, const Body& body, const End& end) const {
+        const size_t first = source * tensor_;
+        for (int64_t grain = 0; grain < grains_[first]; ++grain) {
+            for (size_t rank = first; rank < first + tensor_; ++rank) body(rank, grain);
+            end();
+        }
+    }
     int64_t of(size_t rank, int64_t grain, int64_t expert) const {
         return counts_[static_cast<size_t>(first_[rank] + grain * experts_ + expert)];
     }
@@ -38,9 +50,11 @@ class Counts {
   private:
     std::vector<int64_t> grains_, counts_, first_;
     int64_t experts_;
+    size_t tensor_;
 };
 
-// The rows of the experts here, expert by expert, of each those of the ranks in their order.
+// The rows of the experts here, expert by expert, of each those of the grains in the order of
+// sources, of each grain those of the ranks that share it.
 TokenMap map_experts(const Counts& counts) {
     TokenMap map;
     map.expert_offsets.push_back(0);
@@ -52,12 +66,15 @@ TokenMap map_experts(const Counts& counts) {
     }
     for (int64_t e = 0; e < counts.experts(); ++e) {
         std::vector<int64_t> ends{0};
-        for (size_t rank = 0; rank < counts.ranks(); ++rank) {
-            for (int64_t grain = 0; grain < counts.grains(rank); ++grain)
-                ends.push_back(ends.back() + counts.of(rank, grain, e));
-            for (int64_t i = counts.of(rank, e); i > 0; --i)
-                map.slot_token.push_back(static_cast<int32_t>(next[rank]++));
-        }
+        const int64_t first = std::ssize(map.slot_token);
+        for (size_t source = 0; source < counts.sources(); ++source)
+            counts.for_each_grain(
+                source,
+                [&](size_t rank, int64_t grain) {
+                    for (int64_t i = counts.of(rank, grain, e); i > 0; --i)
+                        map.slot_token.push_back(static_cast<int32_t>(next[rank]++));
+                },
+                [&] { ends.push_back(std::ssize(map.slot_token) - first); });
         map.expert_offsets.push_back(map.expert_offsets.back() + ends.back());
         map.trees.push_back(make_leaf_tree(std::move(ends)));
     }
@@ -65,15 +82,17 @@ TokenMap map_experts(const Counts& counts) {
 }
 
 std::vector<TokenExchange::Part> part_experts(const Counts& counts, const TokenMap& map) {
-    std::vector<TokenExchange::Part> parts(counts.ranks());
+    std::vector<TokenExchange::Part> parts(counts.sources());
     for (TokenExchange::Part& part : parts) part.offsets.push_back(0);
     for (int64_t e = 0; e < counts.experts(); ++e) {
         int64_t slot = map.expert_offsets[static_cast<size_t>(e)];
-        for (size_t rank = 0; rank < counts.ranks(); ++rank) {
-            TokenExchange::Part& part = parts[rank];
+        for (size_t source = 0; source < counts.sources(); ++source) {
+            TokenExchange::Part& part = parts[source];
             std::vector<int64_t> ends{0};
-            for (int64_t grain = 0; grain < counts.grains(rank); ++grain)
-                ends.push_back(ends.back() + counts.of(rank, grain, e));
+            int64_t rows = 0;
+            counts.for_each_grain(
+                source, [&](size_t rank, int64_t grain) { rows += counts.of(rank, grain, e); },
+                [&] { ends.push_back(rows); });
             for (int64_t i = ends.back(); i > 0; --i, ++slot) {
                 part.slots.push_back(static_cast<int32_t>(slot));
                 part.rows.push_back(map.slot_token[static_cast<size_t>(slot)]);
@@ -87,7 +106,8 @@ std::vector<TokenExchange::Part> part_experts(const Counts& counts, const TokenM
 
 }  // namespace
 
-TokenDispatcher::TokenDispatcher(Communicator& ranks, int64_t experts) : ranks_(ranks) {
+TokenDispatcher::TokenDispatcher(Communicator& ranks, int64_t experts, int tensor)
+    : ranks_(ranks), tensor_(tensor) {
     for (int rank = 0; rank <= ranks.size(); ++rank)
         first_.push_back(experts * rank / ranks.size());
 }
@@ -116,7 +136,7 @@ std::shared_ptr<const TokenExchange> TokenDispatcher::plan(const TokenMap& map, 
         static_cast<size_t>(std::accumulate(received.begin(), received.end(), int64_t{0}) / 8));
     ranks_.all_to_all_v(bytes_of(counts), sent, std::as_writable_bytes(std::span(theirs)),
                         received);
-    const Counts by_expert(std::move(all_grains), std::move(theirs), here);
+    const Counts by_expert(std::move(all_grains), std::move(theirs), here, tensor_);
     for (size_t rank = 0; rank < ranks; ++rank) {
         exchange->received.push_back(0);
         for (int64_t e = 0; e < here; ++e) exchange->received.back() += by_expert.of(rank, e);

@@ -2,7 +2,9 @@
 // dropped. Each way is the other's backward.
 //
 // All calls are collective over the ranks that share the experts out among themselves; a rank
-// without tokens, or without rows for its experts, takes part.
+// without tokens, or without rows for its experts, takes part. Tensor-parallel ranks, neighbours
+// among them, each send their pieces of the same grains (parallel/row_shares.h): they are one
+// source.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -17,14 +19,14 @@ namespace fucina {
 // order of its slots.
 struct TokenExchange {
     std::vector<int64_t> sent, received;  // [ranks] rows to and from each
-    // Of the experts here: expert_offsets and trees, over the grains of all ranks in their order,
+    // Of the experts here: expert_offsets and trees, over the grains of all sources in their order,
     // and slot_token, the row received that a slot is. The rest is empty.
     TokenMap experts;
-    // The slots of one rank; [ranks], or empty where gradients of all are one sum.
+    // The slots of one source; [sources], or empty where gradients of all are one sum.
     struct Part {
         std::vector<int64_t> offsets;      // [experts here + 1]
         std::vector<int32_t> slots, rows;  // in the order of experts
-        std::vector<LeafTree> trees;       // [experts here] over the rank's grains
+        std::vector<LeafTree> trees;       // [experts here] over the source's grains
     };
     std::vector<Part> parts;
 
@@ -33,11 +35,11 @@ struct TokenExchange {
 
 class TokenDispatcher {
   public:
-    // experts: of the whole layer, shared out as box_of does.
-    TokenDispatcher(Communicator& ranks, int64_t experts);
+    // experts: of the whole layer, shared out as box_of does. tensor: ranks that are one source.
+    TokenDispatcher(Communicator& ranks, int64_t experts, int tensor = 1);
 
-    // map: of this rank's tokens, `grains` of them. apart: the gradients of each rank's tokens are
-    // sums of their own.
+    // map: of this rank's tokens, of `grains` grains. apart: the gradients of each source's tokens
+    // are sums of their own.
     std::shared_ptr<const TokenExchange> plan(const TokenMap& map, int64_t grains,
                                               bool apart) const;
     // slots [sent slots, D], as in TokenMap -> [received rows, D]
@@ -50,6 +52,7 @@ class TokenDispatcher {
                 std::span<const int64_t> received) const;
 
     Communicator& ranks_;
+    const int tensor_;
     std::vector<int64_t> first_;  // [ranks + 1] first expert of each
 };
 

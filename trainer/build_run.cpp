@@ -74,21 +74,23 @@ class Origin {
     ModelSpec spec_;
 };
 
-// What every rank makes or loads by itself.
-// Parts of a tensor are compared with those of the same place.
+// What every rank makes or loads by itself; of a tensor, among those that hold the same of it.
 void require_same_model(const Mesh& mesh, Model& model) {
     if (mesh.world().size() == 1) return;
     const auto hashed = [](std::string_view bytes) { return "of hash " + content_hash(bytes); };
-    Facts facts{{"the model's config", hashed(model.spec().to_config().dump())}}, of_experts;
+    const std::string otherwise = "every rank must read the same model.from";
+    require_same(mesh.world(), {{"the model's config", hashed(model.spec().to_config().dump())}},
+                 ExitCode::replica_mismatch, otherwise);
+    std::map<Communicator*, Facts> facts;
     for (const Parameter* parameter : model.parameters()) {
         const Tensor& value = parameter->value;
-        (parameter->layout.expert >= 0 ? of_experts : facts)
-            .emplace_back(parameter->name, hashed({reinterpret_cast<const char*>(value.raw()),
-                                                   static_cast<size_t>(value.bytes())}));
+        const std::string hash = hashed(
+            {reinterpret_cast<const char*>(value.raw()), static_cast<size_t>(value.bytes())});
+        for (Communicator* holders : mesh.holders(parameter->layout))
+            facts[holders].emplace_back(parameter->name, hash);
     }
-    const std::string otherwise = "every rank must read the same model.from";
-    require_same(mesh.world(), facts, ExitCode::replica_mismatch, otherwise);
-    require_same(mesh.expert_data(), of_experts, ExitCode::replica_mismatch, otherwise);
+    for (Communicator* holders : {&mesh.tensor(), &mesh.data(), &mesh.expert_data()})
+        require_same(*holders, facts[holders], ExitCode::replica_mismatch, otherwise);
 }
 
 void start_log(TrainingRun& run, const std::string& toml, Console& console) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <map>
 #include <vector>
 
 #include "parallel/agreement.h"
@@ -78,13 +79,16 @@ std::string difference_among(Communicator& communicator, std::span<Parameter* co
 }  // namespace
 
 std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> parameters) {
-    std::vector<Parameter*> experts, others;
+    std::map<Communicator*, std::vector<Parameter*>> held;
     for (Parameter* parameter : parameters)
-        (parameter->layout.expert >= 0 ? experts : others).push_back(parameter);
-    const std::string difference = difference_among(mesh.data(), others, mesh.rank());
-    return first_text(mesh.world(), difference.empty()
-                                        ? difference_among(mesh.expert_data(), experts, mesh.rank())
-                                        : difference);
+        for (Communicator* holders : mesh.holders(parameter->layout))
+            held[holders].push_back(parameter);
+    std::string difference;
+    for (Communicator* holders : {&mesh.tensor(), &mesh.data(), &mesh.expert_data()}) {
+        const std::string found = difference_among(*holders, held[holders], mesh.rank());
+        if (difference.empty()) difference = found;
+    }
+    return first_text(mesh.world(), difference);
 }
 
 }  // namespace fucina

@@ -1,5 +1,7 @@
 #include "trainer/run_mesh.h"
 
+#include <algorithm>
+
 #include "kernels/error.h"
 #include "trainer/pass_batch.h"
 
@@ -12,36 +14,59 @@ std::string list(const std::vector<int>& numbers) {
     return text;
 }
 
-void check_expert(const char* key, int expert, int ranks) {
-    if (ranks % expert == 0) return;
+// Numbers that divide `whole`, multiples of `unit`.
+std::vector<int> divisors(int whole, int unit = 1) {
     std::vector<int> legal;
-    for (int divisor = 1; divisor <= ranks; ++divisor)
-        if (ranks % divisor == 0) legal.push_back(divisor);
-    fail(ExitCode::usage, key, " = ", expert, " does not divide ", ranks,
-         " ranks; legal: ", list(legal));
+    for (int divisor = unit; divisor <= whole; divisor += unit)
+        if (whole % divisor == 0) legal.push_back(divisor);
+    return legal;
+}
+
+struct Axis {
+    std::string name;  // as the user wrote it: "parallel.tensor", "--tensor"
+    int size;
+};
+
+// expert.size 0: as many as tensor.
+MeshShape mesh_shape(int ranks, const Axis& tensor, const Axis& expert) {
+    if (ranks % tensor.size != 0)
+        fail(ExitCode::usage, tensor.name, " = ", tensor.size, " does not divide ", ranks,
+             " ranks; legal: ", list(divisors(ranks)));
+    MeshShape shape{.data = ranks / tensor.size, .tensor = tensor.size, .expert = tensor.size};
+    if (expert.size > 0) shape.expert = expert.size;
+    const std::vector<int> legal = divisors(shape.stage_ranks(), tensor.size);
+    if (std::ranges::find(legal, shape.expert) == legal.end())
+        fail(ExitCode::usage, expert.name, " = ", shape.expert,
+             shape.expert % tensor.size == 0
+                 ? concat(" does not divide ", shape.stage_ranks(), " ranks")
+                 : concat(" is not a multiple of ", tensor.name, " = ", tensor.size),
+             "; legal: ", list(legal));
+    return shape;
 }
 
 }  // namespace
 
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
-    const int ranks = world.size();
+    const Parallel& parallel = recipe.parallel();
+    const auto tensor = static_cast<int>(parallel.has_tensor() ? parallel.tensor() : 1);
+    const MeshShape shape = mesh_shape(world.size(), {"parallel.tensor", tensor},
+                                       {"parallel.expert", static_cast<int>(parallel.expert())});
     const SumOrder order = sum_order(recipe);
-    const auto expert =
-        static_cast<int>(recipe.parallel().has_expert() ? recipe.parallel().expert() : 1);
-    if (recipe.train().numerics() != "fast" && !ranks_fit_tree(ranks, order)) {
+    if (recipe.train().numerics() != "fast" && !ranks_fit_tree(shape.data, order)) {
         std::vector<int> legal;
-        for (int more = 1; more <= order.replicas; more *= 2) legal.push_back(more);
-        fail(ExitCode::usage, ranks, " ranks do not divide exact.replicas = ", order.replicas,
-             "; legal: ", list(legal), "; start one of these, set a larger exact.replicas",
+        for (int more = 1; more <= order.replicas; more *= 2) legal.push_back(more * tensor);
+        fail(ExitCode::usage, shape.data, shape.data < world.size() ? " data-parallel" : "",
+             " ranks do not divide exact.replicas = ", order.replicas, "; legal: ", list(legal),
+             tensor > 1 ? " ranks in all" : "", "; start one of these, set a larger exact.replicas",
              " in a new run, or train.numerics = \"fast\"");
     }
-    check_expert("parallel.expert", expert, ranks);
-    return std::make_unique<Mesh>(world, MeshShape{.data = ranks, .expert = expert});
+    return std::make_unique<Mesh>(world, shape);
 }
 
-std::unique_ptr<Mesh> make_mesh(Communicator& world, int expert) {
-    check_expert("--expert", expert, world.size());
-    return std::make_unique<Mesh>(world, MeshShape{.data = world.size(), .expert = expert});
+std::unique_ptr<Mesh> make_mesh(Communicator& world, const RunOnlyLayout& layout) {
+    return std::make_unique<Mesh>(
+        world, mesh_shape(world.size(), {"--tensor", static_cast<int>(layout.tensor)},
+                          {"--expert", static_cast<int>(layout.expert)}));
 }
 
 }  // namespace fucina

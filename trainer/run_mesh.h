@@ -11,8 +11,12 @@ namespace fucina {
 // impossible, with the legal choices.
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe);
 
-// The same for a command that only runs a model: experts over `expert` of all ranks each, an option
-// of the command line.
-std::unique_ptr<Mesh> make_mesh(Communicator& world, int expert);
+// The same for a command that only runs a model, by its options on the command line.
+struct RunOnlyLayout {
+    int64_t tensor = 1;
+    int64_t expert = 0;  // 0: as many as tensor
+    bool one_rank() const { return tensor == 1 && expert <= 1; }
+};
+std::unique_ptr<Mesh> make_mesh(Communicator& world, const RunOnlyLayout& layout);
 
 }  // namespace fucina

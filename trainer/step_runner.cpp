@@ -13,9 +13,10 @@ namespace fucina {
 
 // What the step's passes add up to, in whatever order and on whatever rank.
 struct StepRunner::Sums {
-    void add(const PassResult& pass) {
-        loss.add(pass.loss);
-        mtp.add(pass.mtp_loss);
+    // losses: whether they are this rank's to add; tensor-parallel ranks have the same ones.
+    void add(const PassResult& pass, bool losses) {
+        if (losses) loss.add(pass.loss);
+        if (losses) mtp.add(pass.mtp_loss);
         balance.add(pass.balance);
         for (size_t l = 0; l < pass.expert_counts.size(); ++l)
             for (size_t e = 0; e < pass.expert_counts[l].size(); ++e)
@@ -105,7 +106,8 @@ void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const Pa
     const bool empty = pass.grains.count() == 0;
     const int64_t begin = empty ? 0 : (before + pass.grains.begin) * grain;
     const int64_t end = empty ? 0 : std::min((before + pass.grains.end) * grain, own.sequences());
-    sums.add(parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options));
+    sums.add(parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options),
+             parts_.mesh.tensor().rank() == 0);
     fault_point("step.backward", parts_.mesh.rank());
 }
 

@@ -17,17 +17,16 @@ TokensById sort_by_id(const int32_t* ids, int64_t count, int64_t vocabulary) {
     TokensById sorted;
     sorted.offsets.assign(static_cast<size_t>(vocabulary) + 1, 0);
     sorted.tokens.resize(static_cast<size_t>(count));
-    for (int64_t t = 0; t < count; ++t) {
-        FUCINA_CHECK(ids[t] >= 0 && ids[t] < vocabulary, "token id ", ids[t],
-                     " of a vocabulary of ", vocabulary);
-        ++sorted.offsets[static_cast<size_t>(ids[t]) + 1];
-    }
+    const auto here = [&](int64_t t) { return ids[t] >= 0 && ids[t] < vocabulary; };
+    for (int64_t t = 0; t < count; ++t)
+        if (here(t)) ++sorted.offsets[static_cast<size_t>(ids[t]) + 1];
     for (size_t id = 1; id < sorted.offsets.size(); ++id)
         sorted.offsets[id] += sorted.offsets[id - 1];
     std::vector<int32_t> next = sorted.offsets;
     for (int64_t t = 0; t < count; ++t)
-        sorted.tokens[static_cast<size_t>(next[static_cast<size_t>(ids[t])]++)] =
-            static_cast<int32_t>(t);
+        if (here(t))
+            sorted.tokens[static_cast<size_t>(next[static_cast<size_t>(ids[t])]++)] =
+                static_cast<int32_t>(t);
     return sorted;
 }
 

@@ -5,6 +5,9 @@
 #include "kernels/cpu/head_loss.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/gemm.h"
@@ -51,39 +54,106 @@ class HeadLossPass {
     }
 
   private:
+    // Of the rows of the logits; writes their gradients too.
     void losses(int64_t first, int64_t rows) const {
+        const int32_t* labels = io_.labels + first;
+        float* const losses = io_.loss.data<float>() + first;
+        if (io_.ranks > 1) return losses_over_ranks(labels, rows, losses);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
-            const int32_t label = io_.labels[first + i];
-            FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < io_.head.n), "label ",
-                         label, " of a vocabulary of ", io_.head.n);
-            io_.loss.data<float>()[first + i] = loss_of_row(i, label);
+            const auto [shift, target] = largest_and_target(i, labels[i]);
+            losses[i] = finish_row(i, labels[i], shift, target, sum_of_row(i, labels[i], shift));
         });
     }
 
-    // Of row `i` of the logits; writes its gradient too.
-    float loss_of_row(int64_t i, int32_t label) const {
+    // Largest logits and sums of their exponentials meet rank by rank.
+    void losses_over_ranks(const int32_t* labels, int64_t rows, float* losses) const {
+        const auto count = static_cast<size_t>(rows), ranks = static_cast<size_t>(io_.ranks);
+        std::vector<float> own(2 * count), all(2 * count * ranks);
+        std::vector<float> shifts(count), targets(count), sums(count), parts(count * ranks);
+        parallel_for(rows, io_.head.n, [&](int64_t i) {
+            const auto [shift, target] = largest_and_target(i, labels[i]);
+            own[static_cast<size_t>(2 * i)] = shift;
+            own[static_cast<size_t>(2 * i) + 1] = target;
+        });
+        io_.gather(own, all);
+        for (size_t i = 0; i < count; ++i) {
+            shifts[i] = largest_of(all.data() + 2 * i, 2 * count);
+            targets[i] = largest_of(all.data() + 2 * i + 1, 2 * count);
+        }
+        parallel_for(rows, io_.head.n, [&](int64_t i) {
+            const auto row = static_cast<size_t>(i);
+            sums[row] = sum_of_row(i, labels[i], shifts[row]);
+        });
+        io_.gather(sums, parts);
+        parallel_for(rows, io_.head.n, [&](int64_t i) {
+            const auto row = static_cast<size_t>(i);
+            losses[i] = finish_row(i, labels[i], shifts[row], targets[row],
+                                   tree_sum(parts.data() + row, count, io_.ranks));
+        });
+    }
+
+    // Of a number of each rank, `stride` apart; NaN if one is.
+    float largest_of(const float* x, size_t stride) const {
+        float largest = x[0];
+        for (int rank = 1; rank < io_.ranks; ++rank) {
+            const float next = x[static_cast<size_t>(rank) * stride];
+            if (!(next <= largest)) largest = next;
+            if (std::isnan(largest)) break;
+        }
+        return largest;
+    }
+    static float tree_sum(const float* x, size_t stride, int count) {
+        if (count == 1) return *x;
+        const int half = (count + 1) / 2;
+        return tree_sum(x, stride, half) +
+               tree_sum(x + static_cast<size_t>(half) * stride, stride, count - half);
+    }
+
+    // The largest logit here, and the label's: -inf where another rank has it.
+    std::pair<float, float> largest_and_target(int64_t i, int32_t label) const {
+        const int64_t vocab = io_.head.n;
+        FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab * io_.ranks), "label ",
+                     label, " of a vocabulary of ", vocab * io_.ranks);
+        if (label == kIgnoreLabel) return {0.0f, 0.0f};
+        const float* logits = logits_.row<float>(i);
+        const int64_t column = label - io_.first;
+        const bool here = column >= 0 && column < vocab;
+        return {FUCINA_PICK(kHeadLossKernels).largest(logits, vocab),
+                here ? logits[column] : -std::numeric_limits<float>::infinity()};
+    }
+
+    // Of exponentials, of the vocabulary here.
+    float sum_of_row(int64_t i, int32_t label, float shift) const {
+        if (label == kIgnoreLabel) return 0.0f;
+        float sums[kPartialSums];
+        sum_chunks(
+            io_.chunks, sums, 1,
+            [&](int64_t chunk, float* sum) {
+                const int64_t count = io_.head.n / io_.chunks;
+                *sum =
+                    FUCINA_PICK(kHeadLossKernels)
+                        .sum_of_exponentials(logits_.row<float>(i) + chunk * count, count, shift);
+            },
+            [](const float* x, float* y) { *y += *x; });
+        return sums[0];
+    }
+
+    // Its loss; writes its gradient too.
+    float finish_row(int64_t i, int32_t label, float shift, float target, float sum) const {
         const HeadLossKernels& kernels = FUCINA_PICK(kHeadLossKernels);
         const int64_t vocab = io_.head.n, element = size_of(io_.head.dtype);
-        const float* logits = logits_.row<float>(i);
         std::byte* const gradient =
             d_logits_.defined() ? d_logits_.raw() + i * d_logits_.row_stride() * element : nullptr;
         if (label == kIgnoreLabel) {
             if (gradient != nullptr) std::fill_n(gradient, vocab * element, std::byte{0});
             return 0.0f;
         }
-        const float shift = kernels.largest(logits, vocab);
-        float sums[kPartialSums];
-        sum_chunks(
-            io_.chunks, sums, 1,
-            [&](int64_t chunk, float* sum) {
-                const int64_t count = vocab / io_.chunks;
-                *sum = kernels.sum_of_exponentials(logits + chunk * count, count, shift);
-            },
-            [](const float* x, float* y) { *y += *x; });
+        const int64_t column = label - io_.first;
         if (gradient != nullptr)
             (io_.head.dtype == DType::bf16 ? kernels.gradient_bf16 : kernels.gradient_f32)(
-                {logits, vocab, label, shift, sums[0], io_.scale}, gradient);
-        return kernels.loss(logits[label], shift, sums[0]);
+                {logits_.row<float>(i), vocab, column < vocab ? column : -1, shift, sum, io_.scale},
+                gradient);
+        return kernels.loss(target, shift, sum);
     }
 
     const ops::HeadLoss& io_;

@@ -14,6 +14,7 @@
 #include "trainer/evaluator.h"
 #include "trainer/run_data.h"
 #include "trainer/run_mesh.h"
+#include "trainer/run_model.h"
 #include "trainer/weights.h"
 
 namespace fucina {
@@ -22,7 +23,8 @@ namespace {
 
 struct EvalOptions {
     std::string model, data, format, tokenizer, tokens, logits, precision, gradients;
-    int64_t sequence_length = 0, expert = 1;
+    int64_t sequence_length = 0;
+    RunOnlyLayout layout;
     double mtp_loss = 0, balance_loss = 0;
 };
 
@@ -154,7 +156,8 @@ void run_eval(const EvalOptions& options) {
     if (!note.empty()) console.line(note);
     const RunData opened = open_data(*communicator, options, source, console);
     const PackedStore& data = opened.train->source(0);
-    const auto mesh = make_mesh(*communicator, static_cast<int>(options.expert));
+    check_tensor(source.spec(), options.layout.tensor, "--tensor");
+    const auto mesh = make_mesh(*communicator, options.layout);
     Model model = source.load({.compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
                                .with_mtp = options.mtp_loss > 0,
@@ -203,9 +206,12 @@ void add_eval_command(Command app) {
     command.option("--precision", options->precision, "bf16 or fp32; default: as in training")
         .one_of({"bf16", "fp32"});
     command
-        .option("--expert", options->expert,
-                "under mpirun: so many ranks share the experts out among themselves")
+        .option("--tensor", options->layout.tensor, "under mpirun: so many ranks share each matrix")
         .range(int64_t{1}, int64_t{65536});
+    command
+        .option("--expert", options->layout.expert,
+                "under mpirun: so many ranks share the experts out among themselves")
+        .range(int64_t{0}, int64_t{65536});
     command.option("--gradients", options->gradients).path().hidden().needs(tokens);
     command.option("--mtp-loss", options->mtp_loss).hidden();
     command.option("--balance-loss", options->balance_loss).hidden();
@@ -213,8 +219,8 @@ void add_eval_command(Command app) {
     command.run([options] {
         if (options->data.empty() && options->tokens.empty())
             fail(ExitCode::usage, "eval needs --data FILE or --tokens IDS.json");
-        if (options->expert > 1 && !(options->logits.empty() && options->gradients.empty()))
-            fail(ExitCode::usage, "--logits is made by one rank; leave --expert out");
+        if (!options->layout.one_rank() && !(options->logits.empty() && options->gradients.empty()))
+            fail(ExitCode::usage, "--logits is made by one rank; leave --expert and --tensor out");
         run_eval(*options);
     });
 }

@@ -9,6 +9,7 @@
 #include "launch/process.h"
 #include "model/generation.h"
 #include "trainer/run_mesh.h"
+#include "trainer/run_model.h"
 
 namespace fucina {
 
@@ -17,7 +18,8 @@ namespace {
 struct GenerateOptions {
     std::optional<std::string> prompt;
     std::string model, tokens, tokenizer, precision, begin_token = "auto";
-    int64_t max_tokens = 256, expert = 1;
+    int64_t max_tokens = 256;
+    RunOnlyLayout layout;
     Sampling sampling{.temperature = 0.8, .top_p = 0.95};
     bool ignore_eos = false;
 };
@@ -96,14 +98,15 @@ void continue_text(const GenerateOptions& options, const ModelSource& source, Mo
 }
 
 void run_generate(const GenerateOptions& options) {
-    if (process().rank() != 0 && options.expert == 1) return;
-    // Ranks that share the experts out all make the same text; the first one prints it.
+    if (process().rank() != 0 && options.layout.one_rank()) return;
+    // Ranks that share the model all make the same text; the first one prints it.
     std::unique_ptr<Communicator> communicator = make_self_communicator();
-    if (options.expert > 1) communicator = process().make_communicator();
+    if (!options.layout.one_rank()) communicator = process().make_communicator();
     if (communicator->rank() != 0)
         for (std::ostream* stream : {&std::cout, &std::cerr}) stream->setstate(std::ios::failbit);
-    const auto mesh = make_mesh(*communicator, static_cast<int>(options.expert));
+    const auto mesh = make_mesh(*communicator, options.layout);
     const ModelSource source(options.model, false);
+    check_tensor(source.spec(), options.layout.tensor, "--tensor");
     const DType compute = options.precision == "fp32" ? DType::f32 : DType::bf16;
     const std::string note = compute_as_trained(*communicator, source, compute);
     if (!note.empty()) std::cerr << note << std::endl;
@@ -150,9 +153,12 @@ void add_generate_command(Command app) {
     command.flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
     command.option("--precision", options->precision, "bf16 or fp32").one_of({"bf16", "fp32"});
     command
-        .option("--expert", options->expert,
-                "under mpirun: so many ranks share the experts out among themselves")
+        .option("--tensor", options->layout.tensor, "under mpirun: so many ranks share each matrix")
         .range(int64_t{1}, int64_t{65536});
+    command
+        .option("--expert", options->layout.expert,
+                "under mpirun: so many ranks share the experts out among themselves")
+        .range(int64_t{0}, int64_t{65536});
     command.run([options] {
         if (!options->prompt && options->tokens.empty())
             fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");

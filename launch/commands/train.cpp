@@ -58,7 +58,11 @@ std::string products_in_words(const Recipe& recipe) {
 std::string layout_in_words(const TrainingRun& run) {
     const MeshShape& mesh = run.mesh->shape();
     std::string text = concat("data over ", mesh.data, " ranks");
-    if (mesh.expert > 1) text += concat(", experts over ", mesh.expert, " of them");
+    if (mesh.tensor > 1)
+        text += concat(", matrices over ", mesh.tensor, " ranks",
+                       run.model->options().sequence ? " that share tokens too" : "");
+    if (mesh.expert > 1)
+        text += concat(", experts over ", mesh.expert, mesh.tensor > 1 ? " ranks" : " of them");
     if (run.optimizer->options().shared_out) text += ", moments shared out";
     return text;
 }
@@ -133,7 +137,7 @@ void run_train(const TrainOptions& options) {
 // A layout changes no number, so a run that goes on with fewer ranks shares its experts out among
 // fewer, unless --set says among how many.
 void fit_experts(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Console& console) {
-    const int64_t before = recipe.parallel().has_expert() ? recipe.parallel().expert() : 1;
+    const int64_t before = std::max<int64_t>(recipe.parallel().expert(), 1);
     const int64_t now = std::gcd(before, int64_t{ranks});
     const auto origin = resolved.origins.find("parallel.expert");
     if (now == before || (origin != resolved.origins.end() && origin->second == "--set")) return;

@@ -1,5 +1,6 @@
 #include "model/layers/attention_mla.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/gemm.h"
@@ -15,6 +16,7 @@ constexpr double kLatentEps = 1e-6;  // whatever rms_norm_eps is
 
 AttentionMla::AttentionMla(ParameterSet& set, const std::string& prefix, const ModelSpec& spec)
     : mla_(spec.attention),
+      heads_(set.own(mla_.heads)),
       scale_(static_cast<float>(yarn_softmax_scale(spec.rope.yarn) /
                                 std::sqrt(static_cast<double>(mla_.qk_dim())))),
       q_width_(mla_.q_lora_rank > 0 ? mla_.q_lora_rank : mla_.heads * mla_.qk_dim()),
@@ -22,31 +24,34 @@ AttentionMla::AttentionMla(ParameterSet& set, const std::string& prefix, const M
                        {q_width_ + mla_.kv_lora_rank + mla_.rope_dim, spec.hidden_size})),
       kv_norm_(set, prefix + "kv_norm", mla_.kv_lora_rank, kLatentEps),
       kv_up_(set.matrix(prefix + "kv_up",
-                        {mla_.heads * (mla_.nope_dim + mla_.v_dim), mla_.kv_lora_rank})),
-      out_(set.matrix(prefix + "out", {spec.hidden_size, mla_.heads * mla_.v_dim})) {
+                        {mla_.heads * (mla_.nope_dim + mla_.v_dim), mla_.kv_lora_rank},
+                        {.tensor = 0})),
+      out_(set.matrix(prefix + "out", {spec.hidden_size, mla_.heads * mla_.v_dim}, {.tensor = 1})) {
     kv_up_->dgrad.cut = out_->forward.cut = set.cut();
     if (mla_.q_lora_rank == 0) return;
     q_norm_.emplace(set, prefix + "q_norm", mla_.q_lora_rank, kLatentEps);
-    q_up_ = set.matrix(prefix + "q_up", {mla_.heads * mla_.qk_dim(), mla_.q_lora_rank});
+    q_up_ =
+        set.matrix(prefix + "q_up", {mla_.heads * mla_.qk_dim(), mla_.q_lora_rank}, {.tensor = 0});
     q_up_->dgrad.cut = set.cut();
 }
 
 AttentionShape AttentionMla::shape(const PassContext& context) const {
-    return {.heads = mla_.heads,
-            .kv_heads = mla_.heads,
+    const int64_t ranks = mla_.heads / heads_;
+    return {.heads = heads_,
+            .kv_heads = heads_,
             .d_qk = mla_.qk_dim(),
             .d_shared = mla_.rope_dim,
             .d_v = mla_.v_dim,
             .scale = scale_,
-            .chunks = context.chunks,
+            .chunks = std::max<int64_t>(context.chunks / ranks, 1),
             .cu_seqlens = context.cu_seqlens};
 }
 
 // kv: per head nope | v. k_own begins at column 0 of a head, v after nope columns.
-AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& down) const {
+AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& k_rope) const {
     const int64_t head = mla_.nope_dim + mla_.v_dim;
     return {.k_own = kv,
-            .k_shared = rope_columns(down),
+            .k_shared = k_rope,
             .v = kv.columns(mla_.nope_dim, kv.dim(1)),
             .k_head_stride = head,
             .v_head_stride = head};
@@ -55,14 +60,17 @@ AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& down) const {
 void AttentionMla::compute_down(const PassContext& context, Saved& saved) const {
     saved.down = context.activations(saved.x.rows(), down_->value.dim(0));
     ops::linear(saved.x, down_->forward, saved.down);
-    ops::rope(rope_columns(saved.down), 1, context.positions, *context.rope, false);
+    ops::rope(rope_columns(saved.down), 1, context.stream_positions(), *context.rope, false);
     if (!q_up_)
         ops::rope(q_columns(saved.down), mla_.heads, context.positions, *context.rope, false);
+    saved.k_rope = context.whole(rope_columns(saved.down));
 }
 
 void AttentionMla::norm_latents(const PassContext& context, Saved& saved) const {
-    if (q_up_) saved.q_latent = q_norm_->forward(context, q_columns(saved.down), saved.q_rstd);
-    saved.c = kv_norm_.forward(context, c_columns(saved.down), saved.c_rstd);
+    if (q_up_)
+        saved.q_latent =
+            context.whole(q_norm_->forward(context, q_columns(saved.down), saved.q_rstd));
+    saved.c = context.whole(kv_norm_.forward(context, c_columns(saved.down), saved.c_rstd));
 }
 
 void AttentionMla::compute_q(const PassContext& context, Saved& saved) const {
@@ -70,13 +78,13 @@ void AttentionMla::compute_q(const PassContext& context, Saved& saved) const {
         saved.q = q_columns(saved.down);  // rotated by compute_down
         return;
     }
-    saved.q = context.activations(saved.down.rows(), q_up_->value.dim(0));
+    saved.q = context.activations(context.tokens, q_up_->value.dim(0));
     ops::linear(saved.q_latent, q_up_->forward, saved.q);
-    ops::rope(saved.q, mla_.heads, context.positions, *context.rope, false);
+    ops::rope(saved.q, heads_, context.positions, *context.rope, false);
 }
 
 void AttentionMla::compute_kv(const PassContext& context, Saved& saved) const {
-    saved.kv = context.activations(saved.down.rows(), kv_up_->value.dim(0));
+    saved.kv = context.activations(context.tokens, kv_up_->value.dim(0));
     ops::linear(saved.c, kv_up_->forward, saved.kv);
 }
 
@@ -88,13 +96,11 @@ AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in
     compute_q(context, saved);
     compute_kv(context, saved);
     if (!context.keeps) drop(RecomputeKind::norm, saved);
-    saved.o = context.activations(in.x.rows(), mla_.heads * mla_.v_dim);
-    if (context.keeps) saved.lse = Tensor::empty({mla_.heads, in.x.rows()}, DType::f32);
-    ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.down), saved.o, saved.lse);
+    saved.o = context.activations(context.tokens, heads_ * mla_.v_dim);
+    if (context.keeps) saved.lse = Tensor::empty({heads_, context.tokens}, DType::f32);
+    ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.k_rope), saved.o, saved.lse);
     if (!context.keeps) saved = {.o = saved.o};
-    Out out{context.activations(in.x.rows(), in.x.dim(1))};
-    ops::linear(saved.o, out_->forward, out.y);
-    return out;
+    return {context.stream(context.sum_linear(saved.o, out_->forward))};
 }
 
 void AttentionMla::drop(RecomputeKind kind, Saved& saved) const {
@@ -106,43 +112,50 @@ void AttentionMla::drop(RecomputeKind kind, Saved& saved) const {
 
 AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& grad,
                                         Saved& saved) const {
-    const int64_t tokens = grad.y.rows();
+    const int64_t tokens = context.tokens;
     if (!saved.c.defined()) norm_latents(context, saved);
     if (!saved.q.defined()) compute_q(context, saved);
     if (!saved.kv.defined()) compute_kv(context, saved);
 
     Tensor d_o = context.activations(tokens, saved.o.dim(1));
-    ops::linear(grad.y, out_->dgrad, d_o);
-    context.weight_grads->add(matrix_grad(out_, grad.y, saved.o, context.nodes));
+    {
+        const Tensor dy = context.whole(grad.y);
+        ops::linear(dy, out_->dgrad, d_o);
+        context.weight_grads->add(matrix_grad(out_, dy, saved.o, context.nodes));
+    }
 
-    Tensor d_down = context.activations(tokens, saved.down.dim(1));
+    Tensor d_down = context.activations(saved.down.rows(), saved.down.dim(1));
     Tensor d_q = q_up_ ? context.activations(tokens, saved.q.dim(1)) : q_columns(d_down);
     Tensor d_kv = context.activations(tokens, saved.kv.dim(1));
+    // Of the key that all heads share, each rank has its heads' part.
+    Tensor d_rope = rope_columns(d_down);
+    if (context.shares) d_rope = Tensor::empty({tokens, mla_.rope_dim}, DType::f32);
     ops::attention_backward(shape(context), {.d_out = d_o,
                                              .out = saved.o,
                                              .lse = saved.lse,
                                              .q = saved.q,
-                                             .kv = kv_views(saved.kv, saved.down),
+                                             .kv = kv_views(saved.kv, saved.k_rope),
                                              .dq = d_q,
-                                             .dkv = kv_views(d_kv, d_down)});
-    saved.q = saved.kv = saved.o = saved.lse = d_o = Tensor();
-    ops::rope(d_q, mla_.heads, context.positions, *context.rope, true);
-    ops::rope(rope_columns(d_down), 1, context.positions, *context.rope, true);
+                                             .dkv = kv_views(d_kv, d_rope)});
+    saved.q = saved.kv = saved.o = saved.lse = saved.k_rope = d_o = Tensor();
+    if (context.shares)
+        copy_rows(context.stream(context.shares->sum(d_rope, context.dtype)), rope_columns(d_down));
+    d_rope = Tensor();
+    ops::rope(d_q, heads_, context.positions, *context.rope, true);
+    ops::rope(rope_columns(d_down), 1, context.stream_positions(), *context.rope, true);
 
     if (q_up_) {
         context.weight_grads->add(matrix_grad(q_up_, d_q, saved.q_latent, context.nodes));
-        Tensor d_latent = context.activations(tokens, mla_.q_lora_rank);
-        ops::linear(d_q, q_up_->dgrad, d_latent);
+        const Tensor d_latent = context.stream(context.sum_linear(d_q, q_up_->dgrad));
         q_norm_->backward(context, d_latent, q_columns(saved.down), saved.q_rstd, {},
                           q_columns(d_down));
     }
     context.weight_grads->add(matrix_grad(kv_up_, d_kv, saved.c, context.nodes));
-    Tensor d_c = context.activations(tokens, mla_.kv_lora_rank);
-    ops::linear(d_kv, kv_up_->dgrad, d_c);
+    const Tensor d_c = context.stream(context.sum_linear(d_kv, kv_up_->dgrad));
     kv_norm_.backward(context, d_c, c_columns(saved.down), saved.c_rstd, {}, c_columns(d_down));
 
     context.weight_grads->add(matrix_grad(down_, d_down, saved.x, context.chunk_nodes));
-    In in{context.activations(tokens, saved.x.dim(1))};
+    In in{context.activations(saved.x.rows(), saved.x.dim(1))};
     ops::linear(d_down, down_->dgrad, in.x);
     saved = Saved();
     return in;

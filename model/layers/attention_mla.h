@@ -24,11 +24,14 @@ class AttentionMla {
     struct Out {
         Tensor y;  // [T, D]
     };
+    // Stream rows (model/pass_context.h) down to the latents; from there whole ones, of H heads,
+    // those that are here.
     struct Saved {
         Tensor x;                 // [T, D]
         Tensor down;              // [T, q | kv_lora_rank | rope_dim], rope part rotated
-        Tensor q_latent, q_rstd;  // [T, q_lora_rank] normed
-        Tensor c, c_rstd;         // [T, kv_lora_rank] normed
+        Tensor q_latent, q_rstd;  // [T, q_lora_rank] normed, whole; q_rstd of stream rows
+        Tensor c, c_rstd;         // [T, kv_lora_rank] normed, whole; c_rstd of stream rows
+        Tensor k_rope;            // [T, rope_dim]
         Tensor q;       // [T, H*(nope+rope)] rotated; a view of down without a query latent
         Tensor kv;      // [T, H*(nope+v)]
         Tensor o, lse;  // [T, H*v], fp32 [H, T]
@@ -53,7 +56,7 @@ class AttentionMla {
     void compute_q(const PassContext& context, Saved& saved) const;
     void compute_kv(const PassContext& context, Saved& saved) const;
     AttentionShape shape(const PassContext& context) const;
-    AttentionKv kv_views(const Tensor& kv, const Tensor& down) const;
+    AttentionKv kv_views(const Tensor& kv, const Tensor& k_rope) const;
     void remember(const Saved& saved, LatentCache::Layer& cache, int64_t length) const;
     Tensor q_columns(const Tensor& down) const { return down.columns(0, q_width_); }
     Tensor c_columns(const Tensor& down) const {
@@ -64,6 +67,7 @@ class AttentionMla {
     }
 
     MlaSpec mla_;
+    int64_t heads_;    // here
     float scale_;      // of q·k
     int64_t q_width_;  // columns of down before the kv latent
     Parameter* down_;

@@ -1,21 +1,9 @@
 // Decoding with MLA: the tokens' latents join the cache, and attention works on latents, W_kv
 // folded into q and o.
-#include <cstring>
-
 #include "kernels/gemm.h"
 #include "model/layers/attention_mla.h"
 
 namespace fucina {
-
-namespace {
-
-void copy_rows(const Tensor& from, const Tensor& to) {
-    const auto bytes = static_cast<size_t>(from.dim(1) * size_of(from.dtype()));
-    for (int64_t i = 0; i < from.rows(); ++i)
-        std::memcpy(to.slice(i, i + 1).raw(), from.slice(i, i + 1).raw(), bytes);
-}
-
-}  // namespace
 
 void AttentionMla::remember(const Saved& saved, LatentCache::Layer& cache, int64_t length) const {
     const int64_t end = length + saved.c.rows();
@@ -31,13 +19,13 @@ AttentionMla::Out AttentionMla::extend(const PassContext& context, const In& in,
     norm_latents(context, saved);
     remember(saved, cache, length);
     compute_q(context, saved);
-    saved.o = context.activations(in.x.rows(), mla_.heads * mla_.v_dim);
+    saved.o = context.activations(in.x.rows(), heads_ * mla_.v_dim);
     if (length == 0) {  // a prompt: attention among its own tokens
         compute_kv(context, saved);
-        ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.down), saved.o, {});
+        ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.k_rope), saved.o, {});
     } else {
         const int64_t end = length + in.x.rows();
-        ops::latent_attention({.heads = mla_.heads,
+        ops::latent_attention({.heads = heads_,
                                .nope = mla_.nope_dim,
                                .v = mla_.v_dim,
                                .scale = scale_,
@@ -47,9 +35,7 @@ AttentionMla::Out AttentionMla::extend(const PassContext& context, const In& in,
                                .kv_up = kv_up_->value,
                                .out = saved.o});
     }
-    Out out{context.activations(in.x.rows(), in.x.dim(1))};
-    ops::linear(saved.o, out_->forward, out.y);
-    return out;
+    return {context.stream(context.sum_linear(saved.o, out_->forward))};
 }
 
 }  // namespace fucina

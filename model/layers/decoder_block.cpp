@@ -45,9 +45,10 @@ DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor&
             saved.feed_forward.emplace<Moe::Saved>();
         return {moe->forward(context, {x, saved.mid}, std::get<Moe::Saved>(saved.feed_forward)).y};
     }
-    const Tensor y = std::get<Mlp>(feed_forward_)
-                         .forward(context, {x}, saved.feed_forward.emplace<Mlp::Saved>())
-                         .y;
+    const Tensor y =
+        context.stream(std::get<Mlp>(feed_forward_)
+                           .forward(context, {x}, saved.feed_forward.emplace<Mlp::Saved>())
+                           .y);
     add(y, saved.mid, y);
     return {y};
 }
@@ -83,9 +84,10 @@ DecoderBlock::In DecoderBlock::backward(const PassContext& context, const Out& g
     if (const Moe* moe = std::get_if<Moe>(&feed_forward_))
         d_normed = moe->backward(context, {grad.x}, std::get<Moe::Saved>(saved.feed_forward)).x;
     else
-        d_normed = std::get<Mlp>(feed_forward_)
-                       .backward(context, {grad.x}, std::get<Mlp::Saved>(saved.feed_forward))
-                       .x;
+        d_normed = context.stream(
+            std::get<Mlp>(feed_forward_)
+                .backward(context, {grad.x}, std::get<Mlp::Saved>(saved.feed_forward))
+                .x);
     Tensor d_mid = context.activations(grad.x.rows(), grad.x.dim(1));
     mlp_norm_.backward(context, d_normed, saved.mid, saved.mid_rstd, grad.x, d_mid);
     saved.mid = Tensor();

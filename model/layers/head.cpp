@@ -1,5 +1,7 @@
 #include "model/layers/head.h"
 
+#include <algorithm>
+
 #include "kernels/gemm.h"
 #include "model/layers/elementwise.h"
 
@@ -11,38 +13,65 @@ Tensor Head::forward(const PassContext& context, const In& in, Saved& saved) con
     return saved.normed;
 }
 
-Tensor Head::logits(const Tensor& normed) const {
-    Tensor logits = Tensor::empty({normed.rows(), projection_->value.dim(0)}, DType::f32);
+Tensor Head::logits(const PassContext& context, const Tensor& normed) const {
+    const int64_t rows = normed.rows(), here = projection_->value.rows();
+    Tensor logits = Tensor::empty({rows, here}, DType::f32);
     ops::linear(normed, projection_->forward, logits);
-    return logits;
+    if (!context.shares) return logits;
+    const int ranks = context.shares->ranks();
+    const Tensor parts = Tensor::empty({ranks * rows, here}, DType::f32);
+    context.shares->gather({logits.data<float>(), static_cast<size_t>(logits.size())},
+                           {parts.data<float>(), static_cast<size_t>(parts.size())});
+    Tensor all = Tensor::empty({rows, ranks * here}, DType::f32);
+    for (int rank = 0; rank < ranks; ++rank)
+        copy_rows(parts.slice(rank * rows, (rank + 1) * rows),
+                  all.columns(rank * here, (rank + 1) * here));
+    return all;
+}
+
+// What is the same for all rows.
+ops::HeadLoss Head::head_loss(const PassContext& context) const {
+    ops::HeadLoss io;
+    io.head = projection_->forward;
+    io.chunks = context.chunks;
+    if (!context.shares) return io;
+    io.ranks = context.shares->ranks();
+    io.chunks = std::max<int64_t>(context.chunks / io.ranks, 1);
+    io.first = projection_->box.offset[0];
+    io.gather = [shares = context.shares](std::span<const float> own, std::span<float> all) {
+        shares->gather(own, all);
+    };
+    return io;
 }
 
 void Head::loss(const PassContext& context, const Tensor& normed, Loss& io) const {
-    io.loss = Tensor::empty({normed.rows()}, DType::f32);
-    ops::head_loss({.x = normed,
-                    .head = projection_->forward,
-                    .labels = io.labels,
-                    .chunks = context.chunks,
-                    .loss = io.loss});
+    io.loss = Tensor::empty({context.tokens}, DType::f32);
+    ops::HeadLoss pass = head_loss(context);
+    pass.x = context.whole(normed);
+    pass.labels = io.labels;
+    pass.loss = io.loss;
+    ops::head_loss(pass);
 }
 
 Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor& more,
                              Saved& saved) const {
-    io.loss = Tensor::empty({saved.normed.rows()}, DType::f32);
-    Tensor d_normed = context.activations(saved.normed.rows(), saved.normed.dim(1));
+    const Tensor normed = context.whole(saved.normed);
+    io.loss = Tensor::empty({context.tokens}, DType::f32);
+    Tensor d_normed = Tensor::empty(normed.shape(), context.shares ? DType::f32 : context.dtype);
     context.weight_grads->now(*projection_, use_, *context.nodes,
                               [&](const SumNode& node, const Tensor& dw) {
-                                  ops::head_loss({.x = node.rows(saved.normed),
-                                                  .head = projection_->forward,
-                                                  .head_dgrad = projection_->dgrad,
-                                                  .labels = io.labels + node.begin,
-                                                  .scale = static_cast<float>(io.scale),
-                                                  .chunks = context.chunks,
-                                                  .loss = node.rows(io.loss),
-                                                  .dx = node.rows(d_normed),
-                                                  .dw = dw,
-                                                  .tree = node.tree});
+                                  ops::HeadLoss pass = head_loss(context);
+                                  pass.x = node.rows(normed);
+                                  pass.head_dgrad = projection_->dgrad;
+                                  pass.labels = io.labels + node.begin;
+                                  pass.scale = static_cast<float>(io.scale);
+                                  pass.loss = node.rows(io.loss);
+                                  pass.dx = node.rows(d_normed);
+                                  pass.dw = dw;
+                                  pass.tree = node.tree;
+                                  ops::head_loss(pass);
                               });
+    if (context.shares) d_normed = context.stream(context.shares->sum(d_normed, context.dtype));
     if (more.defined()) add(d_normed, more, d_normed);
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
     norm_.backward(context, d_normed, saved.x, saved.rstd, {}, in.x);

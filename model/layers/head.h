@@ -1,5 +1,7 @@
 // Head: final norm, vocabulary projection and cross-entropy. The projection may be the embedding's
-// table (tied) and is shared with MTP, which has a norm of its own.
+// table (tied) and is shared with MTP, which has a norm of its own. Tensor-parallel ranks have
+// parts of the vocabulary. Hidden states are stream rows (model/pass_context.h), losses of all
+// rows.
 #pragma once
 #include <string>
 
@@ -33,15 +35,17 @@ class Head {
 
     // The final hidden states, which are also what MTP starts from.
     Tensor forward(const PassContext& context, const In& in, Saved& saved) const;
-    Tensor logits(const Tensor& normed) const;  // fp32 [T, V]
+    Tensor logits(const PassContext& context, const Tensor& normed) const;  // fp32 [T, V]
     void loss(const PassContext& context, const Tensor& normed, Loss& io) const;
     // Loss and, in the same passes over the logits, its gradients. more: added to the gradient of
     // the final hidden states, or undefined.
     In loss_backward(const PassContext& context, Loss& io, const Tensor& more, Saved& saved) const;
 
   private:
+    ops::HeadLoss head_loss(const PassContext& context) const;
+
     Norm norm_;
-    Parameter* projection_ = nullptr;  // [V, D]
+    Parameter* projection_ = nullptr;  // [V, D], cut by V
     size_t use_ = 0;
 };
 

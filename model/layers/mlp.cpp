@@ -7,43 +7,42 @@
 namespace fucina {
 
 Mlp::Mlp(ParameterSet& set, const std::string& prefix, int64_t hidden, int64_t width)
-    : width_(width),
-      gate_up_(set.matrix(prefix + "gate_up", {2, width, hidden}, PackKind::gate_up)),
-      down_(set.matrix(prefix + "down", {hidden, width})) {
+    : width_(set.own(width)),
+      gate_up_(
+          set.matrix(prefix + "gate_up", {2, width, hidden}, {.tensor = 1}, PackKind::gate_up)),
+      down_(set.matrix(prefix + "down", {hidden, width}, {.tensor = 1})) {
     gate_up_->dgrad.cut = set.cut(2);
     down_->forward.cut = set.cut();
 }
 
 Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) const {
-    const int64_t tokens = in.x.rows();
-    const std::array<int64_t, 2> rows = {0, tokens};
     saved.x = in.x;
-    if (context.keeps) saved.gate_up = context.activations(tokens, 2 * width_);
-    Tensor h = context.activations(tokens, width_);
-    ops::gate_up_swiglu(in.x, {rows}, gate_up_->forward, saved.gate_up, h);
-    Out out{context.activations(tokens, in.x.dim(1))};
-    ops::linear(h, down_->forward, out.y);
-    return out;
+    const Tensor x = context.whole(in.x);
+    const std::array<int64_t, 2> rows = {0, x.rows()};
+    if (context.keeps) saved.gate_up = context.activations(x.rows(), 2 * width_);
+    Tensor h = context.activations(x.rows(), width_);
+    ops::gate_up_swiglu(x, {rows}, gate_up_->forward, saved.gate_up, h);
+    return {context.sum_linear(h, down_->forward)};
 }
 
 Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved) const {
-    const int64_t tokens = grad.y.rows();
-    const std::array<int64_t, 2> rows = {0, tokens};
-    Tensor d_gate_up = context.activations(tokens, 2 * width_);
+    const Tensor dy = context.whole(grad.y);
+    const std::array<int64_t, 2> rows = {0, dy.rows()};
+    Tensor d_gate_up = context.activations(dy.rows(), 2 * width_);
     {
-        Tensor h = context.activations(tokens, width_);
-        ops::down_swiglu_backward({.dy = grad.y,
+        Tensor h = context.activations(dy.rows(), width_);
+        ops::down_swiglu_backward({.dy = dy,
                                    .rows = {rows},
                                    .down = down_->dgrad,
                                    .gate_up = saved.gate_up,
                                    .d_gate_up = d_gate_up,
                                    .weighted_h = h});
         saved.gate_up = Tensor();
-        context.weight_grads->add(matrix_grad(down_, grad.y, h, context.nodes));
+        context.weight_grads->add(matrix_grad(down_, dy, h, context.nodes));
     }
-    context.weight_grads->add(matrix_grad(gate_up_, d_gate_up, saved.x, context.nodes));
-    In in{context.activations(tokens, saved.x.dim(1))};
-    ops::linear(d_gate_up, gate_up_->dgrad, in.x);
+    context.weight_grads->add(
+        matrix_grad(gate_up_, d_gate_up, context.whole(saved.x), context.nodes));
+    In in{context.sum_linear(d_gate_up, gate_up_->dgrad)};
     saved = Saved();
     return in;
 }

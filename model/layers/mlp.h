@@ -10,6 +10,7 @@ namespace fucina {
 
 class Mlp {
   public:
+    // What goes in is stream rows, what comes out own rows (model/pass_context.h).
     struct In {
         Tensor x;  // [T, D]
     };
@@ -17,8 +18,8 @@ class Mlp {
         Tensor y;  // [T, D]
     };
     struct Saved {
-        Tensor x;        // [T, D]
-        Tensor gate_up;  // [T, 2F]
+        Tensor x;        // [T, D] stream
+        Tensor gate_up;  // [T, 2F] whole, of the columns here
         void drop_input() { x = Tensor(); }
         void restore_input(const Tensor& input) { x = input; }
     };
@@ -29,9 +30,9 @@ class Mlp {
     In backward(const PassContext& context, const Out& grad, Saved& saved) const;
 
   private:
-    int64_t width_;
-    Parameter* gate_up_;  // [2, F, D]
-    Parameter* down_;     // [D, F]
+    int64_t width_;       // of F, what is here
+    Parameter* gate_up_;  // [2, F, D], cut by F
+    Parameter* down_;     // [D, F], cut by F
 };
 
 }  // namespace fucina

@@ -104,17 +104,18 @@ Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, in
 }
 
 void Moe::route(const PassContext& context, Saved& saved) const {
-    const int64_t tokens = saved.x.rows();
+    const Tensor x = context.own(saved.x);
+    const int64_t tokens = x.rows();
     const RouterConfig& config = spec_.router;
     Tensor logits = Tensor::empty({tokens, config.experts}, DType::f32);
-    ops::linear(in_fp32(saved.x), router_->forward, logits);
+    ops::linear(in_fp32(x), router_->forward, logits);
     Route& route = saved.route;
     route.scores = Tensor::empty({tokens, config.experts}, DType::f32);
     route.indices = Tensor::empty({tokens, config.top_k}, DType::i32);
     route.weights = Tensor::empty({tokens, config.top_k}, DType::f32);
     ops::router(config, logits, bias_->value, route.scores, route.indices, route.weights);
     route.map = std::make_shared<const TokenMap>(
-        ops::make_token_map(route.indices, config.experts, context.grain_offsets));
+        ops::make_token_map(route.indices, config.experts, context.own_grains()));
 }
 
 Tensor Moe::experts(const PassContext& context, const Tensor& x, const TokenMap& map,
@@ -131,20 +132,20 @@ void Moe::receive(const PassContext& context, Saved& saved) const {
     const TokenMap& map = *saved.route.map;
     saved.received.exchange =
         context.dispatcher->plan(map, std::ssize(context.grain_offsets) - 1, context.ranks_apart);
-    saved.received.x =
-        context.dispatcher->dispatch(*saved.received.exchange, as_slots(context, saved.x, map));
+    saved.received.x = context.dispatcher->dispatch(*saved.received.exchange,
+                                                    as_slots(context, context.own(saved.x), map));
 }
 
 Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                     const Tensor& shared, const Tensor& residual) const {
-    Tensor y = context.activations(saved.x.rows(), saved.x.dim(1));
+    Tensor y = context.activations(saved.route.weights.rows(), saved.x.dim(1));
     ops::combine({.slots = slots,
                   .weights = saved.route.weights.data<float>(),
                   .add1 = shared,
-                  .add2 = residual,
+                  .add2 = context.own(residual),
                   .out = y},
                  *saved.route.map);
-    return y;
+    return context.stream(y);
 }
 
 Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) const {
@@ -242,7 +243,7 @@ Tensor Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
 }
 
 // Adds this layer's counts and balance loss to the report; the loss's gradient with respect to
-// scores is returned.
+// scores is returned. It is of whole sequences: the first of the ranks that share them reports it.
 Tensor Moe::report_balance(const PassContext& context, const Route& route) const {
     std::vector<int64_t>& counts =
         context.report->expert_counts[static_cast<size_t>(report_index_)];
@@ -250,11 +251,17 @@ Tensor Moe::report_balance(const PassContext& context, const Route& route) const
     for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
     if (context.balance_scale == 0) return {};
 
-    Tensor d_scores = Tensor::empty(route.scores.shape(), DType::f32);
-    context.report->balance.add(
-        ops::balance_loss(spec_.router, route.scores, route.indices, context.sequence_offsets,
-                          static_cast<float>(context.balance_scale), d_scores));
-    return d_scores;
+    Tensor scores = route.scores, indices = route.indices;
+    if (context.shares) {
+        scores = context.shares->all(scores);
+        indices = context.shares->all(indices);
+    }
+    const Tensor d_scores = Tensor::empty(scores.shape(), DType::f32);
+    const ExactSum balance =
+        ops::balance_loss(spec_.router, scores, indices, context.sequence_offsets,
+                          static_cast<float>(context.balance_scale), d_scores);
+    if (!context.shares || context.shares->rank() == 0) context.report->balance.add(balance);
+    return context.shares ? context.shares->own(d_scores) : d_scores;
 }
 
 Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
@@ -264,25 +271,26 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
     Tensor d_logits = Tensor::empty(route.scores.shape(), DType::f32);
     ops::router_backward(spec_.router, route.scores, route.indices, route.weights, d_weights,
                          d_scores, d_logits);
-    context.weight_grads->add(
-        matrix_grad(router_, d_logits, in_fp32(saved.x), context.chunk_nodes));
-    Tensor dx = Tensor::empty(saved.x.shape(), DType::f32);
+    const Tensor x = in_fp32(context.own(saved.x));
+    context.weight_grads->add(matrix_grad(router_, d_logits, x, context.own_nodes));
+    Tensor dx = Tensor::empty(x.shape(), DType::f32);
     ops::linear(d_logits, router_->dgrad, dx);
     return dx;
 }
 
 Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved) const {
     Tensor d_weights = Tensor::empty(saved.route.weights.shape(), DType::f32);
-    const Tensor slots = context.dispatcher == nullptr
-                             ? experts_here_backward(context, grad.y, d_weights, saved)
-                             : experts_there_backward(context, grad.y, d_weights, saved);
+    const Tensor slots =
+        context.dispatcher == nullptr
+            ? experts_here_backward(context, grad.y, d_weights, saved)
+            : experts_there_backward(context, context.own(grad.y), d_weights, saved);
     Tensor shared;
     if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
     const Tensor router = route_backward(context, d_weights, saved);
-    In in{context.activations(saved.x.rows(), saved.x.dim(1)), {}};
-    ops::combine({.slots = slots, .add1 = router, .add2 = shared, .out = in.x}, *saved.route.map);
+    const Tensor dx = context.activations(router.rows(), router.dim(1));
+    ops::combine({.slots = slots, .add1 = router, .add2 = shared, .out = dx}, *saved.route.map);
     saved = Saved();
-    return in;
+    return {context.stream(dx), {}};
 }
 
 }  // namespace fucina

@@ -15,6 +15,7 @@ namespace fucina {
 
 class Moe {
   public:
+    // In and Out are stream rows (model/pass_context.h); a rank routes its own rows.
     struct In {
         Tensor x;         // [T, D], normed
         Tensor residual;  // [T, D], added to the output before it is rounded
@@ -39,7 +40,7 @@ class Moe {
         Received received;
     };
     struct Saved {
-        Tensor x;  // [T, D]
+        Tensor x;  // [T, D] stream
         Route route;
         Received received;
         Tensor gate_up;  // [slots of the experts here, 2F]

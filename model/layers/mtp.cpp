@@ -75,7 +75,7 @@ PassContext Mtp::context(const PassContext& main, const MtpRows& rows) const {
     context.cu_seqlens = rows.cu_seqlens;
     context.sequence_offsets = rows.sequence_offsets;
     context.grain_offsets = rows.grain_offsets;
-    context.cut_grains(rows.grain_offsets, main.nodes->size() != 1);
+    context.cut_rows(main.grains_apart);
     return context;
 }
 
@@ -87,12 +87,12 @@ void Mtp::forward(const PassContext& main, const TokenBatch& batch, const Tensor
 
     // Both norms write into the two halves of the joined rows.
     saved.embedded = embedding_.forward(context, rows.next_ids.data());
-    saved.gathered = gather_rows(context, hidden, rows.rows);
-    saved.joined = context.activations(context.tokens, 2 * d);
+    saved.gathered = context.stream_of(gather_rows(context, main.whole(hidden), rows.rows));
+    saved.joined = context.activations(context.stream_rows(), 2 * d);
     embedding_norm_.into(context, saved.embedded, saved.joined.columns(0, d), saved.embedded_rstd);
     hidden_norm_.into(context, saved.gathered, saved.joined.columns(d, 2 * d), saved.gathered_rstd);
 
-    Tensor x = context.activations(context.tokens, d);
+    Tensor x = context.activations(context.stream_rows(), d);
     ops::linear(saved.joined, join_->forward, x);
     x = Recompute(block_).forward(context, {x}, saved.block).x;
     head_.forward(context, {std::move(x)}, saved.head);
@@ -107,16 +107,17 @@ Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) c
     dx = Recompute(block_).backward(context, {dx}, saved.block).x;
 
     context.weight_grads->add(matrix_grad(join_, dx, saved.joined, context.chunk_nodes));
-    Tensor d_joined = context.activations(context.tokens, 2 * d);
+    Tensor d_joined = context.activations(context.stream_rows(), 2 * d);
     ops::linear(dx, join_->dgrad, d_joined);
-    Tensor d_embedded = context.activations(context.tokens, d);
+    Tensor d_embedded = context.activations(context.stream_rows(), d);
     embedding_norm_.backward(context, d_joined.columns(0, d), saved.embedded, saved.embedded_rstd,
                              {}, d_embedded);
     embedding_.backward(context, rows.next_ids.data(), d_embedded);
-    Tensor d_gathered = context.activations(context.tokens, d);
+    Tensor d_gathered = context.activations(context.stream_rows(), d);
     hidden_norm_.backward(context, d_joined.columns(d, 2 * d), saved.gathered, saved.gathered_rstd,
                           {}, d_gathered);
-    Result result{spread_rows(main, d_gathered, rows.rows), sum_losses(loss.loss)};
+    const Tensor spread = spread_rows(main, context.whole(d_gathered), rows.rows);
+    Result result{main.stream_of(spread), sum_losses(loss.loss)};
     saved = Saved();
     return result;
 }

@@ -4,6 +4,10 @@
 // Ranks are threads here; tests/trainer/test_exactness.py runs some layouts over MPI.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <iterator>
+
 #include "tests/layouts/train_layout.h"
 
 namespace fucina {
@@ -61,6 +65,32 @@ std::vector<Ranks> layouts() {
     return all;
 }
 
+// Where tensor-parallel ranks share the matrices; experts over multiples of them.
+std::vector<Ranks> tensor_layouts() {
+    std::vector<Ranks> all;
+    for (const auto& [ranks, tensor, expert] :
+         {std::array{2, 2, 2}, {4, 4, 4}, {4, 2, 2}, {4, 2, 4}, {8, 2, 4}, {8, 4, 8}}) {
+        const Overrides keys{concat("parallel.tensor=", tensor)};
+        const auto with = [&](Overrides more) {
+            more.insert(more.begin(), keys.begin(), keys.end());
+            all.push_back({ranks, expert, std::move(more)});
+        };
+        with({});
+        with({"parallel.sequence=false"});
+        with({"train.micro_batch=2", "train.merge_passes=false"});
+    }
+    all.push_back({4, 2, {"parallel.tensor=2", "parallel.zero=1"}});
+    all.push_back({4,
+                   4,
+                   {"parallel.tensor=2", "parallel.zero=1", "parallel.sequence=false",
+                    "train.micro_batch=2"}});
+    for (const char* kind : {"norm", "mla_up", "block"})
+        all.push_back({4, 4, {"parallel.tensor=2", concat("train.recompute=", kind)}});
+    all.push_back(
+        {2, 2, {"parallel.tensor=2", "train.recompute=block", "parallel.sequence=false"}});
+    return all;
+}
+
 class Layouts : public testing::TestWithParam<Task> {};
 INSTANTIATE_TEST_SUITE_P(Tasks, Layouts, testing::ValuesIn(kTasks),
                          [](const auto& info) { return std::string(info.param.name); });
@@ -73,7 +103,10 @@ TEST_P(Layouts, TrainTheSameModel) {
     EXPECT_GT(last.grad_norm, 0.5) << "clipping takes no part";
     EXPECT_GT(last.mtp_loss, 0);
     EXPECT_GT(last.balance_loss, 0);
-    for (const Ranks& layout : layouts()) {
+    std::vector<Ranks> all = layouts();
+    const bool chunks = std::ranges::count(base, "exact.chunks=1") == 0;
+    if (chunks) std::ranges::copy(tensor_layouts(), std::back_inserter(all));
+    for (const Ranks& layout : all) {
         SCOPED_TRACE(layout.name());
         expect_same(test::train(layout, base, GetParam().prepare), expected);
     }

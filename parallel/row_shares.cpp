@@ -1,0 +1,146 @@
+#include "parallel/row_shares.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/error.h"
+#include "kernels/optimizer.h"
+
+namespace fucina {
+namespace {
+
+std::span<const std::byte> bytes_of(const Tensor& x) {
+    return {x.raw(), static_cast<size_t>(x.bytes())};
+}
+
+std::span<std::byte> room_of(const Tensor& x) {
+    return {x.raw(), static_cast<size_t>(x.bytes())};
+}
+
+// The first of them becomes the sum along the tree.
+Tensor sum_tree(std::span<const Tensor> addends) {
+    if (addends.size() == 1) return addends[0];
+    const size_t half = (addends.size() + 1) / 2;
+    Tensor left = sum_tree(addends.first(half));
+    ops::add_in_place(left, sum_tree(addends.subspan(half)));
+    return left;
+}
+
+}  // namespace
+
+RowShares::RowShares(Communicator& ranks, std::span<const int64_t> grain_offsets)
+    : ranks_(ranks), rows_(grain_offsets.back()), own_offsets_{0} {
+    owners_.resize(static_cast<size_t>(rows_));
+    for (int rank = 0; rank < ranks.size(); ++rank) {
+        std::vector<Piece> pieces;
+        int64_t count = 0;
+        for (size_t grain = 0; grain + 1 < grain_offsets.size(); ++grain) {
+            const int64_t first = grain_offsets[grain], rows = grain_offsets[grain + 1] - first;
+            pieces.push_back(
+                {first + rows * rank / ranks.size(), first + rows * (rank + 1) / ranks.size()});
+            const auto [begin, end] = pieces.back();
+            count += end - begin;
+            if (rank == ranks.rank()) own_offsets_.push_back(count);
+            std::fill(owners_.begin() + begin, owners_.begin() + end, rank);
+        }
+        counts_.push_back(count);
+        pieces_.push_back(std::move(pieces));
+    }
+}
+
+Tensor RowShares::own(const Tensor& whole) const {
+    const std::vector<Piece>& pieces = pieces_[static_cast<size_t>(rank())];
+    if (pieces.size() == 1) return whole.slice(pieces[0].begin, pieces[0].end);
+    Tensor own = Tensor::empty({own_rows(), whole.dim(1)}, whole.dtype());
+    for (size_t grain = 0; grain < pieces.size(); ++grain)
+        copy_rows(whole.slice(pieces[grain].begin, pieces[grain].end),
+                  own.slice(own_offsets_[grain], own_offsets_[grain + 1]));
+    return own;
+}
+
+std::vector<int32_t> RowShares::own(const int32_t* values) const {
+    std::vector<int32_t> own;
+    for (const auto [begin, end] : pieces_[static_cast<size_t>(rank())])
+        own.insert(own.end(), values + begin, values + end);
+    return own;
+}
+
+Tensor RowShares::all(const Tensor& own) const {
+    FUCINA_CHECK(own.rows() == own_rows(), "own rows are ", own_rows(), ", not ", own.describe());
+    const int64_t most = *std::ranges::max_element(counts_);
+    Tensor whole = Tensor::empty({rows_, own.dim(1)}, own.dtype());
+    const bool even = rows_ == most * ranks();
+    Tensor sent = own;
+    if (!even || !own.contiguous()) {  // what is beyond our rows travels too
+        sent = Tensor::empty({most, own.dim(1)}, own.dtype());
+        sent.zero();
+        copy_rows(own, sent.slice(0, own.rows()));
+    }
+    if (even && own_offsets_.size() == 2) {
+        ranks_.all_gather(bytes_of(sent), room_of(whole));
+        return whole;
+    }
+    const Tensor received = Tensor::empty({ranks() * most, own.dim(1)}, own.dtype());
+    ranks_.all_gather(bytes_of(sent), room_of(received));
+    for (int rank = 0; rank < ranks(); ++rank) {
+        int64_t row = rank * most;
+        for (const auto [begin, end] : pieces_[static_cast<size_t>(rank)]) {
+            copy_rows(received.slice(row, row + end - begin), whole.slice(begin, end));
+            row += end - begin;
+        }
+    }
+    return whole;
+}
+
+Tensor RowShares::collect(std::span<const int> sources, const Tensor& given) const {
+    const int64_t width = given.dim(1), row_bytes = width * size_of(given.dtype());
+    const auto count = static_cast<size_t>(ranks());
+    std::vector<int64_t> sent(count), received(count);
+    for (size_t row = 0; row < sources.size(); ++row) {
+        if (sources[row] == rank()) sent[static_cast<size_t>(owners_[row])] += row_bytes;
+        if (owners_[row] == rank()) received[static_cast<size_t>(sources[row])] += row_bytes;
+    }
+    const Tensor arrived = Tensor::empty({own_rows(), width}, given.dtype());
+    ranks_.all_to_all_v(bytes_of(given), sent, room_of(arrived), received);
+    std::vector<std::byte*> next{arrived.raw()};
+    for (const int64_t bytes : received) next.push_back(next.back() + bytes);
+    Tensor own = Tensor::empty({own_rows(), width}, given.dtype());
+    std::byte* to = own.raw();
+    for (size_t row = 0; row < sources.size(); ++row) {
+        if (owners_[row] != rank()) continue;
+        std::byte*& from = next[static_cast<size_t>(sources[row])];
+        std::memcpy(to, from, static_cast<size_t>(row_bytes));
+        from += row_bytes;
+        to += row_bytes;
+    }
+    return own;
+}
+
+Tensor RowShares::sum(const Tensor& partial, DType type) const {
+    FUCINA_CHECK(partial.dtype() == DType::f32 && partial.rows() == rows_ && partial.contiguous(),
+                 "partial sums of ", rows_, " rows are ", partial.describe());
+    const int64_t width = partial.dim(1);
+    Tensor sent = partial;
+    if (own_offsets_.size() != 2) {
+        sent = Tensor::empty({rows_, width}, DType::f32);
+        int64_t row = 0;
+        for (const std::vector<Piece>& pieces : pieces_)
+            for (const auto [begin, end] : pieces) {
+                copy_rows(partial.slice(begin, end), sent.slice(row, row + end - begin));
+                row += end - begin;
+            }
+    }
+    std::vector<int64_t> out, in(static_cast<size_t>(ranks()), own_rows() * width * 4);
+    for (const int64_t count : counts_) out.push_back(count * width * 4);
+    const Tensor received = Tensor::empty({ranks() * own_rows(), width}, DType::f32);
+    ranks_.all_to_all_v(bytes_of(sent), out, room_of(received), in);
+    std::vector<Tensor> addends;
+    for (int rank = 0; rank < ranks(); ++rank)
+        addends.push_back(received.slice(rank * own_rows(), (rank + 1) * own_rows()));
+    const Tensor sum = sum_tree(addends);
+    Tensor rounded = Tensor::empty({own_rows(), width}, type);
+    ops::cast(sum, rounded);
+    return rounded;
+}
+
+}  // namespace fucina
