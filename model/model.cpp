@@ -8,7 +8,7 @@
 #include "model/loss_sum.h"
 #include "model/random.h"
 #include "model/stage.h"
-#include "parallel/grad_reducer.h"
+#include "parallel/tree_sum.h"
 
 namespace fucina {
 
@@ -28,7 +28,6 @@ struct Model::Parts {
     RopeTable rope;
     int64_t rope_positions = 0;
     std::optional<TokenDispatcher> dispatcher;
-    std::optional<GradReducer> tensor_reducer;
 };
 
 Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_options)
@@ -44,8 +43,6 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts,
                            options.mesh->shape().tensor);
-    if (options.mesh != nullptr && options.mesh->shape().tensor > 1)
-        tensor_reducer.emplace(options.mesh->tensor());
 }
 
 const RopeTable& Model::Parts::rope_for(int64_t positions) {
@@ -65,7 +62,7 @@ PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
     context.sequence_offsets = batch.sequence_offsets;
     context.grain_offsets = batch.grain_offsets;
     context.chunks = set.chunks();
-    if (tensor_reducer) {
+    if (options.mesh != nullptr && options.mesh->shape().tensor > 1) {
         context.tensor = &options.mesh->tensor();
         context.sequence = options.sequence && !decodes;
     }
@@ -85,8 +82,7 @@ void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
         std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
     pass.weight_grads.done = options.grad_done;
     pass.weight_grads.sum_ranks = [this](const Tensor& grad) {
-        const auto ranks = static_cast<size_t>(this->options.mesh->shape().tensor);
-        tensor_reducer->reduce({&grad, 1}, std::vector<bool>(ranks, true));
+        tree_sum(this->options.mesh->tensor(), grad);
     };
     pass.context = context(pass.batch);
     pass.context.keeps = true;

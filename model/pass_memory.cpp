@@ -33,6 +33,8 @@ class Timeline {
     void add_gradient(int64_t elements, bool experts) {
         const bool apart = shape_.apart && !experts;
         gradients_ -= (apart ? sums(experts) - shape_.new_replicas : shape_.merges) * 4 * elements;
+        if (apart && shape_.last)
+            gradients_ -= (shape_.replicas + shape_.new_replicas - 1) * 4 * elements;
     }
 
     // Those of earlier passes were there all the time, beside whatever there was.

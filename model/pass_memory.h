@@ -26,6 +26,7 @@ struct PassShape {
     // replica, if that has one: `replicas` do before the pass, `new_replicas` only after it.
     bool apart = false;
     int replicas = 0, new_replicas = 0;
+    bool last = false;  // of the step: replicas are added up as their sums become whole
 };
 
 // Bytes; each the most at any moment of the pass.

@@ -2,106 +2,236 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernels/error.h"
-#include "kernels/optimizer.h"
+#include "parallel/tree_sum.h"
 
 namespace fucina {
 namespace {
-
-struct RankNode {
-    int begin, count;
-};
-
-// Sum over the ranks of a node that hold grains, left in the returned slice; undefined if none
-// does. Adding zeros for the absent would turn -0 into +0, so they are skipped.
-Tensor sum_node(std::span<const Tensor> slices, RankNode node) {
-    if (node.count == 1) return slices[static_cast<size_t>(node.begin)];
-    const int first = (node.count + 1) / 2;
-    const Tensor a = sum_node(slices, {node.begin, first});
-    const Tensor b = sum_node(slices, {node.begin + first, node.count - first});
-    if (!a.defined()) return b;
-    if (b.defined()) ops::add_in_place(a, b);
-    return a;
-}
 
 std::span<std::byte> bytes_of(const Tensor& tensor) {
     return {tensor.raw(), static_cast<size_t>(tensor.bytes())};
 }
 
-}  // namespace
-
-GradReducer::GradReducer(Communicator& communicator, int64_t bucket_bytes)
-    : communicator_(communicator), bucket_elements_(std::max<int64_t>(bucket_bytes / 4, 1)) {}
-
-void GradReducer::reduce(std::span<const Tensor> tensors, const std::vector<bool>& holds) {
-    const int ranks = communicator_.size();
-    FUCINA_CHECK(static_cast<int>(holds.size()) == ranks, holds.size(), " holders, ", ranks,
-                 " ranks");
-    if (ranks == 1) return;
-    int64_t total = 0;
-    for (const Tensor& tensor : tensors) total += tensor.size();
-    if (!bucket_.defined() || bucket_.size() < std::min(bucket_elements_, total)) {
-        MemoryPurpose purpose("communication");  // never more than all gradients
-        bucket_ = received_ = {};
-        const int64_t padded =
-            (std::min(bucket_elements_, std::max<int64_t>(total, 1)) + ranks - 1) / ranks * ranks;
-        bucket_ = Tensor::empty({padded}, DType::f32);
-        received_ = Tensor::empty({padded}, DType::f32);
-    }
-    const int64_t bucket_elements = std::min(bucket_elements_, bucket_.size());
-    // A bucket is a run of elements across tensors: filled, exchanged, and written back.
-    struct Piece {
-        float* data;
-        int64_t count;
-    };
-    std::vector<Piece> pieces;
-    int64_t filled = 0;
-    const auto flush = [&] {
-        if (filled == 0) return;
-        exchange(filled, holds);
-        const float* from = bucket_.data<float>();
-        for (const Piece& piece : pieces) {
-            std::memcpy(piece.data, from, static_cast<size_t>(piece.count) * sizeof(float));
-            from += piece.count;
-        }
-        pieces.clear();
-        filled = 0;
-    };
-    for (const Tensor& tensor : tensors) {
-        FUCINA_CHECK(tensor.contiguous(), "gradients are contiguous");
-        for (int64_t done = 0; done < tensor.size();) {
-            const int64_t count = std::min(tensor.size() - done, bucket_elements - filled);
-            float* data = tensor.data<float>() + done;
-            std::memcpy(bucket_.data<float>() + filled, data,
-                        static_cast<size_t>(count) * sizeof(float));
-            pieces.push_back({data, count});
-            filled += count;
-            done += count;
-            if (filled == bucket_elements) flush();
-        }
-    }
-    flush();
+// Part `part` of a box, cut along its longest dimension.
+Box part_of(Box box, int part, int parts) {
+    const auto dim = static_cast<size_t>(std::ranges::max_element(box.extent) - box.extent.begin());
+    const int64_t extent = box.extent[dim], begin = extent * part / parts;
+    box.offset[dim] += begin;
+    box.extent[dim] = extent * (part + 1) / parts - begin;
+    return box;
 }
 
-void GradReducer::exchange(int64_t elements, const std::vector<bool>& holds) {
-    const int ranks = communicator_.size();
-    const int64_t slice = (elements + ranks - 1) / ranks;
-    const std::vector<int64_t> counts(static_cast<size_t>(ranks), slice * 4);
-    const Tensor send = bucket_.slice(0, slice * ranks);
-    // The padding travels and is added too; keep it defined.
-    std::fill(send.data<float>() + elements, send.data<float>() + send.size(), 0.0f);
-    communicator_.all_to_all_v(bytes_of(send), counts, bytes_of(received_.slice(0, slice * ranks)),
-                               counts);
-    std::vector<Tensor> slices(static_cast<size_t>(ranks));
-    for (int r = 0; r < ranks; ++r) {
-        if (holds[static_cast<size_t>(r)]) {
-            slices[static_cast<size_t>(r)] = received_.slice(r * slice, (r + 1) * slice);
+Tensor gradient(std::span<const int64_t> shape) {
+    MemoryPurpose purpose("gradients");
+    return Tensor::empty(shape, DType::f32);
+}
+
+}  // namespace
+
+GradReducer::GradReducer(const Mesh& mesh, std::span<Parameter* const> parameters,
+                         const Options& options)
+    : experts_(mesh, true), others_(mesh, false), shards_(options.shards) {
+    for (Parameter* parameter : parameters) {
+        if (!parameter->trained) continue;
+        first_[parameter] = sums_.size();
+        for (size_t use = 0; use < parameter->grads.size(); ++use)
+            sums_.push_back({.parameter = parameter, .use = use});
+    }
+    make_buckets(options.bucket_bytes);
+}
+
+void GradReducer::make_buckets(int64_t bucket_bytes) {
+    Bucket bucket;
+    int64_t filled = 0;
+    const auto close = [&] {
+        if (bucket.pieces.empty()) return;
+        int64_t sent = 0, most = 0;
+        for (int place = 0; place < holders(bucket.experts).size(); ++place) {
+            int64_t elements = 0;
+            for (const Piece& piece : bucket.pieces) elements += box(piece, place).size();
+            bucket.elements.push_back(elements);
+            sent += elements;
+            most = std::max(most, elements);
+        }
+        most_sent_ = std::max({most_sent_, sent, most});
+        most_received_ =
+            std::max(most_received_, most * static_cast<int64_t>(bucket.elements.size()));
+        buckets_.push_back(std::exchange(bucket, {}));
+        filled = 0;
+    };
+    for (size_t i = sums_.size(); i-- > 0;) {
+        Sum& sum = sums_[i];
+        const bool experts = Holders::is_expert(*sum.parameter);
+        if (holders(experts).size() == 1) continue;  // there is nothing to exchange
+        const int64_t bytes = 4 * sum.parameter->box.size();
+        sum.parts = static_cast<int>((bytes + bucket_bytes - 1) / bucket_bytes);
+        for (int part = 0; part < sum.parts; ++part) {
+            const int64_t more = bytes / sum.parts;
+            if (experts != bucket.experts || filled + more > bucket_bytes) close();
+            bucket.experts = experts;
+            bucket.pieces.push_back({i, part, sum.parts});
+            filled += more;
         }
     }
-    const Tensor sum = sum_node(slices, {0, ranks});
+    close();
+}
+
+Box GradReducer::box(const Piece& piece, int place) const {
+    const Parameter& parameter = *sums_[piece.sum].parameter;
+    const bool experts = Holders::is_expert(parameter);
+    return part_of(holders(experts).owned(parameter, place), piece.part, piece.parts);
+}
+
+void GradReducer::begin(Round round) {
+    FUCINA_CHECK(under_way_.empty(), under_way_.size(), " buckets are under way");
+    round_ = std::move(round);
+    next_ = 0;
+    for (Sum& sum : sums_) {
+        sum.added = false;
+        sum.sent = sum.received = 0;
+    }
+}
+
+void GradReducer::add(Parameter& parameter, size_t use, Tensor own) {
+    Sum& sum = sums_[first_.at(&parameter) + use];
+    sum.added = true;
+    if (holders(Holders::is_expert(parameter)).size() == 1) {
+        round_.done(parameter, use, std::move(own));
+        return;
+    }
+    FUCINA_CHECK(!own.defined() || own.contiguous(), "gradients are contiguous");
+    sum.own = std::move(own);
+    if (round_.early) start_ready();
+}
+
+bool GradReducer::ready(const Bucket& bucket) const {
+    return std::ranges::all_of(bucket.pieces,
+                               [&](const Piece& piece) { return sums_[piece.sum].added; });
+}
+
+void GradReducer::start_ready() {
+    for (; next_ < buckets_.size(); ++next_) {
+        const Bucket& bucket = buckets_[next_];
+        if (!takes_part(bucket.experts)) continue;
+        if (!ready(bucket)) return;
+        if (under_way_.size() == kUnderWay) complete();
+        start(bucket);
+    }
+}
+
+void GradReducer::finish() {
+    for (Sum& sum : sums_) {
+        const bool experts = Holders::is_expert(*sum.parameter);
+        if (!takes_part(experts) || sum.added) continue;
+        add(*sum.parameter, sum.use, {});
+    }
+    start_ready();
+    while (!under_way_.empty()) complete();
+    round_.done = nullptr;
+}
+
+void GradReducer::start(const Bucket& bucket) {
+    if (free_.empty()) {
+        MemoryPurpose purpose("communication");
+        free_.emplace_back(Tensor::empty({most_sent_}, DType::f32),
+                           Tensor::empty({most_received_}, DType::f32));
+    }
+    auto [sent, received] = std::move(free_.back());
+    free_.pop_back();
+    std::vector<int64_t> to, from(bucket.elements.size());
+    int64_t at = 0;
+    for (size_t place = 0; place < bucket.elements.size(); ++place) {
+        to.push_back(4 * bucket.elements[place]);
+        for (const Piece& piece : bucket.pieces) {
+            const Box part = box(piece, static_cast<int>(place));
+            const Sum& sum = sums_[piece.sum];
+            if (sum.own.defined())
+                copy_shared(sum.parameter->box, sum.own.raw(), part, sent.raw() + 4 * at, 4);
+            at += part.size();
+        }
+    }
+    for (const Piece& piece : bucket.pieces) {
+        Sum& sum = sums_[piece.sum];
+        if (++sum.sent == sum.parts && shards_) sum.own = {};
+    }
+    const Holders& holders = this->holders(bucket.experts);
+    const int64_t here = bucket.elements[static_cast<size_t>(holders.here())];
+    std::ranges::fill(from, 4 * here);
+    std::unique_ptr<Request> request = holders.ranks().start_all_to_all_v(
+        bytes_of(sent.slice(0, at)), to, bytes_of(received.slice(0, here * holders.size())), from);
+    under_way_.push_back({&bucket, std::move(sent), std::move(received), std::move(request)});
+}
+
+// The oldest exchange.
+void GradReducer::complete() {
+    Exchange exchange = std::move(under_way_.front());
+    under_way_.pop_front();
+    exchange.request->wait();
+    const Bucket& bucket = *exchange.bucket;
+    const Holders& holders = this->holders(bucket.experts);
+    const std::vector<bool>& held = bucket.experts ? round_.experts_held : round_.others_held;
+    FUCINA_CHECK(std::ssize(held) == holders.size(), held.size(), " holders, ", holders.size(),
+                 " ranks");
+    const int64_t here = bucket.elements[static_cast<size_t>(holders.here())];
+    std::vector<Tensor> slices(held.size());
+    for (size_t place = 0; place < held.size(); ++place) {
+        const auto at = static_cast<int64_t>(place) * here;
+        if (held[place]) slices[place] = exchange.received.slice(at, at + here);
+    }
+    const Tensor sum = tree_sum(slices);
     FUCINA_CHECK(sum.defined(), "no rank holds a sum");
-    communicator_.all_gather(bytes_of(sum), bytes_of(send));
+    if (shards_)
+        keep(bucket, sum);
+    else
+        gather(exchange, sum);
+    free_.emplace_back(std::move(exchange.sent), std::move(exchange.received));
+    for (const Piece& piece : bucket.pieces) arrived(piece);
+}
+
+void GradReducer::keep(const Bucket& bucket, const Tensor& sum) {
+    const Holders& holders = this->holders(bucket.experts);
+    const std::byte* from = sum.raw();
+    for (const Piece& piece : bucket.pieces) {
+        Sum& to = sums_[piece.sum];
+        const Box owned = holders.owned(*to.parameter, holders.here());
+        const Box part = box(piece, holders.here());
+        if (!to.result.defined()) to.result = gradient(owned.extent);
+        copy_shared(part, from, owned, to.result.raw(), 4);
+        from += part.size() * 4;
+    }
+}
+
+// Everyone's sums go to all; blocks are of equal size, and what is beyond a sum is not read.
+void GradReducer::gather(Exchange& exchange, const Tensor& sum) {
+    const Bucket& bucket = *exchange.bucket;
+    const Holders& holders = this->holders(bucket.experts);
+    const int64_t most = *std::ranges::max_element(bucket.elements);
+    std::memcpy(exchange.sent.raw(), sum.raw(), static_cast<size_t>(sum.bytes()));
+    holders.ranks().all_gather(bytes_of(exchange.sent.slice(0, most)),
+                               bytes_of(exchange.received.slice(0, most * holders.size())));
+    for (const Piece& piece : bucket.pieces) {
+        Sum& to = sums_[piece.sum];
+        if (!to.result.defined()) to.result = to.own;
+        if (!to.result.defined()) to.result = gradient(to.parameter->box.extent);
+    }
+    for (int place = 0; place < holders.size(); ++place) {
+        const std::byte* from = exchange.received.raw() + 4 * most * place;
+        for (const Piece& piece : bucket.pieces) {
+            const Sum& to = sums_[piece.sum];
+            const Box part = box(piece, place);
+            copy_shared(part, from, to.parameter->box, to.result.raw(), 4);
+            from += part.size() * 4;
+        }
+    }
+}
+
+void GradReducer::arrived(const Piece& piece) {
+    Sum& sum = sums_[piece.sum];
+    if (++sum.received < sum.parts) return;
+    sum.own = {};
+    round_.done(*sum.parameter, sum.use, std::exchange(sum.result, {}));
 }
 
 }  // namespace fucina

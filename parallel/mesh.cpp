@@ -27,7 +27,8 @@ Box owned_box(std::span<const int64_t> shape, const Layout& layout, const MeshSh
     const size_t dim = experts ? static_cast<size_t>(layout.expert) : shape.size() == 3 ? 1 : 0;
     const int64_t ranks = experts ? mesh.expert_data() : mesh.data;
     const int64_t index = experts ? mesh.expert_group(rank) : mesh.data_index(rank);
-    const int64_t unit = experts ? 1 : kStripe, size = box.extent[dim];
+    const int64_t size = box.extent[dim];
+    const int64_t unit = experts ? 1 : shape.size() == 1 ? std::max<int64_t>(size, 1) : kStripe;
     const int64_t units = (size + unit - 1) / unit;
     const int64_t begin = std::min(units * index / ranks * unit, size);
     const int64_t end = std::min(units * (index + 1) / ranks * unit, size);

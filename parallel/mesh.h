@@ -49,7 +49,8 @@ struct MeshShape {
 Box box_of(std::span<const int64_t> shape, const Layout& layout, const MeshShape& mesh, int rank);
 
 // The part of its box that a rank updates where optimizers are shared out among the ranks that hold
-// the same: whole experts, else stripes of kStripe rows of the matrix. May be empty.
+// the same: whole experts or vectors, else stripes of kStripe rows of the matrix; a row's squares
+// are summed in one order. May be empty.
 constexpr int64_t kStripe = 32;
 Box owned_box(std::span<const int64_t> shape, const Layout& layout, const MeshShape& mesh,
               int rank);

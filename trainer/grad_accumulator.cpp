@@ -38,8 +38,8 @@ bool sums_by_wave(const BatchPlan& plan, const MeshShape& mesh) {
 }
 
 GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const BatchPlan& plan,
-                                 const MeshShape& mesh, ReduceWave reduce)
-    : plan_(plan), mesh_(mesh), by_wave_(sums_by_wave(plan, mesh)), reduce_(std::move(reduce)) {
+                                 const MeshShape& mesh, GradReducer& reducer)
+    : plan_(plan), mesh_(mesh), by_wave_(sums_by_wave(plan, mesh)), reducer_(reducer) {
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         first_[parameter] = sums_.size();
@@ -49,8 +49,41 @@ GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const B
     }
 }
 
-void GradAccumulator::begin_pass(const Pass& own, std::span<const Pass> of_ranks) {
+void GradAccumulator::begin_wave(size_t wave, bool together) {
+    wave_ = wave;
+    for (Sum& sum : sums_) sum.given = false;
+    if (!exchanged(true)) return;
+    reducer_.begin({.experts = true,
+                    .others = last_wave(),
+                    .experts_held = held(true),
+                    .others_held = held(false),
+                    .early = together,
+                    .done = [this](Parameter& parameter, size_t use, Tensor sum) {
+                        if (is_expert(parameter) && by_wave_)
+                            add_to(sum_of(parameter, use).waves, std::move(sum));
+                        else
+                            parameter.grads[use] = std::move(sum);
+                    }});
+}
+
+// Of the ranks that have the same experts as we: whether those that share them out with it have
+// grains of the wave. Of those that have the same of all else: whether they have any of the step.
+std::vector<bool> GradAccumulator::held(bool experts) const {
+    if (!experts || !by_wave_) {
+        std::vector<bool> held;
+        for (int rank = 0; rank < plan_.ranks(); ++rank) held.push_back(plan_.holds(rank));
+        return held;
+    }
+    std::vector<bool> held(static_cast<size_t>(mesh_.expert_data()), false);
+    for (int index = 0; index < mesh_.data; ++index)
+        if (plan_.share(wave_, index).count() > 0)
+            held[static_cast<size_t>(index / mesh_.expert_sources())] = true;
+    return held;
+}
+
+void GradAccumulator::begin_pass(const Pass& own, bool last, std::span<const Pass> of_ranks) {
     own_ = own;
+    last_ = last;
     of_ranks_.assign(of_ranks.begin(), of_ranks.end());
     for (Sum& sum : sums_) sum.taken = false;
 }
@@ -66,6 +99,17 @@ void GradAccumulator::push(std::vector<Tensor>& nodes, Tensor grad, int merges) 
     nodes.push_back(std::move(grad));
 }
 
+// Whether nothing is added to the sum on this rank after that node of the pass. Where this does
+// not say so, end_wave() does.
+bool GradAccumulator::is_last(const Sum& sum, size_t node) const {
+    const bool experts = is_expert(*sum.parameter);
+    if (!last_ || !exchanged(experts)) return false;
+    const size_t nodes = experts && !of_ranks_.empty() ? of_ranks_.size()
+                         : by_replica(*sum.parameter)  ? static_cast<size_t>(own_.grains.count())
+                                                       : 1;
+    return node + 1 == nodes;
+}
+
 void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
     Sum& sum = sum_of(parameter, use);
     sum.taken = true;
@@ -79,6 +123,7 @@ void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
     } else if (const Pass& pass = of_ranks_[node]; pass.grains.count() > 0) {
         push(sum.nodes[node], std::move(grad), pass.merges);
     }
+    if (is_last(sum, node)) give(sum);
 }
 
 void GradAccumulator::end_pass() {
@@ -90,43 +135,35 @@ void GradAccumulator::end_pass() {
     }
 }
 
-void GradAccumulator::end_wave(size_t wave) {
-    if (!by_wave_) return;
-    std::vector<Sum*> experts;
-    std::vector<Tensor> news;
-    for (Sum& sum : sums_) {
-        if (!is_expert(*sum.parameter)) continue;
-        std::map<int, Tensor> ranks;
-        for (size_t rank = 0; rank < sum.nodes.size(); ++rank) {
-            FUCINA_CHECK(sum.nodes[rank].size() <= 1, "a wave left ", sum.nodes[rank].size(),
-                         " sums of ", sum.parameter->name);
-            if (!sum.nodes[rank].empty())
-                ranks[static_cast<int>(rank)] = std::move(sum.nodes[rank][0]);
-            sum.nodes[rank].clear();
-        }
-        experts.push_back(&sum);
-        news.push_back(sum_tree(ranks, 0, mesh_.expert_sources()));
-        MemoryPurpose purpose("gradients");
-        if (!news.back().defined())
-            news.back() = Tensor::empty(sum.parameter->value.shape(), DType::f32);
+// What this rank has of a sum, or those that share the experts out with it.
+Tensor GradAccumulator::own_sum(Sum& sum) {
+    if (by_replica(*sum.parameter)) return sum_tree(sum.replicas, 0, plan_.order().replicas);
+    std::map<int, Tensor> ranks;
+    for (size_t rank = 0; rank < sum.nodes.size(); ++rank) {
+        FUCINA_CHECK(sum.nodes[rank].size() <= 1, sum.nodes[rank].size(), " partial sums of ",
+                     sum.parameter->name, " were never added");
+        if (!sum.nodes[rank].empty()) ranks[static_cast<int>(rank)] = std::move(sum.nodes[rank][0]);
+        sum.nodes[rank].clear();
     }
-    if (mesh_.expert_data() > 1) reduce_(wave, news);
-    for (size_t i = 0; i < experts.size(); ++i) add_to(experts[i]->waves, std::move(news[i]));
+    return sum_tree(ranks, 0, static_cast<int>(sum.nodes.size()));
+}
+
+void GradAccumulator::give(Sum& sum) {
+    sum.given = true;
+    reducer_.add(*sum.parameter, sum.use, own_sum(sum));
+}
+
+void GradAccumulator::end_wave() {
+    if (!exchanged(true)) return;
+    for (Sum& sum : sums_)
+        if (!sum.given && exchanged(is_expert(*sum.parameter))) give(sum);
+    reducer_.finish();
 }
 
 void GradAccumulator::finish() {
-    for (Sum& sum : sums_) {
-        Tensor& grad = sum.parameter->grads[sum.use];
-        if (by_replica(*sum.parameter)) {
-            grad = sum_tree(sum.replicas, 0, plan_.order().replicas);
-        } else if (is_whole(*sum.parameter)) {
-            grad = std::move(sum.waves);
-        } else if (!sum.nodes[0].empty()) {
-            FUCINA_CHECK(sum.nodes[0].size() == 1, sum.nodes[0].size(),
-                         " partial sums were never added");
-            grad = std::move(sum.nodes[0][0]);
-        }
-    }
+    for (Sum& sum : sums_)
+        if (is_expert(*sum.parameter) && by_wave_)
+            sum.parameter->grads[sum.use] = std::move(sum.waves);
     sums_.clear();
 }
 

@@ -76,14 +76,10 @@ int64_t most_grains(const BatchPlan& batch, int index) {
     return most;
 }
 
-// Two buckets of each GradReducer: one for all, or one of experts and one of the rest.
-int64_t reducer_bytes(const MeshShape& mesh, const BatchPlan& batch, const PassMemory& most) {
-    const auto buckets = [](int64_t gradients, int ranks) {
-        return ranks > 1 ? 2 * std::min(GradReducer::kBucketBytes, gradients) : 0;
-    };
-    if (!sums_by_wave(batch, mesh)) return buckets(most.all_gradients, mesh.data);
-    return buckets(most.all_gradients - most.expert_gradients, mesh.data) +
-           buckets(most.expert_gradients, mesh.expert_data());
+// What gradients are exchanged in.
+int64_t reducer_bytes(Model& model) {
+    const Mesh* const mesh = model.options().mesh;
+    return mesh == nullptr ? 0 : GradReducer(*mesh, model.parameters(), {}).bytes();
 }
 
 // What weights that were updated elsewhere arrive in.
@@ -139,6 +135,7 @@ class PassPlanner {
             shape.replicas = static_cast<int>(replicas.size());
             for (int64_t grain = pass.grains.begin; grain < pass.grains.end; ++grain)
                 shape.new_replicas += replicas.insert(batch_.replica(pass.wave, grain)).second;
+            shape.last = &pass == &passes.back();
             const PassMemory one = pass_memory(model_.spec(), shape);
             most.activations = std::max(most.activations, one.activations);
             most.gradients = std::max(most.gradients, one.gradients);
@@ -205,13 +202,14 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     const PassPlanner planner(recipe, model, batch, mesh, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const int64_t gathered = gatherer_bytes(recipe, model);
+    const int64_t exchanged = reducer_bytes(model);
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
             .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};
         const PassMemory most = planner.most(plan.passes);
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
-        plan.predicted.emplace_back("communication", reducer_bytes(mesh, batch, most) + gathered);
+        plan.predicted.emplace_back("communication", exchanged + gathered);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
         // Weights are gathered beside all gradients, when activations are gone.

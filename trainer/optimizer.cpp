@@ -41,6 +41,14 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters,
     if (options.shared_out) gatherer_.emplace(*options.mesh, trained);
 }
 
+// Whether the squares of the gradient that we have are ours to add, so that each counts once. Of
+// shards only those that tensor-parallel ranks have alike are on several.
+bool Optimizer::counts(const Mesh& mesh, const Layout& layout) const {
+    const MeshShape& shape = mesh.shape();
+    if (!options_.grad_shards) return shape.is_first_holder(layout, mesh.rank());
+    return layout.expert >= 0 || layout.tensor >= 0 || shape.tensor_index(mesh.rank()) == 0;
+}
+
 double Optimizer::join_and_norm() {
     const Mesh* const mesh = options_.mesh;
     ExactSum squares;
@@ -49,10 +57,9 @@ double Optimizer::join_and_norm() {
         for (size_t use = 1; use < grads.size(); ++use) {
             ops::add_in_place(state.parameter->grad(0), grads[use]);
         }
-        if (mesh != nullptr &&
-            !mesh->shape().is_first_holder(state.parameter->layout, mesh->rank()))
-            continue;
+        if (mesh != nullptr && !counts(*mesh, state.parameter->layout)) continue;
         const Tensor& grad = state.parameter->grad(0);
+        if (grad.size() == 0) continue;
         const bool cut = grad.dim(grad.rank() - 1) % options_.chunks == 0;
         squares.add(ops::sum_of_squares(grad, cut ? options_.chunks : 1));
     }
@@ -100,7 +107,8 @@ void Optimizer::update(const AdamW& step, const State& state) const {
     const Tensor w = flat(parameter.value), grad = flat(parameter.grad(0));
     const Tensor m = flat(state.m), v = flat(state.v);
     for_each_run(parameter.box.extent, part, [&](int64_t first, int64_t at, int64_t count) {
-        ops::adamw(step, w.slice(first, first + count), grad.slice(first, first + count),
+        const int64_t from = options_.grad_shards ? at : first;
+        ops::adamw(step, w.slice(first, first + count), grad.slice(from, from + count),
                    m.slice(at, at + count), v.slice(at, at + count));
     });
 }

@@ -21,6 +21,7 @@ class Optimizer {
         // Each rank keeps moments of its owned_box alone, updates that part of the weights, and
         // gets the others'.
         bool shared_out = false;
+        bool grad_shards = false;  // and has gradients of it alone
     };
     // Moments start at zero, fp32 or bf16 by train.moments.
     Optimizer(const Train& train, std::span<Parameter* const> parameters, const Options& options);
@@ -51,6 +52,7 @@ class Optimizer {
   private:
     const Train train_;
     void update(const AdamW& step, const State& state) const;
+    bool counts(const Mesh& mesh, const Layout& layout) const;
 
     const Options options_;
     std::vector<State> states_;

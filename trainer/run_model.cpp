@@ -68,8 +68,10 @@ std::unique_ptr<Optimizer> make_optimizer(Model& model, const Mesh& mesh, const 
     const bool shared_out = recipe.parallel().zero() > 0 && mesh.world().size() > 1;
     return std::make_unique<Optimizer>(
         recipe.train(), model.parameters(),
-        Optimizer::Options{
-            .chunks = model.options().chunks, .mesh = &mesh, .shared_out = shared_out});
+        Optimizer::Options{.chunks = model.options().chunks,
+                           .mesh = &mesh,
+                           .shared_out = shared_out,
+                           .grad_shards = shared_out && recipe.parallel().zero() >= 2});
 }
 
 }  // namespace fucina

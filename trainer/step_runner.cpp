@@ -67,8 +67,7 @@ StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
       index_(parts.mesh.shape().data_index(parts.mesh.rank())),
       plan_(plan_batch(recipe, parts.mesh.shape().data)),
       memory_(agree_on_memory(recipe, parts, plan_)),
-      reducer_(parts.mesh.data()),
-      expert_reducer_(parts.mesh.expert_data()),
+      reducer_(parts.mesh, parts.model.parameters(), {.shards = recipe.parallel().zero() >= 2}),
       prefetcher_(parts.loader) {
     const MeshShape& mesh = parts.mesh.shape();
     const int sources = mesh.expert_sources();
@@ -111,15 +110,17 @@ void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const Pa
     fault_point("step.backward", parts_.mesh.rank());
 }
 
-// Of the ranks that have the same experts as we: whether those that share them out with it have
-// grains of the wave.
-std::vector<bool> StepRunner::experts_held(size_t wave) const {
-    const MeshShape& mesh = parts_.mesh.shape();
-    std::vector<bool> held(static_cast<size_t>(mesh.expert_data()), false);
-    for (int index = 0; index < mesh.data; ++index)
-        if (plan_.share(wave, index).count() > 0)
-            held[static_cast<size_t>(index / mesh.expert_sources())] = true;
-    return held;
+// Whether all ranks end the wave with a pass that has grains on each of them.
+bool StepRunner::together(size_t wave) const {
+    const auto passes = [&](int index) {
+        return std::ranges::count(plan_.passes(index, memory_.pass_grains), wave, &Pass::wave);
+    };
+    const int sources = parts_.mesh.shape().expert_sources();
+    for (int index = 0; index < plan_.ranks(); ++index) {
+        if (plan_.share(wave, index).count() == 0) return false;
+        if (sources > 1 && passes(index) != passes(index / sources * sources)) return false;
+    }
+    return true;
 }
 
 namespace {
@@ -144,11 +145,7 @@ std::vector<PassRow> rows_of_wave(const std::vector<std::vector<Pass>>& passes, 
 }  // namespace
 
 void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
-    GradAccumulator accumulator(parts_.model.parameters(), plan_, parts_.mesh.shape(),
-                                [&](size_t wave, std::span<const Tensor> experts) {
-                                    parts_.mesh.world().progress(Phase::reduce);
-                                    expert_reducer_.reduce(experts, experts_held(wave));
-                                });
+    GradAccumulator accumulator(parts_.model.parameters(), plan_, parts_.mesh.shape(), reducer_);
     PassOptions options = scales;
     options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
         accumulator.take(parameter, use, node);
@@ -156,33 +153,26 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
     const auto here = static_cast<size_t>(index_ % parts_.mesh.shape().expert_sources());
     for (size_t wave = 0; wave < plan_.waves().size(); ++wave) {
         const std::vector<PassRow> rows = rows_of_wave(passes_, wave);
+        accumulator.begin_wave(wave, together(wave));
         for (const PassRow& row : rows) {
             const Pass& pass = row[here];
+            const bool last = &row == &rows.back();
             // With one pass each their grains are a node of the wave's tree together.
             options.ranks_apart = rows.size() > 1;
             options.grains_apart = !plan_.one_wave() || pass.grains.count() == 0;
             if (row.size() == 1)
-                accumulator.begin_pass(pass);
+                accumulator.begin_pass(pass, last);
             else if (options.ranks_apart)
-                accumulator.begin_pass(pass, row);
+                accumulator.begin_pass(pass, last, row);
             else
-                accumulator.begin_pass(pass, {{Pass{.wave = wave, .grains = {0, 1}}}});
+                accumulator.begin_pass(pass, last, {{Pass{.wave = wave, .grains = {0, 1}}}});
             run_pass(pass, own, options, sums);
             accumulator.end_pass();
         }
-        accumulator.end_wave(wave);
+        parts_.mesh.world().progress(Phase::reduce);
+        accumulator.end_wave();
     }
     accumulator.finish();
-    parts_.mesh.world().progress(Phase::reduce);
-    std::vector<Tensor> rest;  // that is not yet summed over ranks
-    for (Parameter* parameter : parts_.model.parameters()) {
-        if (!parameter->trained || accumulator.is_whole(*parameter)) continue;
-        for (size_t use = 0; use < parameter->grads.size(); ++use)
-            rest.push_back(parameter->grad(use));
-    }
-    std::vector<bool> holds;
-    for (int rank = 0; rank < plan_.ranks(); ++rank) holds.push_back(plan_.holds(rank));
-    reducer_.reduce(rest, holds);
 }
 
 StepResult StepRunner::run(int64_t step, int64_t first_sample) {

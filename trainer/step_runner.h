@@ -47,7 +47,7 @@ class StepRunner {
     void run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums);
     void run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
                   Sums& sums);
-    std::vector<bool> experts_held(size_t wave) const;
+    bool together(size_t wave) const;
     std::vector<SampleRange> own_samples(int64_t first_sample) const;
     void update(int64_t step, StepResult& result);
 
@@ -57,7 +57,7 @@ class StepRunner {
     const BatchPlan plan_;
     MemoryPlan memory_;
     std::vector<std::vector<Pass>> passes_;  // of the data indices that share the experts out
-    GradReducer reducer_, expert_reducer_;
+    GradReducer reducer_;
     Prefetcher prefetcher_;
 };
 

@@ -58,7 +58,11 @@ std::vector<Ranks> layouts() {
         all.push_back({ranks, expert});
         all.push_back({ranks, expert, {"train.micro_batch=2", "train.merge_passes=false"}});
         all.push_back({ranks, expert, {"parallel.zero=1"}});
+        all.push_back({ranks, expert, {"parallel.zero=2"}});
     }
+    for (const int ranks : {2, 4})
+        all.push_back(
+            {ranks, 2, {"parallel.zero=2", "train.micro_batch=2", "train.merge_passes=false"}});
     all.push_back({4, 2, {"train.recompute=block"}});
     all.push_back({2, 2, {"train.recompute=block", "train.micro_batch=2", "parallel.zero=1"}});
     all.push_back({4, 4, {"train.recompute=mla_up"}});
@@ -115,7 +119,8 @@ TEST_P(Layouts, TrainTheSameModel) {
 // Six experts over eight ranks.
 TEST(Layouts, RanksWithoutExpertsTakePart) {
     const Trained expected = test::train({}, test::all_losses());
-    for (const Overrides& more : {Overrides{}, {"parallel.zero=1"}, {"train.recompute=block"}}) {
+    for (const Overrides& more :
+         {Overrides{}, {"parallel.zero=1"}, {"parallel.zero=2"}, {"train.recompute=block"}}) {
         const Ranks layout{8, 8, more};
         SCOPED_TRACE(layout.name());
         expect_same(test::train(layout, test::all_losses()), expected);
@@ -132,7 +137,7 @@ TEST(Layouts, FastGradientsDifferByLessThanTheirBound) {
     const Trained expected = test::train({}, base, {}, 1);
     bool any_differs = false;
     for (const Ranks& layout :
-         {Ranks{2, 1}, {2, 2}, {3, 1}, {3, 3}, {4, 2}, {6, 2, {"parallel.zero=1"}}}) {
+         {Ranks{2, 1}, {2, 2}, {3, 1}, {3, 3}, {4, 2}, {6, 2, {"parallel.zero=2"}}}) {
         SCOPED_TRACE(layout.name());
         const Trained got = test::train(layout, base, {}, 1);
         EXPECT_NEAR(got.steps[0].loss / expected.steps[0].loss, 1, 1e-6);

@@ -244,35 +244,71 @@ void mismatch(Communicator& communicator, int which) {
     }
 }
 
-void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_bytes) {
-    const std::vector<int64_t> sizes{1, 513, 40, 2000, 7};
-    const int64_t elements = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
+void check_reducer(Communicator& communicator, int64_t grains, const GradReducer::Options& options,
+                   bool early) {
+    const Mesh mesh(communicator, {.data = communicator.size()});
+    const std::vector<std::vector<int64_t>> shapes{{1}, {513}, {40, 1}, {100, 20}, {7}, {5, 3, 4}};
+    std::vector<Parameter> parameters(shapes.size());
+    std::vector<Parameter*> pointers;
+    std::vector<int64_t> offsets{0};
+    for (size_t i = 0; i < shapes.size(); ++i) {
+        parameters[i].shape = shapes[i];
+        parameters[i].box = whole_box(shapes[i]);
+        if (i == 5) parameters[i].layout.expert = 0;
+        pointers.push_back(&parameters[i]);
+        offsets.push_back(offsets.back() + parameters[i].box.size());
+    }
+    const int64_t elements = offsets.back();
     const BatchPlan plan(grains, {.waves = false}, communicator.size());
     const GrainRange own = plan.share(0, communicator.rank());
     std::vector<bool> holds;
     for (int rank = 0; rank < communicator.size(); ++rank) holds.push_back(plan.holds(rank));
-    // A rank without grains holds rubbish that must not count.
+    // A rank without grains holds rubbish that must not count, or nothing.
     const std::vector<float> mine = own.count() > 0
                                         ? node_sum(own, elements)
                                         : std::vector<float>(static_cast<size_t>(elements), 1e30f);
-    std::vector<Tensor> tensors;
-    int64_t offset = 0;
-    for (int64_t size : sizes) {
-        tensors.push_back(Tensor::empty({size}, DType::f32));
-        std::memcpy(tensors.back().raw(), mine.data() + offset, static_cast<size_t>(size) * 4);
-        offset += size;
-    }
-    GradReducer(communicator, bucket_bytes).reduce(tensors, holds);
     const std::vector<float> expected = node_sum({0, grains}, elements);
-    offset = 0;
-    for (const Tensor& tensor : tensors) {
-        for (int64_t i = 0; i < tensor.size(); ++i, ++offset) {
-            const float got = tensor.data<float>()[i];
-            FUCINA_CHECK(std::memcmp(&got, &expected[static_cast<size_t>(offset)], 4) == 0,
-                         "element ", offset, " of ", grains, " grains on ", communicator.size(),
-                         " ranks: ", got, ", the tree gives ",
-                         expected[static_cast<size_t>(offset)]);
-        }
+    GradReducer reducer(mesh, pointers, options);
+    for (int round = 0; round < 2; ++round) {
+        size_t arrived = 0;
+        reducer.begin(
+            {.experts = true,
+             .others = true,
+             .experts_held = holds,
+             .others_held = holds,
+             .early = early,
+             .done = [&](Parameter& parameter, size_t, const Tensor& sum) {
+                 ++arrived;
+                 const auto i = static_cast<size_t>(&parameter - parameters.data());
+                 const Box box =
+                     options.shards ? Holders(mesh, parameter).owned(parameter, communicator.rank())
+                                    : parameter.box;
+                 FUCINA_CHECK(sum.size() == box.size(), sum.size(), " elements");
+                 for_each_run(parameter.shape, box, [&](int64_t first, int64_t at, int64_t n) {
+                     FUCINA_CHECK(
+                         std::memcmp(sum.data<float>() + at, expected.data() + offsets[i] + first,
+                                     static_cast<size_t>(n) * 4) == 0,
+                         "of ", grains, " grains on ", communicator.size(), " ranks: parameter ", i,
+                         " from ", first, " on");
+                 });
+             }});
+        const auto add = [&](size_t i) {
+            Tensor sum = Tensor::empty(shapes[i], DType::f32);
+            std::memcpy(sum.raw(), mine.data() + offsets[i], static_cast<size_t>(sum.bytes()));
+            reducer.add(parameters[i], 0, std::move(sum));
+        };
+        // In another order than the buckets', which is no longer all if a rank has no grains.
+        for (const size_t i : {4u, 5u, 2u, 3u, 1u, 0u})
+            if (own.count() > 0 || i % 2 == 0) add(i);
+        reducer.finish();
+        FUCINA_CHECK(arrived == shapes.size(), arrived, " sums");
+    }
+}
+
+void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_bytes) {
+    for (const bool shards : {false, true}) {
+        const bool early = shards == (bucket_bytes > 1000) && grains >= communicator.size();
+        check_reducer(communicator, grains, {shards, bucket_bytes}, early);
     }
 }
 

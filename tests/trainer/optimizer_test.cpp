@@ -67,6 +67,8 @@ TEST(Schedule, IsLegalForAnyNumberOfSteps) {
 Parameter make_parameter(const char* name, std::initializer_list<int64_t> shape, float scale) {
     Parameter parameter;
     parameter.name = name;
+    parameter.shape = shape;
+    parameter.box = whole_box(parameter.shape);
     parameter.value = Tensor::empty(shape, DType::f32);
     for (int64_t i = 0; i < parameter.value.size(); ++i) {
         parameter.value.data<float>()[i] = scale * static_cast<float>(std::sin(1.0 + i));
@@ -242,16 +244,8 @@ void accumulate(Communicator& world, const BatchPlan& plan, int expert, int64_t 
                 Parameter& experts, Parameter& other) {
     const Mesh mesh(world, {.data = world.size(), .expert = expert});
     std::vector<Parameter*> all{&experts, &other};
-    GradReducer reducer(world), expert_reducer(mesh.expert_data());
-    GradAccumulator accumulator(
-        all, plan, mesh.shape(), [&](size_t wave, std::span<const Tensor> sums) {
-            ASSERT_EQ(sums.size(), 1u);
-            std::vector<bool> holds(static_cast<size_t>(mesh.shape().expert_data()), false);
-            for (int rank = 0; rank < plan.ranks(); ++rank)
-                if (plan.share(wave, rank).count() > 0)
-                    holds[static_cast<size_t>(mesh.shape().expert_group(rank))] = true;
-            expert_reducer.reduce(sums, holds);
-        });
+    GradReducer reducer(mesh, all, {});
+    GradAccumulator accumulator(all, plan, mesh.shape(), reducer);
     const int first = mesh.shape().expert_group(world.rank()) * expert;
     for (size_t wave = 0; wave < plan.waves().size(); ++wave) {
         std::vector<std::vector<Pass>> rows;  // [passes][ranks]
@@ -264,9 +258,12 @@ void accumulate(Communicator& world, const BatchPlan& plan, int expert, int64_t 
                 rows[row++][static_cast<size_t>(rank - first)] = pass;
             }
         }
+        accumulator.begin_wave(wave, false);
         for (const std::vector<Pass>& row : rows) {
+            const bool last = &row == &rows.back();
             const Pass& pass = row[static_cast<size_t>(world.rank() - first)];
-            accumulator.begin_pass(pass, expert > 1 ? std::span(row) : std::span<const Pass>());
+            accumulator.begin_pass(pass, last,
+                                   expert > 1 ? std::span(row) : std::span<const Pass>());
             for (size_t rank = 0; rank < row.size(); ++rank) {
                 experts.grad().data<float>()[0] =
                     row[rank].grains.count() > 0 ? node_sum(row[rank].grains) : 0.0f;
@@ -282,14 +279,9 @@ void accumulate(Communicator& world, const BatchPlan& plan, int expert, int64_t 
             }
             accumulator.end_pass();
         }
-        accumulator.end_wave(wave);
+        accumulator.end_wave();
     }
     accumulator.finish();
-    std::vector<bool> holds;
-    for (int rank = 0; rank < plan.ranks(); ++rank) holds.push_back(plan.holds(rank));
-    std::vector<Tensor> rest{other.grad()};
-    if (!accumulator.is_whole(experts)) rest.push_back(experts.grad());
-    reducer.reduce(rest, holds);
 }
 
 TEST(GradAccumulator, AddsUpByItsDefinitionOnAnyRanks) {
@@ -303,6 +295,10 @@ TEST(GradAccumulator, AddsUpByItsDefinitionOnAnyRanks) {
                     run_on_threads(ranks, [&](Communicator& communicator) {
                         Parameter experts = make_parameter("experts", {1}, 1.0f);
                         experts.layout.expert = 0;
+                        experts.shape = {expert};
+                        experts.box =
+                            box_of(experts.shape, experts.layout, {.data = ranks, .expert = expert},
+                                   communicator.rank());
                         Parameter other = make_parameter("other", {1}, 1.0f);
                         accumulate(communicator, plan, expert, most, most % 2 == 0, experts, other);
                         SCOPED_TRACE(concat(grains, " grains, ", ranks, " ranks, ", expert,

@@ -149,7 +149,7 @@ def test_resume_under_another_layout(tmp_path, one_rank, ranks, expert, zero, la
     ({"exact__chunks": 3}, "exact.chunks = 3, but the model has 4 heads, widths of 48 and 16 and a vocabulary of 64; "
                            "legal: 1, 2, 4"),
     ({"exact__replicas": 6}, "exact.replicas is 6, no power of two; the nearest are 4 and 8"),
-    ({"parallel__zero": 2}, "parallel.zero"),
+    ({"parallel__zero": 4}, "parallel.zero"),
 ])
 def test_impossible_orders_and_layouts(tmp_path, keys, line):
     runs.write_tokens(tmp_path / "ids.json")

@@ -1,0 +1,46 @@
+#include "parallel/tree_sum.h"
+
+#include <cstring>
+
+#include "kernels/arena.h"
+#include "kernels/error.h"
+#include "kernels/optimizer.h"
+
+namespace fucina {
+namespace {
+
+std::span<std::byte> bytes_of(const Tensor& x) {
+    return {x.raw(), static_cast<size_t>(x.bytes())};
+}
+
+}  // namespace
+
+Tensor tree_sum(std::span<const Tensor> parts) {
+    if (parts.size() == 1) return parts[0];
+    const size_t first = (parts.size() + 1) / 2;
+    const Tensor a = tree_sum(parts.first(first)), b = tree_sum(parts.subspan(first));
+    if (!a.defined()) return b;
+    if (b.defined()) ops::add_in_place(a, b);
+    return a;
+}
+
+// Each rank adds a slice of x, and all gather the slices.
+void tree_sum(Communicator& ranks, const Tensor& x) {
+    if (ranks.size() == 1) return;
+    FUCINA_CHECK(x.contiguous(), "a sum over ranks of ", x.describe());
+    const int64_t slice = (x.size() + ranks.size() - 1) / ranks.size();
+    MemoryPurpose purpose("communication");
+    const Tensor sent = Tensor::empty({slice * ranks.size()}, DType::f32);
+    const Tensor received = Tensor::empty({slice * ranks.size()}, DType::f32);
+    sent.zero();  // what is beyond x travels too
+    std::memcpy(sent.raw(), x.raw(), static_cast<size_t>(x.bytes()));
+    const std::vector<int64_t> counts(static_cast<size_t>(ranks.size()), slice * 4);
+    ranks.all_to_all_v(bytes_of(sent), counts, bytes_of(received), counts);
+    std::vector<Tensor> parts;
+    for (int rank = 0; rank < ranks.size(); ++rank)
+        parts.push_back(received.slice(rank * slice, (rank + 1) * slice));
+    ranks.all_gather(bytes_of(tree_sum(parts)), bytes_of(sent));
+    std::memcpy(x.raw(), sent.raw(), static_cast<size_t>(x.bytes()));
+}
+
+}  // namespace fucina
