@@ -11,10 +11,11 @@ namespace fucina {
 
 int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t longest) {
     const MlaSpec& mla = spec.attention;
-    const int64_t d = spec.hidden_size, q = mla.heads * mla.qk_dim();
+    const int64_t d = spec.hidden_size, heads = mla.heads / shape.tensor;
+    const int64_t q = heads * mla.qk_dim();
     const int64_t down =
         (mla.q_lora_rank > 0 ? mla.q_lora_rank : q) + mla.kv_lora_rank + mla.rope_dim;
-    const int64_t kv = mla.heads * (mla.nope_dim + mla.v_dim);
+    const int64_t kv = heads * (mla.nope_dim + mla.v_dim);
     std::vector<int64_t> offsets{0};
     while (offsets.back() < shape.tokens)
         offsets.push_back(std::min(offsets.back() + longest, shape.tokens));
@@ -29,19 +30,20 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
     product(down, d, shape.compute, chunks);
     product(q, mla.q_lora_rank, shape.compute, grains);
     product(kv, mla.kv_lora_rank, shape.compute, grains);
-    product(d, mla.heads * mla.v_dim, shape.compute, grains);
+    product(d, heads * mla.v_dim, shape.compute, grains);
     const int64_t dense = spec.dense_layers > 0 ? spec.dense_width : 0;
-    for (const int64_t width : {dense, spec.moe.shared_width}) {
+    for (const int64_t whole : {dense, spec.moe.shared_width}) {
+        const int64_t width = whole / shape.tensor;
         product(2 * width, d, shape.compute, grains);
         product(d, width, shape.compute, grains);
     }
     if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32, chunks);
-    const AttentionShape attention{.heads = mla.heads,
-                                   .kv_heads = mla.heads,
+    const AttentionShape attention{.heads = heads,
+                                   .kv_heads = heads,
                                    .d_qk = mla.qk_dim(),
                                    .d_shared = mla.rope_dim,
                                    .d_v = mla.v_dim,
-                                   .chunks = shape.chunks,
+                                   .chunks = std::max<int64_t>(shape.chunks / shape.tensor, 1),
                                    .cu_seqlens = offsets};
     return runtime().threads * (most.dy + most.x + most.sums) +
            ops::attention_scratch(attention, shape.compute);

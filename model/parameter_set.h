@@ -24,7 +24,7 @@ class ParameterSet {
     int64_t own_chunks() const { return std::max<int64_t>(chunks_ / mesh_.tensor, 1); }
     // Of the columns here of a weight, `parts` fused weights' outputs.
     KCut cut(int64_t parts = 1) const {
-        return own_chunks() == 1 ? KCut{} : KCut{own_chunks(), parts};
+        return chunks_ == 1 ? KCut{} : KCut{own_chunks(), parts};
     }
     // What this rank has of `count` heads, columns or tokens of the vocabulary.
     int64_t own(int64_t count) const { return count / mesh_.tensor; }

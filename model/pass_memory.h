@@ -17,7 +17,9 @@ struct PassShape {
     // Of the layer's experts those on this rank, if they are on several: rows are exchanged then,
     // as many as the rank's own if experts are met evenly. 0: all are here.
     int64_t experts_here = 0;
-    int64_t chunks = 1;  // exact.chunks
+    int64_t chunks = 1;     // exact.chunks
+    int tensor = 1;         // ranks that share the matrices
+    bool sequence = false;  // and the rows between them
     int64_t tokens = 0;
     int64_t leaves = 1;  // grains of the pass, or 1 in fast numerics
     int held = 0;        // whole sets of gradients before the pass
@@ -27,9 +29,6 @@ struct PassShape {
     bool apart = false;
     int replicas = 0, new_replicas = 0;
     bool last = false;  // of the step: replicas are added up as their sums become whole
-    // With apart: experts' too are made grain by grain, and added to one sum of 8 bytes a weight,
-    // which is there before the pass if `held` is 1.
-    bool integers = false;
 };
 
 // Bytes; each the most at any moment of the pass.

@@ -1,6 +1,8 @@
 #include "trainer/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "kernels/optimizer.h"
 
@@ -49,6 +51,15 @@ bool Optimizer::counts(const Mesh& mesh, const Layout& layout) const {
     return layout.expert >= 0 || layout.tensor >= 0 || shape.tensor_index(mesh.rank()) == 0;
 }
 
+// Of the chunks of the parameter's rows, those that lie here.
+int64_t Optimizer::chunks_here(const Parameter& parameter) const {
+    const int64_t chunks = options_.chunks;
+    if (parameter.shape.empty() || parameter.shape.back() % chunks != 0) return 1;
+    const bool cut = parameter.layout.tensor == std::ssize(parameter.shape) - 1;
+    const int64_t ranks = cut && options_.mesh != nullptr ? options_.mesh->shape().tensor : 1;
+    return std::max<int64_t>(chunks / ranks, 1);
+}
+
 double Optimizer::join_and_norm() {
     const Mesh* const mesh = options_.mesh;
     ExactSum squares;
@@ -60,8 +71,7 @@ double Optimizer::join_and_norm() {
         if (mesh != nullptr && !counts(*mesh, state.parameter->layout)) continue;
         const Tensor& grad = state.parameter->grad(0);
         if (grad.size() == 0) continue;
-        const bool cut = grad.dim(grad.rank() - 1) % options_.chunks == 0;
-        squares.add(ops::sum_of_squares(grad, cut ? options_.chunks : 1));
+        squares.add(ops::sum_of_squares(grad, chunks_here(*state.parameter)));
     }
     if (mesh != nullptr) mesh->world().all_reduce_sum(squares.words());
     return std::sqrt(squares.value());

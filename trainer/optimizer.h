@@ -53,6 +53,7 @@ class Optimizer {
     const Train train_;
     void update(const AdamW& step, const State& state) const;
     bool counts(const Mesh& mesh, const Layout& layout) const;
+    int64_t chunks_here(const Parameter& parameter) const;
 
     const Options options_;
     std::vector<State> states_;

@@ -73,11 +73,8 @@ void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
     if (process().size() > 1) console.line("layout   " + layout_in_words(run));
     const Exact& order = run.recipe.exact();
     if (recipe.train().numerics() == "exact")
-        console.line(concat("sums     in grains of ", order.grain(),
-                            order.sums() == "integers"
-                                ? std::string(", as integers")
-                                : concat(" for ", order.replicas(), " replicas"),
-                            ", in ", order.chunks(), " chunks"));
+        console.line(concat("sums     in grains of ", order.grain(), " for ", order.replicas(),
+                            " replicas, in ", order.chunks(), " chunks"));
     for (const std::string& line : data_card(recipe, run.data)) console.line(line);
     for (const std::string& line : parameter_table(*run.model)) console.line(line);
 }
@@ -137,16 +134,32 @@ void run_train(const TrainOptions& options) {
     go(*communicator, std::move(run), console);
 }
 
-// A layout changes no number, so a run that goes on with fewer ranks shares its experts out among
-// fewer, unless --set says among how many.
-void fit_experts(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Console& console) {
-    const int64_t before = std::max<int64_t>(recipe.parallel().expert(), 1);
-    const int64_t now = std::gcd(before, int64_t{ranks});
-    const auto origin = resolved.origins.find("parallel.expert");
-    if (now == before || (origin != resolved.origins.end() && origin->second == "--set")) return;
-    recipe.mutable_parallel()->set_expert(now);
-    console.line(concat("changed  parallel.expert, ", before, " before and ", now,
-                        " from here on: this is ", ranks, ranks == 1 ? " rank" : " ranks"));
+// A layout changes no number, so a run that goes on with fewer ranks shares its matrices and
+// experts out among fewer, unless --set says among how many.
+void fit_layout(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Console& console) {
+    Parallel& parallel = *recipe.mutable_parallel();
+    const auto given = [&](const std::string& key) {
+        const auto origin = resolved.origins.find(key);
+        return origin != resolved.origins.end() && origin->second == "--set";
+    };
+    const auto say = [&](const char* key, int64_t before, int64_t now) {
+        console.line(concat("changed  ", key, ", ", before, " before and ", now,
+                            " from here on: this is ", ranks, ranks == 1 ? " rank" : " ranks"));
+    };
+    const int64_t tensor = std::max<int64_t>(parallel.tensor(), 1);
+    if (const int64_t now = std::gcd(tensor, int64_t{ranks});
+        now != tensor && !given("parallel.tensor")) {
+        parallel.set_tensor(now);
+        say("parallel.tensor", tensor, now);
+    }
+    const int64_t expert = parallel.expert(), unit = std::max<int64_t>(parallel.tensor(), 1);
+    if (given("parallel.expert")) return;
+    if (expert <= 1) return parallel.set_expert(0);  // as many as share the matrices
+    int64_t now = expert / unit * unit;
+    while (now > unit && ranks % now != 0) now -= unit;
+    if (now == expert) return;
+    parallel.set_expert(now);
+    say("parallel.expert", expert, now);
 }
 
 std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOptions& options,
@@ -159,7 +172,7 @@ std::optional<TrainingRun> try_resume(Communicator& communicator, const TrainOpt
         parse_recipe(recipe_toml(stored), point.checkpoint.string(), options.overrides);
     Recipe recipe = resolved.recipe;
     recipe.mutable_run()->set_dir(options.run_dir);
-    fit_experts(resolved, communicator.size(), recipe, console);
+    fit_layout(resolved, communicator.size(), recipe, console);
     require_same_recipe(communicator, recipe);
     check_resumable(point.manifest, recipe);
     resolve_products(communicator, recipe,

@@ -54,6 +54,11 @@ VARIANTS = [
     ("experts over 8 ranks", {"ranks": 8, "parallel__expert": 8}),
     ("moments shared out", {"ranks": 2, "parallel__zero": 1}),
     ("moments and experts shared out", {"ranks": 4, "parallel__expert": 2, "parallel__zero": 1}),
+    ("matrices over 2 ranks", {"ranks": 2, "parallel__tensor": 2}),
+    ("matrices over 2 of 8 ranks, experts over 4, moments shared out",
+     {"ranks": 8, "parallel__tensor": 2, "parallel__expert": 4, "parallel__zero": 1}),
+    ("matrices over 4 ranks that do not share tokens",
+     {"ranks": 4, "parallel__tensor": 4, "parallel__sequence": False, "train__recompute": "block"}),
     ("micro_batch 1", {"train__micro_batch": 1, "train__merge_passes": False}),
     ("micro_batch 3", {"train__micro_batch": 3, "train__merge_passes": False}),
     ("micro_batch 2, merged", {"train__micro_batch": 2}),
@@ -97,17 +102,6 @@ def test_orders_of_products_differ(one_rank):
         assert runs.same_run(one_rank("bf16"), one_rank("bf16", exact__products=order), STEPS)
 
 
-@pytest.mark.parametrize("ranks, expert, later_ranks", [(3, 3, 5), pytest.param(6, 2, 1, marks=pytest.mark.slow)])
-def test_sums_of_integers_on_any_number_of_ranks(tmp_path, one_rank, ranks, expert, later_ranks):
-    """Half of the run on some ranks, half on others, none of them a divisor of exact.replicas."""
-    keys = {"train__schedule": "constant", "exact__sums": "integers"}
-    assert runs.same_run(one_rank("bf16", **keys), one_rank("bf16", train__schedule="constant"), STEPS)
-    start(tmp_path, "bf16", ranks=ranks, parallel__expert=expert, **{**keys, "train__steps": STEPS // 2})
-    done = runs.resume(tmp_path, "--set", f"train.steps={STEPS}", ranks=later_ranks)
-    assert "in grains of 1, as integers" in done.stdout
-    assert runs.state(one_rank("bf16", **keys), STEPS) == runs.state(tmp_path, STEPS)
-
-
 @pytest.mark.slow
 def test_same_bits_with_an_uneven_batch_and_larger_grains(tmp_path, one_rank):
     """7 sequences in grains of 2 on 4 ranks: a last grain of one sequence, ranks of one grain."""
@@ -143,15 +137,23 @@ def test_ranks_without_grains_take_part(tmp_path, one_rank):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, expert, zero, later_ranks, later_expert, later_zero",
-                         [(4, 4, 0, 1, 1, 0), (1, 1, 0, 2, 2, 1), (4, 2, 1, 8, 4, 1), (4, 2, 1, 1, 1, 0)])
-def test_resume_under_another_layout(tmp_path, one_rank, ranks, expert, zero, later_ranks, later_expert, later_zero):
+@pytest.mark.parametrize("before, later", [
+    ({"ranks": 4, "expert": 4}, {}),
+    ({}, {"ranks": 2, "expert": 2, "zero": 1}),
+    ({"ranks": 4, "expert": 2, "zero": 1}, {"ranks": 8, "expert": 4, "zero": 1}),
+    ({"ranks": 4, "expert": 2, "zero": 1}, {}),
+    ({"ranks": 4, "tensor": 2}, {"ranks": 4, "tensor": 4, "expert": 4}),
+    ({"ranks": 2, "expert": 2}, {"ranks": 4, "tensor": 2, "zero": 1}),
+    ({"ranks": 4, "tensor": 2, "zero": 1}, {}),
+])
+def test_resume_under_another_layout(tmp_path, one_rank, before, later):
     keys = {"train__schedule": "constant"}
-    start(tmp_path, "bf16", ranks=ranks, parallel__expert=expert, parallel__zero=zero,
+    layout = {"expert": 0, "zero": 0, "tensor": 1}
+    start(tmp_path, "bf16", ranks=before.get("ranks", 1),
+          **{f"parallel__{key}": before.get(key, value) for key, value in layout.items()},
           **{**keys, "train__steps": STEPS // 2})
-    runs.resume(tmp_path, "--set", f"train.steps={STEPS}", "--set", f"parallel.expert={later_expert}",
-                "--set", f"parallel.zero={later_zero}",
-                ranks=later_ranks)
+    changes = [f"train.steps={STEPS}"] + [f"parallel.{key}={later.get(key, value)}" for key, value in layout.items()]
+    runs.resume(tmp_path, *(word for change in changes for word in ("--set", change)), ranks=later.get("ranks", 1))
     expected = one_rank("bf16", **keys)
     assert runs.state(expected, STEPS) == runs.state(tmp_path, STEPS)
 
@@ -169,8 +171,8 @@ def test_impossible_orders_and_layouts(tmp_path, keys, line):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_runs_with_its_experts_over_ranks(tmp_path, one_rank):
-    """The same text and the same loss, each rank loading its own experts."""
+def test_a_model_runs_over_ranks(tmp_path, one_rank):
+    """The same text and the same loss, each rank loading its own experts and its part of the matrices."""
     run = one_rank("bf16") / "run"
     (tmp_path / "prompts.json").write_text("[[1, 2, 3], [7]]")
     commands = [("generate", run, "--tokens", tmp_path / "prompts.json", "--max-tokens", 12, "--ignore-eos"),
@@ -178,13 +180,16 @@ def test_a_model_runs_with_its_experts_over_ranks(tmp_path, one_rank):
     for command in commands:
         alone = runs.run(*command)
         assert alone.returncode == 0, alone.stderr
-        for ranks, expert in ((2, 2), (4, 2)):
-            done = runs.run(*command, "--expert", expert, ranks=ranks)
+        for ranks, layout in ((2, ("--expert", 2)), (4, ("--expert", 2)), (2, ("--tensor", 2)),
+                              (4, ("--tensor", 2, "--expert", 4))):
+            done = runs.run(*command, *layout, ranks=ranks)
             assert done.returncode == 0, done.stderr
-            assert done.stdout == alone.stdout
-    done = runs.run(*commands[0], "--expert", 3, ranks=2)
-    assert done.returncode == 2
-    assert "--expert = 3 does not divide 2 ranks; legal: 1, 2" in done.stderr
+            assert done.stdout == alone.stdout, layout
+    for layout, line in ((("--expert", 3), "--expert = 3 does not divide 2 ranks; legal: 1, 2"),
+                         (("--tensor", 3), "--tensor = 3 does not divide 2 ranks; legal: 1, 2")):
+        done = runs.run(*commands[0], *layout, ranks=2)
+        assert done.returncode == 2
+        assert line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.slow
@@ -198,18 +203,25 @@ def test_a_resume_on_fewer_ranks_shares_experts_out_among_fewer(tmp_path, one_ra
     assert "parallel.expert = 4 does not divide 2 ranks; legal: 1, 2" in done.stderr
 
 
-def test_experts_that_do_not_divide_the_ranks(tmp_path):
+@pytest.mark.parametrize("ranks, keys, line", [
+    (4, {"parallel__expert": 3}, "parallel.expert = 3 does not divide 4 ranks; legal: 1, 2, 4"),
+    (4, {"parallel__tensor": 3}, "parallel.tensor = 3 does not divide 4 ranks; legal: 1, 2, 4"),
+    (4, {"parallel__tensor": 2, "parallel__expert": 1},
+     "parallel.expert = 1 is not a multiple of parallel.tensor = 2; legal: 2, 4"),
+    (2, {"parallel__tensor": 2, "exact__chunks": 1}, "parallel.tensor = 2 does not divide exact.chunks = 1; legal: 1"),
+    (3, {"parallel__tensor": 3, "train__numerics": "fast"},
+     "parallel.tensor = 3, but the model has 4 heads, widths of 48 and 16 and a vocabulary of 64; legal: 1, 2, 4"),
+])
+def test_layouts_that_do_not_fit(tmp_path, ranks, keys, line):
     runs.write_tokens(tmp_path / "ids.json")
-    done = runs.train(tmp_path, ranks=4, expect=2, parallel__expert=3)
-    assert "parallel.expert = 3 does not divide 4 ranks; legal: 1, 2, 4" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = runs.train(tmp_path, ranks=ranks, expect=2, **keys)
+    assert line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_illegal_number_of_ranks(tmp_path):
     runs.write_tokens(tmp_path / "ids.json")
     done = runs.train(tmp_path, ranks=3, expect=2)
     assert "3 ranks do not divide exact.replicas = 8; legal: 1, 2, 4, 8" in done.stderr
-    assert 'on any number with exact.sums = "integers"' in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

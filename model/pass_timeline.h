@@ -1,0 +1,65 @@
+// What a pass holds at each moment, by size alone, and the most of it.
+#pragma once
+#include <algorithm>
+#include <memory>
+
+#include "model/pass_memory.h"
+
+namespace fucina {
+
+// Memory that is held until the last copy of its handle goes, as a Tensor's is.
+using Held = std::shared_ptr<const void>;
+
+class Timeline {
+  public:
+    explicit Timeline(const PassShape& shape) : shape_(shape) {}
+
+    Held hold(int64_t bytes) {
+        activations_ += bytes;
+        look();
+        return {this, [this, bytes](const void*) { activations_ -= bytes; }};
+    }
+    void make_gradient(int64_t elements, bool experts) {
+        gradients_ += sums(experts) * 4 * elements;
+        (experts ? experts_ : others_) += 4 * elements;
+        look();
+    }
+    // It is whole, and added to earlier ones at once.
+    void add_gradient(int64_t elements, bool experts) {
+        const bool apart = shape_.apart && !experts;
+        gradients_ -= (apart ? sums(experts) - shape_.new_replicas : shape_.merges) * 4 * elements;
+        if (apart && shape_.last)
+            gradients_ -= (shape_.replicas + shape_.new_replicas - 1) * 4 * elements;
+    }
+
+    // Those of earlier passes were there all the time, beside whatever there was.
+    PassMemory most() const {
+        PassMemory result = most_;
+        result.all_gradients = experts_ + others_;
+        result.expert_gradients = experts_;
+        const int64_t before =
+            shape_.held * experts_ + (shape_.apart ? shape_.replicas : shape_.held) * others_;
+        result.gradients += before;
+        result.together += before;
+        return result;
+    }
+
+  private:
+    // That a gradient takes while it is made: a grain's at a time, beside those of new replicas.
+    int sums(bool experts) const {
+        if (!shape_.apart || experts) return 1;
+        return shape_.new_replicas + (shape_.leaves > shape_.new_replicas ? 1 : 0);
+    }
+    void look() {
+        most_.activations = std::max(most_.activations, activations_);
+        most_.gradients = std::max(most_.gradients, gradients_);
+        most_.together = std::max(most_.together, activations_ + gradients_);
+    }
+
+    const PassShape shape_;
+    PassMemory most_;
+    int64_t activations_ = 0, gradients_ = 0;
+    int64_t experts_ = 0, others_ = 0;  // bytes of all gradients
+};
+
+}  // namespace fucina
