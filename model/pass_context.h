@@ -50,7 +50,7 @@ struct PassContext {
     double balance_scale = 0;
     WeightGradQueue* weight_grads = nullptr;
     const TokenDispatcher* dispatcher = nullptr;  // null: all experts are here
-    bool ranks_apart = false;  // gradients of experts are those of each rank's tokens
+    ExpertSums expert_sums = ExpertSums::together;
     MoeReport* report = nullptr;
 
     // Sets what follows from positions and grain_offsets.
@@ -66,6 +66,7 @@ struct PassContext {
         if (shares) own_nodes = make_own_nodes(*shares, grain_offsets, apart, chunks);
         if (sequence) chunk_nodes = own_nodes;
     }
+    int64_t grains() const { return std::ssize(grain_offsets) - 1; }
     // As grain_offsets, of own rows.
     std::span<const int64_t> own_grains() const {
         return shares ? shares->own_offsets() : grain_offsets;

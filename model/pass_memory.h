@@ -29,6 +29,9 @@ struct PassShape {
     bool apart = false;
     int replicas = 0, new_replicas = 0;
     bool last = false;  // of the step: replicas are added up as their sums become whole
+    // With apart: experts' too are made grain by grain, and added to one sum of 8 bytes a weight,
+    // which is there before the pass if `held` is 1.
+    bool integers = false;
 };
 
 // Bytes; each the most at any moment of the pass.

@@ -5,6 +5,7 @@
 
 #include "kernels/exact_sum.h"
 #include "parallel/parameter.h"
+#include "parallel/token_dispatcher.h"
 
 namespace fucina {
 
@@ -15,9 +16,10 @@ struct PassOptions {
     double balance_scale = 0;  // train.balance_loss / sequences in the global batch; 0: none
     // Gradients of all but experts are those of each grain, a node of its own for grad_done.
     bool grains_apart = false;
-    // Where several ranks share the experts out: experts' gradients are those of each rank's
-    // tokens, a node each. The same on all of them, whose passes are calls of all.
-    bool ranks_apart = false;
+    // What gradients of experts are sums of, each a node: all tokens, or where several ranks share
+    // the experts out those of each rank, or those of each grain. The same on all of these ranks,
+    // whose passes are calls of all.
+    ExpertSums expert_sums = ExpertSums::together;
     GradDone grad_done = {};
 };
 

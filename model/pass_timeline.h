@@ -27,6 +27,10 @@ class Timeline {
     // It is whole, and added to earlier ones at once.
     void add_gradient(int64_t elements, bool experts) {
         const bool apart = shape_.apart && !experts;
+        if (shape_.integers) {
+            gradients_ -= (shape_.last ? 8 : 4) * elements;  // a whole sum becomes fp32
+            return;
+        }
         gradients_ -= (apart ? sums(experts) - shape_.new_replicas : shape_.merges) * 4 * elements;
         if (apart && shape_.last)
             gradients_ -= (shape_.replicas + shape_.new_replicas - 1) * 4 * elements;
@@ -38,7 +42,9 @@ class Timeline {
         result.all_gradients = experts_ + others_;
         result.expert_gradients = experts_;
         const int64_t before =
-            shape_.held * experts_ + (shape_.apart ? shape_.replicas : shape_.held) * others_;
+            shape_.integers
+                ? shape_.held * 2 * result.all_gradients
+                : shape_.held * experts_ + (shape_.apart ? shape_.replicas : shape_.held) * others_;
         result.gradients += before;
         result.together += before;
         return result;
@@ -47,6 +53,7 @@ class Timeline {
   private:
     // That a gradient takes while it is made: a grain's at a time, beside those of new replicas.
     int sums(bool experts) const {
+        if (shape_.integers) return shape_.held > 0 ? 1 : 3;
         if (!shape_.apart || experts) return 1;
         return shape_.new_replicas + (shape_.leaves > shape_.new_replicas ? 1 : 0);
     }

@@ -20,7 +20,10 @@ namespace fucina {
 struct SumOrder {
     int64_t grain = 1;  // sequences of a leaf
     int replicas = 8;   // a power of two
-    bool waves = true;  // false, in fast numerics: all grains are one wave
+    bool waves = true;  // false, in fast numerics and with integers: all grains are one wave
+    // Each grain's gradients are rounded to a fixed grid and added as integers
+    // (kernels/grid_sum.h), in whatever order, so that replicas and tree have no part in them.
+    bool integers = false;
 };
 
 // One forward and backward: after it, the newest two partial sums are added `merges` times.
@@ -33,7 +36,8 @@ struct Pass {
 
 class BatchPlan {
   public:
-    // Ranks that divide `replicas` hold nodes of the tree; others (fast numerics only) even shares.
+    // Ranks that divide `replicas` hold nodes of the tree; others (fast numerics, integers) even
+    // shares.
     BatchPlan(int64_t grains, const SumOrder& order, int ranks);
 
     const SumOrder& order() const { return order_; }

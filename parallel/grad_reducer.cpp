@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "kernels/grid_sum.h"
 #include "parallel/tree_sum.h"
 
 namespace fucina {
@@ -28,11 +29,22 @@ Tensor gradient(std::span<const int64_t> shape) {
     return Tensor::empty(shape, DType::f32);
 }
 
+// From the grid to fp32.
+Tensor rounded(const Tensor& integers, const char* where) {
+    MemoryPurpose purpose(where);
+    Tensor sum = Tensor::empty(integers.shape(), DType::f32);
+    ops::round_from_grid(integers, sum);
+    return sum;
+}
+
 }  // namespace
 
 GradReducer::GradReducer(const Mesh& mesh, std::span<Parameter* const> parameters,
                          const Options& options)
-    : experts_(mesh, true), others_(mesh, false), shards_(options.shards) {
+    : experts_(mesh, true),
+      others_(mesh, false),
+      shards_(options.shards),
+      integers_(options.integers) {
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         first_[parameter] = sums_.size();
@@ -65,7 +77,7 @@ void GradReducer::make_buckets(int64_t bucket_bytes) {
         Sum& sum = sums_[i];
         const bool experts = Holders::is_expert(*sum.parameter);
         if (holders(experts).size() == 1) continue;  // there is nothing to exchange
-        const int64_t bytes = 4 * sum.parameter->box.size();
+        const int64_t bytes = element() * sum.parameter->box.size();
         sum.parts = static_cast<int>((bytes + bucket_bytes - 1) / bucket_bytes);
         for (int part = 0; part < sum.parts; ++part) {
             const int64_t more = bytes / sum.parts;
@@ -98,6 +110,7 @@ void GradReducer::add(Parameter& parameter, size_t use, Tensor own) {
     Sum& sum = sums_[first_.at(&parameter) + use];
     sum.added = true;
     if (holders(Holders::is_expert(parameter)).size() == 1) {
+        if (integers_ && own.defined()) own = rounded(own, "gradients");
         round_.done(parameter, use, std::move(own));
         return;
     }
@@ -135,30 +148,32 @@ void GradReducer::finish() {
 void GradReducer::start(const Bucket& bucket) {
     if (free_.empty()) {
         MemoryPurpose purpose("communication");
-        free_.emplace_back(Tensor::empty({most_sent_}, DType::f32),
-                           Tensor::empty({most_received_}, DType::f32));
+        const DType type = integers_ ? DType::i64 : DType::f32;
+        free_.emplace_back(Tensor::empty({most_sent_}, type),
+                           Tensor::empty({most_received_}, type));
     }
     auto [sent, received] = std::move(free_.back());
     free_.pop_back();
     std::vector<int64_t> to, from(bucket.elements.size());
     int64_t at = 0;
     for (size_t place = 0; place < bucket.elements.size(); ++place) {
-        to.push_back(4 * bucket.elements[place]);
+        to.push_back(element() * bucket.elements[place]);
         for (const Piece& piece : bucket.pieces) {
             const Box part = box(piece, static_cast<int>(place));
             const Sum& sum = sums_[piece.sum];
             if (sum.own.defined())
-                copy_shared(sum.parameter->box, sum.own.raw(), part, sent.raw() + 4 * at, 4);
+                copy_shared(sum.parameter->box, sum.own.raw(), part, sent.raw() + element() * at,
+                            element());
             at += part.size();
         }
     }
     for (const Piece& piece : bucket.pieces) {
         Sum& sum = sums_[piece.sum];
-        if (++sum.sent == sum.parts && shards_) sum.own = {};
+        if (++sum.sent == sum.parts && (shards_ || integers_)) sum.own = {};
     }
     const Holders& holders = this->holders(bucket.experts);
     const int64_t here = bucket.elements[static_cast<size_t>(holders.here())];
-    std::ranges::fill(from, 4 * here);
+    std::ranges::fill(from, element() * here);
     std::unique_ptr<Request> request = holders.ranks().start_all_to_all_v(
         bytes_of(sent.slice(0, at)), to, bytes_of(received.slice(0, here * holders.size())), from);
     under_way_.push_back({&bucket, std::move(sent), std::move(received), std::move(request)});
@@ -170,6 +185,17 @@ void GradReducer::complete() {
     under_way_.pop_front();
     exchange.request->wait();
     const Bucket& bucket = *exchange.bucket;
+    const Tensor sum = sum_of_ranks(bucket, exchange.received);
+    if (shards_)
+        keep(bucket, sum);
+    else
+        gather(exchange, sum);
+    free_.emplace_back(std::move(exchange.sent), std::move(exchange.received));
+    for (const Piece& piece : bucket.pieces) arrived(piece);
+}
+
+// fp32, of what we own of the bucket.
+Tensor GradReducer::sum_of_ranks(const Bucket& bucket, const Tensor& received) const {
     const Holders& holders = this->holders(bucket.experts);
     const std::vector<bool>& held = bucket.experts ? round_.experts_held : round_.others_held;
     FUCINA_CHECK(std::ssize(held) == holders.size(), held.size(), " holders, ", holders.size(),
@@ -178,16 +204,17 @@ void GradReducer::complete() {
     std::vector<Tensor> slices(held.size());
     for (size_t place = 0; place < held.size(); ++place) {
         const auto at = static_cast<int64_t>(place) * here;
-        if (held[place]) slices[place] = exchange.received.slice(at, at + here);
+        if (held[place]) slices[place] = received.slice(at, at + here);
     }
-    const Tensor sum = tree_sum(slices);
-    FUCINA_CHECK(sum.defined(), "no rank holds a sum");
-    if (shards_)
-        keep(bucket, sum);
-    else
-        gather(exchange, sum);
-    free_.emplace_back(std::move(exchange.sent), std::move(exchange.received));
-    for (const Piece& piece : bucket.pieces) arrived(piece);
+    if (!integers_) {
+        const Tensor sum = tree_sum(slices);
+        FUCINA_CHECK(sum.defined(), "no rank holds a sum");
+        return sum;
+    }
+    std::erase_if(slices, [](const Tensor& slice) { return !slice.defined(); });
+    FUCINA_CHECK(!slices.empty(), "no rank holds a sum");
+    for (size_t i = 1; i < slices.size(); ++i) ops::add_integers(slices[0], slices[i]);
+    return rounded(slices[0], "communication");
 }
 
 void GradReducer::keep(const Bucket& bucket, const Tensor& sum) {
@@ -209,11 +236,13 @@ void GradReducer::gather(Exchange& exchange, const Tensor& sum) {
     const Holders& holders = this->holders(bucket.experts);
     const int64_t most = *std::ranges::max_element(bucket.elements);
     std::memcpy(exchange.sent.raw(), sum.raw(), static_cast<size_t>(sum.bytes()));
-    holders.ranks().all_gather(bytes_of(exchange.sent.slice(0, most)),
-                               bytes_of(exchange.received.slice(0, most * holders.size())));
+    const auto block = static_cast<size_t>(4 * most);
+    holders.ranks().all_gather(
+        bytes_of(exchange.sent).first(block),
+        bytes_of(exchange.received).first(block * static_cast<size_t>(holders.size())));
     for (const Piece& piece : bucket.pieces) {
         Sum& to = sums_[piece.sum];
-        if (!to.result.defined()) to.result = to.own;
+        if (!to.result.defined() && !integers_) to.result = to.own;
         if (!to.result.defined()) to.result = gradient(to.parameter->box.extent);
     }
     for (int place = 0; place < holders.size(); ++place) {

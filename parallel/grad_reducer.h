@@ -26,7 +26,8 @@ class GradReducer {
     static constexpr size_t kUnderWay = 2;  // buckets at most
 
     struct Options {
-        bool shards = false;  // what we own is all that is left of a sum
+        bool shards = false;    // what we own is all that is left of a sum
+        bool integers = false;  // our sums are i64 on a grid (kernels/grid_sum.h), and no tree's
         int64_t bucket_bytes = kBucketBytes;
     };
     // Hears of a sum over ranks: fp32 of the parameter's box, or of our owned_box.
@@ -48,14 +49,15 @@ class GradReducer {
     };
     // Collective over all ranks, as is add(), between begin() and finish(), if the round is early.
     void begin(Round round);
-    // Our sum, fp32 of the parameter's box and contiguous; undefined where we have none.
+    // Our sum, fp32 or i64 of the parameter's box and contiguous; undefined where we have none.
     void add(Parameter& parameter, size_t use, Tensor sum);
     // Whatever was not added counts as added without a sum.
     void finish();
 
     // Bytes that exchanges work in.
     int64_t bytes() const {
-        return static_cast<int64_t>(kUnderWay) * 4 * (most_sent_ + most_received_);
+        const auto under_way = static_cast<int64_t>(kUnderWay);
+        return under_way * element() * (most_sent_ + most_received_);
     }
 
   private:
@@ -83,6 +85,8 @@ class GradReducer {
         std::unique_ptr<Request> request;
     };
 
+    int64_t element() const { return integers_ ? 8 : 4; }  // bytes, of our sums
+    Tensor sum_of_ranks(const Bucket& bucket, const Tensor& received) const;
     void make_buckets(int64_t bucket_bytes);
     Box box(const Piece& piece, int place) const;
     bool takes_part(bool experts) const { return experts ? round_.experts : round_.others; }
@@ -96,7 +100,7 @@ class GradReducer {
     const Holders& holders(bool experts) const { return experts ? experts_ : others_; }
 
     const Holders experts_, others_;
-    const bool shards_;
+    const bool shards_, integers_;
     std::vector<Sum> sums_;
     std::unordered_map<const Parameter*, size_t> first_;  // number of a parameter's first use
     std::vector<Bucket> buckets_;

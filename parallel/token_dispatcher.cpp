@@ -29,6 +29,18 @@ class Counts {
     size_t ranks() const { return grains_.size(); }
     size_t sources() const { return ranks() / tensor_; }
     int64_t experts() const { return experts_; }
+    // Of each part.
+    std::vector<int64_t> leaves(ExpertSums sums) const {
+        std::vector<int64_t> leaves;
+        for (size_t source = 0; source < sources(); ++source) {
+            const int64_t grains = grains_[source * tensor_];
+            if (sums == ExpertSums::by_source)
+                leaves.push_back(grains);
+            else
+                leaves.insert(leaves.end(), static_cast<size_t>(grains), 1);
+        }
+        return leaves;
+    }
     // body(rank) for a grain's pieces, one of each rank of the source; after them end().
     template <class Body, class End>
     void for_each_grain(size_t source, const Body& body, const End& end) const {
@@ -81,18 +93,21 @@ TokenMap map_experts(const Counts& counts) {
     return map;
 }
 
-std::vector<TokenExchange::Part> part_experts(const Counts& counts, const TokenMap& map) {
-    std::vector<TokenExchange::Part> parts(counts.sources());
-    for (TokenExchange::Part& part : parts) part.offsets.push_back(0);
-    for (int64_t e = 0; e < counts.experts(); ++e) {
-        int64_t slot = map.expert_offsets[static_cast<size_t>(e)];
-        for (size_t source = 0; source < counts.sources(); ++source) {
-            TokenExchange::Part& part = parts[source];
-            std::vector<int64_t> ends{0};
-            int64_t rows = 0;
-            counts.for_each_grain(
-                source, [&](size_t rank, int64_t grain) { rows += counts.of(rank, grain, e); },
-                [&] { ends.push_back(rows); });
+}  // namespace
+
+std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> leaves) {
+    std::vector<SlotPart> parts(leaves.size());
+    for (SlotPart& part : parts) part.offsets.push_back(0);
+    for (size_t e = 0; e < map.trees.size(); ++e) {
+        int64_t slot = map.expert_offsets[e];
+        size_t leaf = 0;
+        for (size_t p = 0; p < parts.size(); ++p) {
+            SlotPart& part = parts[p];
+            const std::vector<int64_t>& offsets = map.trees[e].offsets;
+            std::vector<int64_t> ends;
+            for (int64_t i = 0; i <= leaves[p]; ++i)
+                ends.push_back(offsets[leaf + static_cast<size_t>(i)] - offsets[leaf]);
+            leaf += static_cast<size_t>(leaves[p]);
             for (int64_t i = ends.back(); i > 0; --i, ++slot) {
                 part.slots.push_back(static_cast<int32_t>(slot));
                 part.rows.push_back(map.slot_token[static_cast<size_t>(slot)]);
@@ -104,8 +119,6 @@ std::vector<TokenExchange::Part> part_experts(const Counts& counts, const TokenM
     return parts;
 }
 
-}  // namespace
-
 TokenDispatcher::TokenDispatcher(Communicator& ranks, int64_t experts, int tensor)
     : ranks_(ranks), tensor_(tensor) {
     for (int rank = 0; rank <= ranks.size(); ++rank)
@@ -113,7 +126,7 @@ TokenDispatcher::TokenDispatcher(Communicator& ranks, int64_t experts, int tenso
 }
 
 std::shared_ptr<const TokenExchange> TokenDispatcher::plan(const TokenMap& map, int64_t grains,
-                                                           bool apart) const {
+                                                           ExpertSums sums) const {
     const auto ranks = static_cast<size_t>(ranks_.size());
     const auto own = static_cast<size_t>(ranks_.rank());
     auto exchange = std::make_shared<TokenExchange>();
@@ -142,7 +155,8 @@ std::shared_ptr<const TokenExchange> TokenDispatcher::plan(const TokenMap& map, 
         for (int64_t e = 0; e < here; ++e) exchange->received.back() += by_expert.of(rank, e);
     }
     exchange->experts = map_experts(by_expert);
-    if (apart) exchange->parts = part_experts(by_expert, exchange->experts);
+    if (sums != ExpertSums::together)
+        exchange->parts = part_slots(exchange->experts, by_expert.leaves(sums));
     return exchange;
 }
 

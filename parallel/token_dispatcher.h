@@ -8,12 +8,24 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/moe.h"
 #include "parallel/communicator.h"
 
 namespace fucina {
+
+// Those of a TokenMap's slots whose gradients are a sum of their own.
+struct SlotPart {
+    std::vector<int64_t> offsets;      // [experts + 1]
+    std::vector<int32_t> slots, rows;  // in the order of experts
+    std::vector<LeafTree> trees;       // [experts]
+};
+// Parts of so many leaves each, counted from the first of every expert's tree.
+std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> leaves);
+
+enum class ExpertSums { together, by_source, by_grain };
 
 // Where the slots of one pass go. Rows are received in the order of ranks, and of each rank in the
 // order of its slots.
@@ -22,13 +34,8 @@ struct TokenExchange {
     // Of the experts here: expert_offsets and trees, over the grains of all sources in their order,
     // and slot_token, the row received that a slot is. The rest is empty.
     TokenMap experts;
-    // The slots of one source; [sources], or empty where gradients of all are one sum.
-    struct Part {
-        std::vector<int64_t> offsets;      // [experts here + 1]
-        std::vector<int32_t> slots, rows;  // in the order of experts
-        std::vector<LeafTree> trees;       // [experts here] over the source's grains
-    };
-    std::vector<Part> parts;
+    // Of each source, or of each grain of all sources; empty where gradients of all are one sum.
+    std::vector<SlotPart> parts;
 
     int64_t rows() const { return experts.slots(); }
 };
@@ -38,10 +45,9 @@ class TokenDispatcher {
     // experts: of the whole layer, shared out as box_of does. tensor: ranks that are one source.
     TokenDispatcher(Communicator& ranks, int64_t experts, int tensor = 1);
 
-    // map: of this rank's tokens, of `grains` grains. apart: the gradients of each source's tokens
-    // are sums of their own.
+    // map: of this rank's tokens, of `grains` grains. sums: what gradients are sums of.
     std::shared_ptr<const TokenExchange> plan(const TokenMap& map, int64_t grains,
-                                              bool apart) const;
+                                              ExpertSums sums) const;
     // slots [sent slots, D], as in TokenMap -> [received rows, D]
     Tensor dispatch(const TokenExchange& exchange, const Tensor& slots) const;
     // The way back: [received rows, D] -> [sent slots, D]

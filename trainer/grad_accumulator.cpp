@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "kernels/grid_sum.h"
 #include "kernels/optimizer.h"
 
 namespace fucina {
@@ -33,7 +34,12 @@ Tensor sum_tree(std::map<int, Tensor>& sums, int begin, int count) {
 
 }  // namespace
 
+float grain_bound(const BatchPlan& plan) {
+    return kGridRange / static_cast<float>(plan.grains());
+}
+
 bool sums_by_wave(const BatchPlan& plan, const MeshShape& mesh) {
+    if (plan.order().integers) return false;
     return mesh.expert_sources() > 1 || (!plan.one_wave() && mesh.data > 1);
 }
 
@@ -45,7 +51,7 @@ GradAccumulator::GradAccumulator(std::span<Parameter* const> parameters, const B
         first_[parameter] = sums_.size();
         const auto ranks = static_cast<size_t>(is_expert(*parameter) ? mesh.expert_sources() : 1);
         for (size_t use = 0; use < parameter->grads.size(); ++use)
-            sums_.push_back({parameter, use, std::vector<std::vector<Tensor>>(ranks), {}, {}});
+            sums_.push_back({parameter, use, std::vector<std::vector<Tensor>>(ranks), {}, {}, {}});
     }
 }
 
@@ -69,7 +75,7 @@ void GradAccumulator::begin_wave(size_t wave, bool together) {
 // Of the ranks that have the same experts as we: whether those that share them out with it have
 // grains of the wave. Of those that have the same of all else: whether they have any of the step.
 std::vector<bool> GradAccumulator::held(bool experts) const {
-    if (!experts || !by_wave_) {
+    if (!experts || (!by_wave_ && mesh_.expert_sources() == 1)) {
         std::vector<bool> held;
         for (int rank = 0; rank < plan_.ranks(); ++rank) held.push_back(plan_.holds(rank));
         return held;
@@ -104,6 +110,7 @@ void GradAccumulator::push(std::vector<Tensor>& nodes, Tensor grad, int merges) 
 bool GradAccumulator::is_last(const Sum& sum, size_t node) const {
     const bool experts = is_expert(*sum.parameter);
     if (!last_ || !exchanged(experts)) return false;
+    if (plan_.order().integers) return node + 1 == grains(experts);
     const size_t nodes = experts && !of_ranks_.empty() ? of_ranks_.size()
                          : by_replica(*sum.parameter)  ? static_cast<size_t>(own_.grains.count())
                                                        : 1;
@@ -114,7 +121,9 @@ void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
     Sum& sum = sum_of(parameter, use);
     sum.taken = true;
     Tensor grad = std::exchange(parameter.grads[use], {});
-    if (by_replica(parameter)) {
+    if (plan_.order().integers) {
+        add_grain(sum, std::move(grad));
+    } else if (by_replica(parameter)) {
         const int64_t grain = own_.grains.begin + static_cast<int64_t>(node);
         add_to(sum.replicas[plan_.replica(own_.wave, grain)], std::move(grad));
     } else if (!is_expert(parameter) || of_ranks_.empty()) {
@@ -124,6 +133,29 @@ void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
         push(sum.nodes[node], std::move(grad), pass.merges);
     }
     if (is_last(sum, node)) give(sum);
+}
+
+// Of the pass, those of this rank, or of all ranks that share the experts out.
+size_t GradAccumulator::grains(bool experts) const {
+    int64_t grains = own_.grains.count();
+    if (experts && !of_ranks_.empty()) {
+        grains = 0;
+        for (const Pass& pass : of_ranks_) grains += pass.grains.count();
+    }
+    return static_cast<size_t>(grains);
+}
+
+void GradAccumulator::add_grain(Sum& sum, Tensor grad) {
+    const float bound = grain_bound(plan_);
+    bool inside = false;
+    if (sum.integers.defined()) {
+        inside = ops::add_on_grid(sum.integers, grad, bound);
+    } else {
+        MemoryPurpose purpose("gradients");
+        sum.integers = Tensor::empty(grad.shape(), DType::i64);
+        inside = ops::set_on_grid(sum.integers, grad, bound);
+    }
+    if (!inside && outside_.empty()) outside_ = sum.parameter->name;
 }
 
 void GradAccumulator::end_pass() {
@@ -137,6 +169,7 @@ void GradAccumulator::end_pass() {
 
 // What this rank has of a sum, or those that share the experts out with it.
 Tensor GradAccumulator::own_sum(Sum& sum) {
+    if (plan_.order().integers) return std::exchange(sum.integers, {});
     if (by_replica(*sum.parameter)) return sum_tree(sum.replicas, 0, plan_.order().replicas);
     std::map<int, Tensor> ranks;
     for (size_t rank = 0; rank < sum.nodes.size(); ++rank) {

@@ -1,10 +1,12 @@
 // GradAccumulator: the gradients of a step's passes on one rank, each added to the sum that it is
 // part of (parallel/batch_plan.h): experts' to that of its wave, the others' to that of its
 // replica. With one wave both are nodes of the same tree, and no replica keeps a sum of its own.
+// Where sums are integers, every grain is added to one sum a rank.
 // What is whole on this rank goes to the GradReducer, as soon as that may exchange it.
 #pragma once
 #include <map>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -16,6 +18,10 @@ namespace fucina {
 // Whether experts' sums are made whole over ranks at the end of each wave; else at the end of the
 // step, with all others, and waves join as their last pass is made.
 bool sums_by_wave(const BatchPlan& plan, const MeshShape& mesh);
+
+// Where sums are integers, what a grain's gradient must be less than, so that no sum over the batch
+// leaves the grid.
+float grain_bound(const BatchPlan& plan);
 
 class GradAccumulator {
   public:
@@ -29,7 +35,7 @@ class GradAccumulator {
     // a pass without grains is none. last: of those of the wave.
     void begin_pass(const Pass& own, bool last, std::span<const Pass> of_ranks = {});
     // A gradient of the pass is whole: of all of it, or of its node `node`, which is a grain if
-    // grains are apart, and of an expert the rank `node` of those that share them out if ranks are.
+    // grains are apart, and of an expert what PassOptions::expert_sums says.
     // Its sums are formed now, so that a pass never holds all of its own gradients.
     void take(Parameter& parameter, size_t use, size_t node);
     // After the pass: takes what is left. The gradients have no tensors until finish().
@@ -38,6 +44,9 @@ class GradAccumulator {
     void end_wave();
     // The gradients are the sums over all ranks.
     void finish();
+    // The first parameter of which a grain's gradient is not finite, or too large for a sum of
+    // integers, on this rank; empty: none. Its sum is rubbish.
+    const std::string& outside() const { return outside_; }
 
   private:
     struct Sum {
@@ -47,6 +56,7 @@ class GradAccumulator {
         std::vector<std::vector<Tensor>> nodes;
         Tensor waves;                    // before this, over all ranks
         std::map<int, Tensor> replicas;  // those that have one
+        Tensor integers = {};            // instead of all these, where sums are integers
         bool taken = false;              // in this pass
         bool given = false;              // to the reducer, in this wave
     };
@@ -61,6 +71,8 @@ class GradAccumulator {
     // Whether sums of experts, or of the others, are exchanged at the end of the wave.
     bool exchanged(bool experts) const { return last_wave() || (experts && by_wave_); }
     bool is_last(const Sum& sum, size_t node) const;
+    size_t grains(bool experts) const;
+    void add_grain(Sum& sum, Tensor grad);
     void push(std::vector<Tensor>& nodes, Tensor grad, int merges) const;
     void give(Sum& sum);
     Tensor own_sum(Sum& sum);
@@ -76,6 +88,7 @@ class GradAccumulator {
     Pass own_;
     bool last_ = false;
     std::vector<Pass> of_ranks_;
+    std::string outside_;
 };
 
 }  // namespace fucina

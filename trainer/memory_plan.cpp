@@ -12,6 +12,7 @@
 #include "parallel/grad_reducer.h"
 #include "parallel/weight_gatherer.h"
 #include "trainer/grad_accumulator.h"
+#include "trainer/pass_batch.h"
 
 namespace fucina {
 namespace {
@@ -77,9 +78,10 @@ int64_t most_grains(const BatchPlan& batch, int index) {
 }
 
 // What gradients are exchanged in.
-int64_t reducer_bytes(Model& model) {
+int64_t reducer_bytes(const Recipe& recipe, Model& model) {
     const Mesh* const mesh = model.options().mesh;
-    return mesh == nullptr ? 0 : GradReducer(*mesh, model.parameters(), {}).bytes();
+    if (mesh == nullptr) return 0;
+    return GradReducer(*mesh, model.parameters(), reducer_options(recipe)).bytes();
 }
 
 // What weights that were updated elsewhere arrive in.
@@ -134,7 +136,8 @@ class PassPlanner {
             PassShape shape = this->shape(pass);
             if (pass.ends_wave && pass.wave > 0 && !by_wave_) ++shape.merges;
             shape.held = held;
-            shape.apart = !batch_.one_wave();
+            shape.integers = batch_.order().integers;
+            shape.apart = !batch_.one_wave() || shape.integers;
             shape.replicas = static_cast<int>(replicas.size());
             for (int64_t grain = pass.grains.begin; grain < pass.grains.end; ++grain)
                 shape.new_replicas += replicas.insert(batch_.replica(pass.wave, grain)).second;
@@ -145,7 +148,7 @@ class PassPlanner {
             most.together = std::max(most.together, one.together);
             most.all_gradients = one.all_gradients;
             most.expert_gradients = one.expert_gradients;
-            held += 1 - shape.merges;
+            held = shape.integers ? 1 : held + 1 - shape.merges;
             if (pass.ends_wave && by_wave_) held = 1;
         }
         return most;
@@ -205,7 +208,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     const PassPlanner planner(recipe, model, batch, mesh, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const int64_t gathered = gatherer_bytes(recipe, model);
-    const int64_t exchanged = reducer_bytes(model);
+    const int64_t exchanged = reducer_bytes(recipe, model);
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
             .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};

@@ -10,14 +10,21 @@ static_assert(kIgnoreLabel == kNoLabel, "the loader and the kernels mark a missi
 
 SumOrder sum_order(const Recipe& recipe) {
     const int64_t replicas = recipe.exact().has_replicas() ? recipe.exact().replicas() : 8;
+    const bool exact = recipe.train().numerics() != "fast";
+    const bool integers = exact && recipe.exact().sums() == "integers";
     return {.grain = recipe.exact().grain(),
             .replicas = static_cast<int>(replicas),
-            .waves = recipe.train().numerics() != "fast"};
+            .waves = exact && !integers,
+            .integers = integers};
 }
 
 BatchPlan plan_batch(const Recipe& recipe, int ranks) {
     const int64_t grain = recipe.exact().grain();
     return {(recipe.train().global_batch() + grain - 1) / grain, sum_order(recipe), ranks};
+}
+
+GradReducer::Options reducer_options(const Recipe& recipe) {
+    return {.shards = recipe.parallel().zero() >= 2, .integers = sum_order(recipe).integers};
 }
 
 TokenBatch make_pass_batch(const PackedSequences& packed, int64_t begin, int64_t end,

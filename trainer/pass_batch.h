@@ -4,11 +4,13 @@
 #include "data/packing.h"
 #include "model/token_batch.h"
 #include "parallel/batch_plan.h"
+#include "parallel/grad_reducer.h"
 
 namespace fucina {
 
 SumOrder sum_order(const Recipe& recipe);
 BatchPlan plan_batch(const Recipe& recipe, int ranks);
+GradReducer::Options reducer_options(const Recipe& recipe);
 
 // Sequences [begin, end) of `packed`; a grain is `grain` sequences, counted from the first of
 // `packed`, the last one may be shorter. begin is a boundary of grains.

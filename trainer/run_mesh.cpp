@@ -52,13 +52,15 @@ std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
     const MeshShape shape = mesh_shape(world.size(), {"parallel.tensor", tensor},
                                        {"parallel.expert", static_cast<int>(parallel.expert())});
     const SumOrder order = sum_order(recipe);
-    if (recipe.train().numerics() != "fast" && !ranks_fit_tree(shape.data, order)) {
+    if (recipe.train().numerics() != "fast" && !order.integers &&
+        !ranks_fit_tree(shape.data, order)) {
         std::vector<int> legal;
         for (int more = 1; more <= order.replicas; more *= 2) legal.push_back(more * tensor);
         fail(ExitCode::usage, shape.data, shape.data < world.size() ? " data-parallel" : "",
              " ranks do not divide exact.replicas = ", order.replicas, "; legal: ", list(legal),
-             tensor > 1 ? " ranks in all" : "", "; start one of these, set a larger exact.replicas",
-             " in a new run, or train.numerics = \"fast\"");
+             tensor > 1 ? " ranks in all" : "",
+             "; start one of these, or on any number with exact.sums = \"integers\", which takes "
+             "more memory and time, or with train.numerics = \"fast\"");
     }
     return std::make_unique<Mesh>(world, shape);
 }

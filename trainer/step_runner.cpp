@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/error.h"
+#include "parallel/agreement.h"
 #include "trainer/fault_point.h"
 #include "trainer/grad_accumulator.h"
 #include "trainer/pass_batch.h"
@@ -67,7 +68,7 @@ StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
       index_(parts.mesh.shape().data_index(parts.mesh.rank())),
       plan_(plan_batch(recipe, parts.mesh.shape().data)),
       memory_(agree_on_memory(recipe, parts, plan_)),
-      reducer_(parts.mesh, parts.model.parameters(), {.shards = recipe.parallel().zero() >= 2}),
+      reducer_(parts.mesh, parts.model.parameters(), reducer_options(recipe)),
       prefetcher_(parts.loader) {
     const MeshShape& mesh = parts.mesh.shape();
     const int sources = mesh.expert_sources();
@@ -158,11 +159,14 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
             const Pass& pass = row[here];
             const bool last = &row == &rows.back();
             // With one pass each their grains are a node of the wave's tree together.
-            options.ranks_apart = rows.size() > 1;
-            options.grains_apart = !plan_.one_wave() || pass.grains.count() == 0;
+            const bool integers = plan_.order().integers;
+            options.expert_sums = integers          ? ExpertSums::by_grain
+                                  : rows.size() > 1 ? ExpertSums::by_source
+                                                    : ExpertSums::together;
+            options.grains_apart = !plan_.one_wave() || integers || pass.grains.count() == 0;
             if (row.size() == 1)
                 accumulator.begin_pass(pass, last);
-            else if (options.ranks_apart)
+            else if (options.expert_sums != ExpertSums::together)
                 accumulator.begin_pass(pass, last, row);
             else
                 accumulator.begin_pass(pass, last, {{Pass{.wave = wave, .grains = {0, 1}}}});
@@ -173,6 +177,7 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
         accumulator.end_wave();
     }
     accumulator.finish();
+    if (plan_.order().integers) outside_ = first_text(parts_.mesh.world(), accumulator.outside());
 }
 
 StepResult StepRunner::run(int64_t step, int64_t first_sample) {
@@ -206,6 +211,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
     result.tokens = totals[2];
     result.pairs = totals[3];
     result.expert_counts = std::move(sums.counts);
+    result.outside = outside_;
     update(step, result);
     // The next backward makes them anew, in the room that activations leave.
     for (Parameter* parameter : parts_.model.parameters())
@@ -217,6 +223,7 @@ void StepRunner::update(int64_t step, StepResult& result) {
     const Train& train = recipe_.train();
     parts_.mesh.world().progress(Phase::update);
     result.grad_norm = parts_.optimizer.join_and_norm();
+    if (!result.outside.empty()) result.grad_norm = std::nan("");
     result.learning_rate = learning_rate(train, step);
     result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) &&
                     std::isfinite(result.grad_norm);

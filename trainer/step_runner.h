@@ -3,6 +3,7 @@
 // number of ranks, threads and passes.
 #pragma once
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "configs/recipe.pb.h"
@@ -24,6 +25,9 @@ struct StepResult {
     int64_t tokens = 0;  // of the global batch
     int64_t pairs = 0;   // (query, key) pairs of attention, of the global batch
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], of the global batch
+    // The first parameter whose gradient is not finite or too large for sums of integers; the norm
+    // is NaN then.
+    std::string outside;
     bool finite = true;  // false: loss or norm is NaN or infinite and nothing was updated
 };
 
@@ -58,6 +62,7 @@ class StepRunner {
     MemoryPlan memory_;
     std::vector<std::vector<Pass>> passes_;  // of the data indices that share the experts out
     GradReducer reducer_;
+    std::string outside_;  // of this step
     Prefetcher prefetcher_;
 };
 

@@ -11,7 +11,9 @@
 #include "parallel/host_name.h"
 #include "trainer/evaluator.h"
 #include "trainer/fault_point.h"
+#include "trainer/grad_accumulator.h"
 #include "trainer/manifest.h"
+#include "trainer/pass_batch.h"
 #include "trainer/replica_check.h"
 
 namespace fucina {
@@ -195,6 +197,11 @@ void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {
     non_finite_ = result.finite ? 0 : non_finite_ + 1;
     if (result.finite) return;
     const int64_t batch = run_.recipe.train().global_batch();
+    if (!result.outside.empty())
+        console_.line(
+            fmt::format("WARNING: step {}: a gradient of {} is not finite, or not below "
+                        "{}, for which exact.sums = \"integers\" has room; \"tree\" has more",
+                        run_.step, result.outside, grain_bound(plan_batch(run_.recipe, 1))));
     console_.line(
         fmt::format("WARNING: step {} skipped: loss {}, gradient norm {}; samples {} to {}",
                     run_.step, number_text(result.loss), number_text(result.grad_norm),

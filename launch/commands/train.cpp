@@ -73,8 +73,11 @@ void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
     if (process().size() > 1) console.line("layout   " + layout_in_words(run));
     const Exact& order = run.recipe.exact();
     if (recipe.train().numerics() == "exact")
-        console.line(concat("sums     in grains of ", order.grain(), " for ", order.replicas(),
-                            " replicas, in ", order.chunks(), " chunks"));
+        console.line(concat("sums     in grains of ", order.grain(),
+                            order.sums() == "integers"
+                                ? std::string(", as integers")
+                                : concat(" for ", order.replicas(), " replicas"),
+                            ", in ", order.chunks(), " chunks"));
     for (const std::string& line : data_card(recipe, run.data)) console.line(line);
     for (const std::string& line : parameter_table(*run.model)) console.line(line);
 }

@@ -66,16 +66,16 @@ WeightGradQueue::Item expert_grad(Parameter* parameter, Operand dy, Operand x,
             }};
 }
 
-// The same of each rank's tokens apart.
+// The same of each part of the slots apart.
 WeightGradQueue::Item part_grad(Parameter* parameter, Operand dy, Operand x,
-                                std::shared_ptr<const TokenExchange> exchange) {
-    auto ranks = std::make_shared<SumNodes>();
-    for (int64_t rank = 0; rank < std::ssize(exchange->parts); ++rank)
-        ranks->push_back({rank, rank + 1, {}});
-    return {parameter, std::move(ranks),
-            [dy = std::move(dy), x = std::move(x), exchange = std::move(exchange)](
-                const SumNode& node, const Tensor& dw) {
-                const TokenExchange::Part& part = exchange->parts[static_cast<size_t>(node.begin)];
+                                std::shared_ptr<const std::vector<SlotPart>> parts) {
+    auto nodes = std::make_shared<SumNodes>();
+    for (int64_t part = 0; part < std::ssize(*parts); ++part)
+        nodes->push_back({part, part + 1, {}});
+    return {parameter, std::move(nodes),
+            [dy = std::move(dy), x = std::move(x), parts = std::move(parts)](const SumNode& node,
+                                                                             const Tensor& dw) {
+                const SlotPart& part = (*parts)[static_cast<size_t>(node.begin)];
                 ops::grouped_linear_wgrad({.dy = dy.rows,
                                            .dy_index = (dy.by_row ? part.rows : part.slots).data(),
                                            .x = x.rows,
@@ -130,8 +130,7 @@ Tensor Moe::experts(const PassContext& context, const Tensor& x, const TokenMap&
 
 void Moe::receive(const PassContext& context, Saved& saved) const {
     const TokenMap& map = *saved.route.map;
-    saved.received.exchange =
-        context.dispatcher->plan(map, std::ssize(context.grain_offsets) - 1, context.ranks_apart);
+    saved.received.exchange = context.dispatcher->plan(map, context.grains(), context.expert_sums);
     saved.received.x = context.dispatcher->dispatch(*saved.received.exchange,
                                                     as_slots(context, context.own(saved.x), map));
 }
@@ -171,10 +170,10 @@ Tensor Moe::experts_backward(const PassContext& context, const ExpertsBackward& 
                              Tensor& gate_up) const {
     const TokenMap& map = io.map;
     const auto add = [&](Parameter* parameter, Operand dy, Operand x) {
-        const bool apart = io.exchange != nullptr && !io.exchange->parts.empty();
         context.weight_grads->add(
-            apart ? part_grad(parameter, std::move(dy), std::move(x), {io.holds, io.exchange})
-                  : expert_grad(parameter, std::move(dy), std::move(x), {io.holds, &map}));
+            io.parts != nullptr
+                ? part_grad(parameter, std::move(dy), std::move(x), io.parts)
+                : expert_grad(parameter, std::move(dy), std::move(x), {io.holds, &map}));
     };
     Tensor d_gate_up = context.activations(map.slots(), 2 * spec_.expert_width);
     {
@@ -202,13 +201,18 @@ Tensor Moe::experts_here_backward(const PassContext& context, const Tensor& dy,
     const std::shared_ptr<const TokenMap>& map = saved.route.map;
     std::vector<float> weights(map->slot_choice.size()), d_slots(weights.size());
     gather(values_of(saved.route.weights), map->slot_choice, weights.data());
+    std::shared_ptr<const std::vector<SlotPart>> parts;
+    if (context.expert_sums == ExpertSums::by_grain)
+        parts = std::make_shared<const std::vector<SlotPart>>(
+            part_slots(*map, std::vector<int64_t>(static_cast<size_t>(context.grains()), 1)));
     Tensor dx = experts_backward(context,
                                  {.dy = dy,
                                   .x = saved.x,
                                   .map = *map,
                                   .weights = weights,
                                   .d_weights = d_slots,
-                                  .holds = map},
+                                  .holds = map,
+                                  .parts = std::move(parts)},
                                  saved.gate_up);
     scatter(d_slots, map->slot_choice, d_weights.data<float>());
     return dx;
@@ -226,6 +230,8 @@ Tensor Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
     const Tensor row_weights = context.dispatcher->dispatch(*exchange, sent);
     std::vector<float> weights(slot_row.size()), d_slots(slot_row.size());
     gather(values_of(row_weights), slot_row, weights.data());
+    std::shared_ptr<const std::vector<SlotPart>> parts;
+    if (context.expert_sums != ExpertSums::together) parts = {exchange, &exchange->parts};
     const Tensor dx = experts_backward(context,
                                        {.dy = d_rows,
                                         .x = saved.received.x,
@@ -233,7 +239,7 @@ Tensor Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
                                         .weights = weights,
                                         .d_weights = d_slots,
                                         .holds = exchange,
-                                        .exchange = exchange.get()},
+                                        .parts = std::move(parts)},
                                        saved.gate_up);
     saved.received.x = Tensor();
     scatter(d_slots, slot_row, row_weights.data<float>());

@@ -71,10 +71,11 @@ class Moe {
     struct ExpertsBackward {
         Tensor dy, x;  // rows, taken by map
         const TokenMap& map;
-        std::span<const float> weights;           // [slots]
-        std::span<float> d_weights;               // out [slots]
-        std::shared_ptr<const void> holds;        // the map
-        const TokenExchange* exchange = nullptr;  // whose parts have gradients of their own
+        std::span<const float> weights;     // [slots]
+        std::span<float> d_weights;         // out [slots]
+        std::shared_ptr<const void> holds;  // the map
+        // That have gradients of their own; null: one sum of all.
+        std::shared_ptr<const std::vector<SlotPart>> parts;
     };
     Tensor experts_backward(const PassContext& context, const ExpertsBackward& io,
                             Tensor& gate_up) const;  // [slots, D] in slot order

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <iterator>
 
 #include "tests/layouts/train_layout.h"
@@ -29,6 +30,19 @@ void expect_same(const Trained& got, const Trained& expected) {
     }
     ASSERT_EQ(got.state.size(), expected.state.size());
     for (const auto& [name, bytes] : expected.state) EXPECT_EQ(got.state.at(name), bytes) << name;
+}
+
+// Of fp32 values, squared.
+std::pair<double, double> difference_and_norm(const std::vector<std::byte>& got,
+                                              const std::vector<std::byte>& expected) {
+    const auto* x = reinterpret_cast<const float*>(got.data());
+    const auto* y = reinterpret_cast<const float*>(expected.data());
+    double difference = 0, norm = 0;
+    for (size_t e = 0; e < expected.size() / sizeof(float); ++e) {
+        difference += (double{x[e]} - y[e]) * (double{x[e]} - y[e]);
+        norm += double{y[e]} * y[e];
+    }
+    return {difference, norm};
 }
 
 // A model with MTP, all losses, and a batch; each is trained by one rank and then by every layout.
@@ -131,6 +145,74 @@ TEST(Layouts, RanksWithoutExpertsTakePart) {
     }
 }
 
+const Overrides kIntegers{"exact.sums=integers"};
+
+Overrides with_integers(const Overrides& more = {}) {
+    Overrides keys = test::all_losses();
+    keys.insert(keys.end(), kIntegers.begin(), kIntegers.end());
+    keys.insert(keys.end(), more.begin(), more.end());
+    return keys;
+}
+
+TEST(Layouts, SumsOfIntegersFitAnyNumberOfRanks) {
+    for (const Overrides& keys :
+         {Overrides{}, {"train.precision=fp32", "exact.grain=2"}, {"train.global_batch=9"}}) {
+        const Trained expected = test::train({}, with_integers(keys));
+        EXPECT_GT(expected.steps.back().grad_norm, 0.5) << "clipping takes no part";
+        const Overrides small{"train.micro_batch=2", "train.merge_passes=false"};
+        const Overrides tensor{"parallel.tensor=2"};
+        for (const Ranks& layout : {Ranks{1, 1, small},
+                                    {2, 1},
+                                    {2, 2, small},
+                                    {3, 1},
+                                    {3, 3},
+                                    {3, 3, small},
+                                    {5, 1, {"parallel.zero=1"}},
+                                    {5, 5, {"parallel.zero=2"}},
+                                    {6, 2, {"train.recompute=block"}},
+                                    {6, 3, {"parallel.zero=2"}},
+                                    {6, 2, tensor},
+                                    {6, 6, {"parallel.tensor=2", "parallel.sequence=false"}},
+                                    {7, 1},
+                                    {8, 8}}) {
+            SCOPED_TRACE(layout.name());
+            expect_same(test::train(layout, with_integers(keys)), expected);
+        }
+    }
+}
+
+// Adam's first m is a tenth of the gradient: fp32 sums of eight grains against one rounding.
+TEST(Layouts, SumsOfIntegersAreNearTheTrees) {
+    const Overrides keys{"train.precision=fp32"};
+    Overrides tree = test::all_losses();
+    tree.insert(tree.end(), keys.begin(), keys.end());
+    const Trained expected = test::train({}, tree, {}, 1);
+    const Trained got = test::train({}, with_integers(keys), {}, 1);
+    EXPECT_EQ(got.steps[0].loss, expected.steps[0].loss);
+    bool any_differs = false;
+    for (const auto& [name, bytes] : expected.state) {
+        if (!name.starts_with("m ")) continue;
+        const auto [difference, norm] = difference_and_norm(got.state.at(name), bytes);
+        EXPECT_LE(difference, 1e-14 * norm) << name;
+        any_differs = any_differs || difference > 0;
+    }
+    EXPECT_TRUE(any_differs) << "nothing is shown";
+}
+
+TEST(Layouts, AGradientBeyondTheIntegersIsNamedAndUpdatesNothing) {
+    const auto enlarge = [](Model& model) {
+        Parameter* const norm = model.find("norm");
+        for (int64_t i = 0; i < norm->value.size(); ++i) norm->value.data<float>()[i] = 1e6f;
+    };
+    for (const Ranks& layout : {Ranks{}, {3, 3}}) {
+        const Trained got = test::train(layout, with_integers(), enlarge, 1);
+        EXPECT_TRUE(std::isfinite(got.steps[0].loss));
+        EXPECT_TRUE(std::isnan(got.steps[0].grad_norm));
+        EXPECT_FALSE(got.steps[0].finite);
+        EXPECT_EQ(got.steps[0].outside, "head");
+    }
+}
+
 // In fast numerics sums have another order on other ranks, also on numbers that exact numerics
 // refuse. Adam's first m is a tenth of the gradient. fp32: sums of some hundred terms, errors of
 // some 2^-24.
@@ -153,13 +235,7 @@ TEST(Layouts, FastGradientsDifferByLessThanTheirBound) {
         EXPECT_NEAR(got.steps[0].loss / expected.steps[0].loss, 1, 1e-6);
         for (const auto& [name, bytes] : expected.state) {
             if (!name.starts_with("m ")) continue;
-            const auto* x = reinterpret_cast<const float*>(got.state.at(name).data());
-            const auto* y = reinterpret_cast<const float*>(bytes.data());
-            double difference = 0, norm = 0;
-            for (size_t e = 0; e < bytes.size() / sizeof(float); ++e) {
-                difference += (double{x[e]} - y[e]) * (double{x[e]} - y[e]);
-                norm += double{y[e]} * y[e];
-            }
+            const auto [difference, norm] = difference_and_norm(got.state.at(name), bytes);
             EXPECT_LE(difference, 1e-10 * norm) << name;
             any_differs = any_differs || difference > 0;
         }

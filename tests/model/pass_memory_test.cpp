@@ -43,10 +43,15 @@ void check_pass(const ModelSpec& spec, PassShape shape, const std::vector<int64_
     options.mtp_scale = shape.with_mtp ? 1 : 0;
     options.balance_scale = shape.balance ? 1 : 0;
     options.grains_apart = shape.apart;
+    if (shape.integers) options.expert_sums = ExpertSums::by_grain;
     std::vector<Tensor> kept;  // the sums of new replicas
     if (shape.merges > 0 || shape.apart)
         options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
             const Tensor grad = std::exchange(parameter.grads[use], {});
+            MemoryPurpose purpose("gradients");
+            if (shape.integers && shape.held == 0 && node == 0)
+                kept.push_back(Tensor::empty(grad.shape(), DType::i64));
+            if (shape.integers) return;
             const bool apart = shape.apart && parameter.layout.expert < 0;
             if (apart ? static_cast<int>(node) < shape.new_replicas : shape.merges == 0)
                 kept.push_back(grad);
@@ -102,6 +107,12 @@ TEST_P(PassMemoryOf, ManyExpertsOrOne) {
                           {"topk_group", 1},
                           {"n_shared_experts", 0}}),
                {.recompute = GetParam()}, {512});
+}
+
+TEST_P(PassMemoryOf, SumsOfIntegers) {
+    check_pass(wide_spec(),
+               {.recompute = GetParam(), .with_mtp = true, .apart = true, .integers = true},
+               {256, 256, 128, 64});
 }
 
 TEST_P(PassMemoryOf, DenseLayersAndNoQueryLatent) {

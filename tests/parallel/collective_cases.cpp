@@ -1,5 +1,6 @@
 #include "collective_cases.h"
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <new>
@@ -161,6 +162,22 @@ std::vector<float> node_sum(GrainRange node, int64_t elements) {
     return sum;
 }
 
+// The same as integers of 2^-54: of all leaves, in any order.
+std::vector<int64_t> integer_sum(GrainRange node, int64_t elements) {
+    std::vector<int64_t> sum(static_cast<size_t>(elements));
+    for (int64_t grain = node.end; grain-- > node.begin;)
+        for (int64_t i = 0; i < elements; ++i)
+            sum[static_cast<size_t>(i)] +=
+                std::llrint(static_cast<double>(leaf_value(grain, i)) * 0x1p54);
+    return sum;
+}
+
+std::vector<float> rounded(const std::vector<int64_t>& integers) {
+    std::vector<float> sum;
+    for (const int64_t value : integers) sum.push_back(static_cast<float>(value) * 0x1p-54f);
+    return sum;
+}
+
 }  // namespace
 
 void check_collectives(Communicator& communicator) {
@@ -267,7 +284,11 @@ void check_reducer(Communicator& communicator, int64_t grains, const GradReducer
     const std::vector<float> mine = own.count() > 0
                                         ? node_sum(own, elements)
                                         : std::vector<float>(static_cast<size_t>(elements), 1e30f);
-    const std::vector<float> expected = node_sum({0, grains}, elements);
+    std::vector<int64_t> integers(static_cast<size_t>(elements), int64_t{1} << 62);
+    if (own.count() > 0) integers = integer_sum(own, elements);
+    const std::vector<float> expected = options.integers
+                                            ? rounded(integer_sum({0, grains}, elements))
+                                            : node_sum({0, grains}, elements);
     GradReducer reducer(mesh, pointers, options);
     for (int round = 0; round < 2; ++round) {
         size_t arrived = 0;
@@ -293,8 +314,11 @@ void check_reducer(Communicator& communicator, int64_t grains, const GradReducer
                  });
              }});
         const auto add = [&](size_t i) {
-            Tensor sum = Tensor::empty(shapes[i], DType::f32);
-            std::memcpy(sum.raw(), mine.data() + offsets[i], static_cast<size_t>(sum.bytes()));
+            Tensor sum = Tensor::empty(shapes[i], options.integers ? DType::i64 : DType::f32);
+            const void* const from = options.integers
+                                         ? static_cast<const void*>(integers.data() + offsets[i])
+                                         : mine.data() + offsets[i];
+            std::memcpy(sum.raw(), from, static_cast<size_t>(sum.bytes()));
             reducer.add(parameters[i], 0, std::move(sum));
         };
         // In another order than the buckets', which is no longer all if a rank has no grains.
@@ -308,7 +332,9 @@ void check_reducer(Communicator& communicator, int64_t grains, const GradReducer
 void check_reducer(Communicator& communicator, int64_t grains, int64_t bucket_bytes) {
     for (const bool shards : {false, true}) {
         const bool early = shards == (bucket_bytes > 1000) && grains >= communicator.size();
-        check_reducer(communicator, grains, {shards, bucket_bytes}, early);
+        for (const bool integers : {false, true})
+            if (integers || ranks_fit_tree(communicator.size(), {}))
+                check_reducer(communicator, grains, {shards, integers, bucket_bytes}, early);
     }
 }
 

@@ -33,7 +33,7 @@ TEST(Collectives, OfOneRank) {
 }
 
 TEST(Collectives, OfThreads) {
-    for (int ranks : {1, 2, 4, 8}) EXPECT_NO_THROW(run_on_threads(ranks, check_all)) << ranks;
+    for (int ranks : {1, 2, 3, 4, 5, 8}) EXPECT_NO_THROW(run_on_threads(ranks, check_all)) << ranks;
 }
 
 TEST(Collectives, CarryAnErrorOutOfTheThreads) {

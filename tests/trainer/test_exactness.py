@@ -102,6 +102,17 @@ def test_orders_of_products_differ(one_rank):
         assert runs.same_run(one_rank("bf16"), one_rank("bf16", exact__products=order), STEPS)
 
 
+@pytest.mark.parametrize("ranks, expert, later_ranks", [(3, 3, 5), pytest.param(6, 2, 1, marks=pytest.mark.slow)])
+def test_sums_of_integers_on_any_number_of_ranks(tmp_path, one_rank, ranks, expert, later_ranks):
+    """Half of the run on some ranks, half on others, none of them a divisor of exact.replicas."""
+    keys = {"train__schedule": "constant", "exact__sums": "integers"}
+    assert runs.same_run(one_rank("bf16", **keys), one_rank("bf16", train__schedule="constant"), STEPS)
+    start(tmp_path, "bf16", ranks=ranks, parallel__expert=expert, **{**keys, "train__steps": STEPS // 2})
+    done = runs.resume(tmp_path, "--set", f"train.steps={STEPS}", ranks=later_ranks)
+    assert "in grains of 1, as integers" in done.stdout
+    assert runs.state(one_rank("bf16", **keys), STEPS) == runs.state(tmp_path, STEPS)
+
+
 @pytest.mark.slow
 def test_same_bits_with_an_uneven_batch_and_larger_grains(tmp_path, one_rank):
     """7 sequences in grains of 2 on 4 ranks: a last grain of one sequence, ranks of one grain."""
@@ -222,6 +233,7 @@ def test_illegal_number_of_ranks(tmp_path):
     runs.write_tokens(tmp_path / "ids.json")
     done = runs.train(tmp_path, ranks=3, expect=2)
     assert "3 ranks do not divide exact.replicas = 8; legal: 1, 2, 4, 8" in done.stderr
+    assert 'on any number with exact.sums = "integers"' in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
