@@ -112,8 +112,14 @@ silent_hosts() {
     listed_hosts | grep -vxFf "$files/living" | cut -d ' ' -f 1
 }
 
+# Whether the run's recipe takes more numbers of ranks than powers of two.
+takes_any_number() {
+    grep -qsxE 'sums = "integers"|numerics = "fast"' \
+        "$(cat "$FUCINA_RUN_NOTE" 2>/dev/null)/recipe.resolved.toml"
+}
+
 # Leaves out hosts that do not answer and takes fewer ranks if they are fewer: the largest number that
-# the program can run on (exact numerics: a power of two). Fails if no host is left.
+# the program can run on. Fails if no host is left.
 keep_living_hosts() {
     local name now total most
     for name in $(silent_hosts); do
@@ -130,7 +136,9 @@ keep_living_hosts() {
     most=$((all_ranks * now / total))
     [ "$now" -gt $most ] && most=$now
     ranks=$all_ranks
-    if [ $most -lt "$all_ranks" ]; then
+    if [ $most -lt "$all_ranks" ] && takes_any_number; then
+        ranks=$most
+    elif [ $most -lt "$all_ranks" ]; then
         for ((ranks = 1; 2 * ranks <= most; ranks *= 2)); do :; done
     fi
     before[ranks_at]=$ranks

@@ -68,6 +68,8 @@ void GradReducer::make_buckets(int64_t bucket_bytes) {
             most = std::max(most, elements);
         }
         most_sent_ = std::max({most_sent_, sent, most});
+        most_own_ = std::max(most_own_,
+                             bucket.elements[static_cast<size_t>(holders(bucket.experts).here())]);
         most_received_ =
             std::max(most_received_, most * static_cast<int64_t>(bucket.elements.size()));
         buckets_.push_back(std::exchange(bucket, {}));

@@ -57,7 +57,8 @@ class GradReducer {
     // Bytes that exchanges work in.
     int64_t bytes() const {
         const auto under_way = static_cast<int64_t>(kUnderWay);
-        return under_way * element() * (most_sent_ + most_received_);
+        return under_way * element() * (most_sent_ + most_received_) +
+               (integers_ ? 4 * most_own_ : 0);
     }
 
   private:
@@ -104,7 +105,7 @@ class GradReducer {
     std::vector<Sum> sums_;
     std::unordered_map<const Parameter*, size_t> first_;  // number of a parameter's first use
     std::vector<Bucket> buckets_;
-    int64_t most_sent_ = 0, most_received_ = 0;  // elements
+    int64_t most_sent_ = 0, most_received_ = 0, most_own_ = 0;  // elements
 
     Round round_;
     size_t next_ = 0;  // bucket to start

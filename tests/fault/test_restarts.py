@@ -125,3 +125,23 @@ def test_what_cannot_be_restarted_is_refused(arguments, words):
     done = subprocess.run([runs.MPIRUN, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("error: mpirun.sh: " + words) and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("keys, ranks", [('numerics = "exact"\nsums = "tree"', 2), ('sums = "integers"', 3),
+                                         ('numerics = "fast"', 3)])
+def test_ranks_on_the_hosts_that_are_left(tmp_path, keys, ranks):
+    """A restart of four ranks when three of four hosts answer; nobody asks real hosts."""
+    (tmp_path / "recipe.resolved.toml").write_text(f"[train]\n{keys}\n")
+    (tmp_path / "note").write_text(f"{tmp_path}\n")
+    script = f"""
+        source {runs.ROOT}/launch/mpirun_restart.sh
+        files={tmp_path}; FUCINA_RUN_NOTE={tmp_path}/note
+        hosts_kind=list all_hosts=h1,h2,h3,h4 hosts_at=1 all_ranks=4 ranks_at=3
+        before=(--host h1,h2,h3,h4 -np 4)
+        answers() {{ [ "$1" != h3 ]; }}
+        keep_living_hosts && echo "${{before[*]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stderr == "mpirun.sh: host h3 does not answer and is left out\n"
+    words = done.stdout.split()
+    assert words[2:] == ["-np", str(ranks)] and sorted(words[1].split(",")) == ["h1", "h2", "h4"]
