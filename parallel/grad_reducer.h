@@ -68,7 +68,7 @@ class GradReducer {
         int part, parts;
     };
     struct Bucket {
-        bool experts;
+        bool experts = false;
         std::vector<Piece> pieces;
         std::vector<int64_t> elements;  // that the rank at each place owns
     };

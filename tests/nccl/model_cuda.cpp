@@ -141,7 +141,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
     return cudaSuccess;
 }
 
@@ -149,7 +149,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
     const std::lock_guard lock(state().mutex);
     enqueue(stream_of(stream), [=] {
-        std::memmove(to, from, bytes);
+        if (bytes > 0) std::memmove(to, from, bytes);
         return true;
     });
     return cudaSuccess;
