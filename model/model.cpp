@@ -28,6 +28,7 @@ struct Model::Parts {
     RopeTable rope;
     int64_t rope_positions = 0;
     std::optional<TokenDispatcher> dispatcher;
+    std::optional<BlockWeights> weights;
 };
 
 Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_options)
@@ -35,7 +36,7 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
       options(model_options),
       set(options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
           options.mesh != nullptr ? options.mesh->rank() : 0,
-          options.chunks > 0 ? options.chunks : spec.most_chunks()),
+          options.chunks > 0 ? options.chunks : spec.most_chunks(), options.weight_shards),
       stage(set, spec, {.end = spec.layers},
             set.plain("embedding", {spec.vocab_size, spec.hidden_size}, {.tensor = 0}),
             options.with_mtp) {
@@ -43,6 +44,10 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts,
                            options.mesh->shape().tensor);
+    if (options.weight_shards)
+        weights.emplace(
+            *options.mesh, stage.weights(),
+            BlockWeights::Options{.compute = options.compute, .with_dgrad = options.training});
 }
 
 const RopeTable& Model::Parts::rope_for(int64_t positions) {
@@ -72,6 +77,7 @@ PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
     context.dtype = options.compute;
     context.recompute = options.recompute;
     if (dispatcher) context.dispatcher = &*dispatcher;
+    if (weights) context.weights = &*weights;
     return context;
 }
 
@@ -116,6 +122,10 @@ const ModelOptions& Model::options() const {
     return parts_->options;
 }
 
+const BlockWeights* Model::block_weights() const {
+    return parts_->weights ? &*parts_->weights : nullptr;
+}
+
 std::span<Parameter* const> Model::parameters() {
     return parts_->set.all();
 }
@@ -129,23 +139,25 @@ Parameter* Model::find(const std::string& name) {
 void Model::initialize(uint64_t seed, std::string_view prefix) {
     for (Parameter* parameter : parameters()) {
         if (!parameter->name.starts_with(prefix)) continue;
-        const Tensor& value = parameter->value;
+        const Tensor& value = parameter->master();
         const std::span<float> data(value.data<float>(), static_cast<size_t>(value.size()));
         if (value.rank() < 2) {
             std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
             continue;
         }
-        for_each_run(
-            parameter->shape, parameter->box, [&](int64_t first, int64_t local, int64_t count) {
-                fill_normal(data.subspan(static_cast<size_t>(local), static_cast<size_t>(count)),
-                            first, seed, parameter->name, spec().initializer_range);
-            });
+        for_each_run(parameter->shape, parameter->master_box(),
+                     [&](int64_t first, int64_t local, int64_t count) {
+                         fill_normal(
+                             data.subspan(static_cast<size_t>(local), static_cast<size_t>(count)),
+                             first, seed, parameter->name, spec().initializer_range);
+                     });
     }
 }
 
 void Model::repack() {
     for (Parameter* parameter : parameters())
-        parameter->repack(parts_->options.compute, parts_->options.training);
+        if (!parameter->shard.defined())
+            parameter->repack(parts_->options.compute, parts_->options.training);
 }
 
 PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& options) {
@@ -163,8 +175,10 @@ PassResult Model::evaluate(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
     const PassContext context = parts_->context(batch);
     const Stage& stage = parts_->stage;
+    BlockWeights::Use end;
     Head::Loss loss{.labels = batch.labels.data()};
-    stage.head().loss(context, stage.hidden(context, batch, {}), loss);
+    const Tensor hidden = stage.hidden(context, batch, {}, end);
+    stage.head().loss(context, hidden, loss);
     PassResult result;
     result.loss = sum_losses(loss.loss);
     return result;
@@ -174,7 +188,9 @@ Tensor Model::logits(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
     const PassContext context = parts_->context(batch, true);
     const Stage& stage = parts_->stage;
-    return stage.head().logits(context, stage.hidden(context, batch, {}));
+    BlockWeights::Use end;
+    const Tensor hidden = stage.hidden(context, batch, {}, end);
+    return stage.head().logits(context, hidden);
 }
 
 int64_t Model::count_mtp_labels(const TokenBatch& batch) {
@@ -221,7 +237,8 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
         batch.positions.push_back(static_cast<int32_t>(cache.length + t));
     batch.cu_seqlens = batch.sequence_offsets = batch.grain_offsets = {0, count};
     const PassContext context = parts_->context(batch, true);
-    const Tensor hidden = parts_->stage.extend(context, batch, {}, cache.layers, cache.length);
+    BlockWeights::Use end;
+    const Tensor hidden = parts_->stage.extend(context, batch, {}, cache.layers, cache.length, end);
     cache.length += count;
     return parts_->stage.head().logits(context, hidden);
 }

@@ -16,6 +16,7 @@
 #include "model/pass_options.h"
 #include "model/recompute.h"
 #include "model/token_batch.h"
+#include "parallel/block_weights.h"
 #include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
@@ -27,8 +28,10 @@ struct ModelOptions {
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;
     const Mesh* mesh = nullptr;  // null: one rank; must outlive the model
-    int64_t chunks = 0;          // exact.chunks; 0: ModelSpec::most_chunks()
-    bool sequence = false;       // tensor-parallel ranks share the rows between their products too
+    // Master weights are shards (Parameter::shard); a pass is a call of all ranks.
+    bool weight_shards = false;
+    int64_t chunks = 0;     // exact.chunks; 0: ModelSpec::most_chunks()
+    bool sequence = false;  // tensor-parallel ranks share the rows between their products too
 };
 
 class Model {
@@ -40,6 +43,8 @@ class Model {
 
     const ModelSpec& spec() const;
     const ModelOptions& options() const;
+    // With ModelOptions::weight_shards, else null.
+    const BlockWeights* block_weights() const;
     // Stable order and addresses for the lifetime of the model; buffers (router biases) included.
     std::span<Parameter* const> parameters();
     Parameter* find(const std::string& name);
@@ -47,7 +52,8 @@ class Model {
     // N(0, initializer_range) for matrices, 1 for norms, 0 for biases; counter-based by seed and
     // parameter name. Only of parameters whose names begin with `prefix`: loading fills the others.
     void initialize(uint64_t seed, std::string_view prefix = {});
-    // To be called after any change of weights: remakes packed copies.
+    // To be called after any change of weights: remakes packed copies. Those of shards are made
+    // when they are gathered.
     void repack();
 
     // Overwrites every trained parameter's grads with this pass's node sum.

@@ -16,8 +16,9 @@ namespace fucina {
 class ParameterSet {
   public:
     // What `rank` of the mesh holds; sums over what tensor parallelism may cut are of `chunks`.
-    ParameterSet(const MeshShape& mesh, int rank, int64_t chunks)
-        : mesh_(mesh), rank_(rank), chunks_(chunks) {}
+    // shards: of what other ranks hold too, only what it owns.
+    ParameterSet(const MeshShape& mesh, int rank, int64_t chunks, bool shards = false)
+        : mesh_(mesh), rank_(rank), chunks_(chunks), shards_(shards) {}
 
     int64_t chunks() const { return chunks_; }
     // Those that a tensor-parallel rank has.
@@ -45,12 +46,14 @@ class ParameterSet {
     // A norm's gain [D], or a table that is read row by row.
     Parameter* plain(const std::string& name, std::initializer_list<int64_t> shape,
                      const Layout& layout = {}) {
-        return add(name, shape, layout);
+        Parameter* parameter = add(name, shape, layout);
+        parameter->reads_value = true;
+        return parameter;
     }
     // Not trained: no gradient, no moments, but part of every checkpoint.
     Parameter* buffer(const std::string& name, std::initializer_list<int64_t> shape) {
-        Parameter* parameter = add(name, shape);
-        parameter->trained = false;
+        Parameter* parameter = add(name, shape, {}, false);
+        parameter->reads_value = true;
         return parameter;
     }
 
@@ -58,7 +61,7 @@ class ParameterSet {
 
   private:
     Parameter* add(const std::string& name, std::initializer_list<int64_t> shape,
-                   const Layout& layout = {}) {
+                   const Layout& layout = {}, bool trained = true) {
         MemoryPurpose purpose("weights");
         owned_.push_back(std::make_unique<Parameter>());
         Parameter* parameter = owned_.back().get();
@@ -66,7 +69,14 @@ class ParameterSet {
         parameter->shape = shape;
         parameter->layout = layout;
         parameter->box = box_of(parameter->shape, layout, mesh_, rank_);
-        parameter->value = Tensor::empty(parameter->box.extent, DType::f32);
+        parameter->trained = trained;
+        const int holders = layout.expert >= 0 ? mesh_.expert_data() : mesh_.data;
+        if (shards_ && trained && holders > 1) {
+            parameter->shard_box = owned_box(parameter->shape, layout, mesh_, rank_);
+            parameter->shard = Tensor::empty(parameter->shard_box.extent, DType::f32);
+        } else {
+            parameter->value = Tensor::empty(parameter->box.extent, DType::f32);
+        }
         order_.push_back(parameter);
         return parameter;
     }
@@ -74,6 +84,7 @@ class ParameterSet {
     const MeshShape mesh_;
     const int rank_;
     const int64_t chunks_;
+    const bool shards_;
     std::vector<std::unique_ptr<Parameter>> owned_;
     std::vector<Parameter*> order_;
 };

@@ -15,6 +15,7 @@
 #include "kernels/rope.h"
 #include "model/recompute.h"
 #include "model/weight_grad_queue.h"
+#include "parallel/block_weights.h"
 #include "parallel/row_shares.h"
 #include "parallel/token_dispatcher.h"
 
@@ -50,6 +51,7 @@ struct PassContext {
     double balance_scale = 0;
     WeightGradQueue* weight_grads = nullptr;
     const TokenDispatcher* dispatcher = nullptr;  // null: all experts are here
+    BlockWeights* weights = nullptr;              // null: all weights are here all the time
     ExpertSums expert_sums = ExpertSums::together;
     MoeReport* report = nullptr;
 

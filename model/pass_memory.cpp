@@ -57,9 +57,9 @@ class Layers {
         const Held received = whole_fp32(columns);
         return own(columns);
     }
-    void gradient(int64_t elements, bool experts = false) const {
+    void gradient(int64_t elements, bool experts = false, bool late = false) const {
         timeline_.make_gradient(elements, experts);
-        timeline_.add_gradient(elements, experts);
+        timeline_.add_gradient(elements, experts, late);
     }
 
     Held forward(bool is_moe, Held x, bool keeps, SavedBlock& saved) const {
@@ -112,7 +112,7 @@ class Layers {
                 std::bit_width(static_cast<uint64_t>(shape_.apart ? 1 : shape_.leaves));
             const Held others = timeline_.hold((sums - 1) * weights * 4);
         }
-        timeline_.add_gradient(weights, false);
+        timeline_.add_gradient(weights, false, spec_.tied_head);
         if (shape_.tensor > 1) d_normed = sum_rows(std::move(d_normed), d());
         d_normed = stream_of_own(std::move(d_normed), d());
         Held dx = activations(d());
@@ -177,14 +177,15 @@ class Layers {
             in_fp32();
             saved.route = own_fp32(spec.router.experts + 2 * spec.router.top_k);
         }
-        Held shared;
-        if (spec.shared_width > 0) shared = mlp(spec.shared_width, keeps, saved.shared_gate_up);
         const int64_t k = spec.router.top_k;
         const bool again = saved.received != nullptr;
+        Held shared, sent;
         if (exchanges() && !again) {
-            const Held sent = own(k * d());
+            sent = own(k * d());
             saved.received = own(k * d());
         }
+        if (spec.shared_width > 0) shared = mlp(spec.shared_width, keeps, saved.shared_gate_up);
+        sent = nullptr;
         if (keeps) saved.gate_up = own(2 * k * spec.expert_width);
         Held h = own(k * spec.expert_width);
         Held slots = own(k * d());
@@ -235,13 +236,14 @@ class Layers {
         gradient(experts * 2 * width * d(), true);
         Held slots = own(k * d());
         d_gate_up = saved.received = d_rows = nullptr;
+        Held shared, rows;
         if (exchanges()) {
-            const Held rows = own(k * d());
+            rows = own(k * d());
             slots = own(k * d());
         }
-        Held shared;
         if (spec.shared_width > 0) shared = mlp_backward(spec.shared_width, saved.shared_gate_up);
         const Held router = route_backward();
+        rows = nullptr;
         return own(d());
     }
 
@@ -328,7 +330,7 @@ Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
     layers.gradient(2 * d * d);
     const Held d_joined = layers.activations(2 * d), d_embedded = layers.activations(d);
     layers.gradient(d);
-    layers.gradient(layers.here(spec.vocab_size) * d);
+    layers.gradient(layers.here(spec.vocab_size) * d, false, true);
     const Held d_gathered = layers.activations(d);
     layers.gradient(d);
     return layers.activations(d);
@@ -352,6 +354,7 @@ PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
     for (size_t i = blocks.size(); i-- > 0;) dx = blocks[i].backward(layers);
     layers.gradient(layers.here(spec.vocab_size) * spec.hidden_size);
     dx = nullptr;
+    timeline.end();
     return timeline.most();
 }
 

@@ -32,6 +32,11 @@ struct PassShape {
     // With apart: experts' too are made grain by grain, and added to one sum of 8 bytes a weight,
     // which is there before the pass if `held` is 1.
     bool integers = false;
+    // Sums over ranks leave a gradient's share of so many: of the earlier waves' experts (held),
+    // and where `bucket` is not 0 of what this pass makes, exchanged by so many bytes as it is
+    // made.
+    int expert_shards = 1, other_shards = 1, held_shards = 1;
+    int64_t bucket = 0;
 };
 
 // Bytes; each the most at any moment of the pass.

@@ -1,5 +1,7 @@
 #include "model/stage.h"
 
+#include <algorithm>
+
 #include "kernels/error.h"
 #include "model/loss_sum.h"
 
@@ -7,12 +9,17 @@ namespace fucina {
 
 namespace {
 
+// weights: of each block are added.
 std::vector<DecoderBlock> make_blocks(ParameterSet& set, const ModelSpec& spec, int64_t begin,
-                                      int64_t end) {
+                                      int64_t end, std::vector<std::vector<Parameter*>>& weights) {
     std::vector<DecoderBlock> blocks;
-    for (int64_t layer = begin; layer < end; ++layer)
+    for (int64_t layer = begin; layer < end; ++layer) {
+        const size_t before = set.all().size();
         blocks.emplace_back(set, concat("layers.", layer, "."), spec,
                             spec.is_moe(layer) ? layer - spec.dense_layers : -1);
+        const auto own = set.all().subspan(before);
+        weights.emplace_back(own.begin(), own.end());
+    }
     return blocks;
 }
 
@@ -20,9 +27,14 @@ std::vector<DecoderBlock> make_blocks(ParameterSet& set, const ModelSpec& spec, 
 
 Stage::Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Parameter* table,
              bool with_mtp)
-    : blocks_(make_blocks(set, spec, place.begin, place.end)) {
-    if (place.first) embedding_.emplace(Embedding{table});
+    : weights_{{table}}, blocks_(make_blocks(set, spec, place.begin, place.end, weights_)) {
+    if (place.first)
+        embedding_.emplace(Embedding{table});
+    else
+        weights_[0].clear();
+    weights_.emplace_back();
     if (!place.last) return;
+    const size_t before = set.all().size();
     head_.emplace(set, "norm", spec);
     Parameter* projection = table;
     if (spec.tied_head)
@@ -43,15 +55,34 @@ Stage::Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Param
         table->grads.resize(with_mtp ? 2 : 1);
         projection->grads.resize(with_mtp ? 2 : 1);
     }
+    const auto own = set.all().subspan(before);
+    weights_.back().assign(own.begin(), own.end());
+    if (spec.tied_head || with_mtp) weights_.back().push_back(table);
+}
+
+// The weights of a block, which is followed by another, whose weights begin to come.
+BlockWeights::Use Stage::use_block(const PassContext& context, size_t block, size_t next) const {
+    BlockWeights::Use use(context.weights, block);
+    if (context.weights != nullptr) context.weights->start(next);
+    return use;
+}
+
+Tensor Stage::embed(const PassContext& context, const TokenBatch& batch, Tensor x) const {
+    if (!embedding_) return x;
+    const auto use = use_block(context, 0, 1);
+    return embedding_->forward(context, batch.ids.data());
 }
 
 Tensor Stage::forward(StagePass& pass, Tensor x) const {
     const PassContext& context = pass.context;
-    if (embedding_) x = embedding_->forward(context, pass.batch.ids.data());
+    x = embed(context, pass.batch, std::move(x));
     pass.blocks.resize(blocks_.size());
-    for (size_t i = 0; i < blocks_.size(); ++i)
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        const auto use = use_block(context, i + 1, i + 2);
         x = Recompute(blocks_[i]).forward(context, {x}, pass.blocks[i]).x;
+    }
     if (!head_) return x;
+    pass.end_weights = use_end(context);
     const Tensor hidden = head_->forward(context, {std::move(x)}, pass.head);
     if (mtp_ && pass.options.mtp_scale != 0) mtp_->forward(context, pass.batch, hidden, pass.mtp);
     return {};
@@ -72,30 +103,42 @@ Tensor Stage::losses_backward(StagePass& pass) const {
 }
 
 Tensor Stage::backward(StagePass& pass, Tensor dx) const {
+    if (pass.context.weights != nullptr && !blocks_.empty())
+        pass.context.weights->start(blocks_.size());
     if (head_) dx = losses_backward(pass);
-    for (size_t i = blocks_.size(); i-- > 0;)
+    pass.end_weights = {};
+    for (size_t i = blocks_.size(); i-- > 0;) {
+        const auto use = use_block(pass.context, i + 1, std::max<size_t>(i, 1));
         dx = Recompute(blocks_[i]).backward(pass.context, {dx}, pass.blocks[i]).x;
+    }
     if (!embedding_) return dx;
     embedding_->backward(pass.context, pass.batch.ids.data(), dx);
     return {};
 }
 
-Tensor Stage::hidden(const PassContext& context, const TokenBatch& batch, Tensor x) const {
-    if (embedding_) x = embedding_->forward(context, batch.ids.data());
-    for (const DecoderBlock& block : blocks_) {
+Tensor Stage::hidden(const PassContext& context, const TokenBatch& batch, Tensor x,
+                     BlockWeights::Use& end) const {
+    x = embed(context, batch, std::move(x));
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        const auto use = use_block(context, i + 1, i + 2);
         DecoderBlock::Saved dropped;
-        x = block.forward(context, {std::move(x)}, dropped).x;
+        x = blocks_[i].forward(context, {std::move(x)}, dropped).x;
     }
+    end = use_end(context);
     Head::Saved dropped;
     return head_ ? head_->forward(context, {x}, dropped) : x;
 }
 
 Tensor Stage::extend(const PassContext& context, const TokenBatch& batch, Tensor x,
-                     std::span<LatentCache::Layer> cache, int64_t length) const {
-    if (embedding_) x = embedding_->forward(context, batch.ids.data());
-    for (size_t i = 0; i < blocks_.size(); ++i)
+                     std::span<LatentCache::Layer> cache, int64_t length,
+                     BlockWeights::Use& end) const {
+    x = embed(context, batch, std::move(x));
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        const auto use = use_block(context, i + 1, i + 2);
         x = blocks_[i].extend(context, {x}, cache[i], length).x;
+    }
     if (!head_) return x;
+    end = use_end(context);
     Head::Saved dropped;
     return head_->forward(context, {x.slice(x.rows() - 1, x.rows())}, dropped);
 }

@@ -31,6 +31,7 @@ struct StagePass {
     WeightGradQueue weight_grads;
     MoeReport report;
 
+    BlockWeights::Use end_weights;  // from forward to the losses' backward
     std::vector<Recompute<DecoderBlock>::Saved> blocks;
     Head::Saved head;
     Mtp::Saved mtp;
@@ -56,19 +57,30 @@ class Stage {
     Tensor backward(StagePass& pass, Tensor dx) const;
 
     // The same as forward where no backward follows; nothing is kept, and the last stage gives the
-    // final hidden states.
-    Tensor hidden(const PassContext& context, const TokenBatch& batch, Tensor x) const;
+    // final hidden states. end: the weights of the head, which are here from then on.
+    Tensor hidden(const PassContext& context, const TokenBatch& batch, Tensor x,
+                  BlockWeights::Use& end) const;
     // Of tokens that follow those in the cache, a layer of it for each block.
     Tensor extend(const PassContext& context, const TokenBatch& batch, Tensor x,
-                  std::span<LatentCache::Layer> cache, int64_t length) const;
+                  std::span<LatentCache::Layer> cache, int64_t length,
+                  BlockWeights::Use& end) const;
 
     const Head& head() const { return *head_; }
+    // What is used at a time: the embedding's weights, those of each block, and those of the head
+    // and MTP.
+    const std::vector<std::vector<Parameter*>>& weights() const { return weights_; }
     // MTP's last.
     std::vector<const Moe*> moe_layers() const;
 
   private:
     Tensor losses_backward(StagePass& pass) const;
+    Tensor embed(const PassContext& context, const TokenBatch& batch, Tensor x) const;
+    BlockWeights::Use use_end(const PassContext& context) const {
+        return {context.weights, weights_.size() - 1};
+    }
+    BlockWeights::Use use_block(const PassContext& context, size_t block, size_t next) const;
 
+    std::vector<std::vector<Parameter*>> weights_;
     std::optional<Embedding> embedding_;
     std::vector<DecoderBlock> blocks_;
     std::optional<Head> head_;

@@ -1,7 +1,9 @@
 #include "parallel/grad_reducer.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "kernels/error.h"
@@ -24,6 +26,13 @@ Box part_of(Box box, int part, int parts) {
     return box;
 }
 
+// Of the gradient on a rank, as if all had as much: they must cut buckets alike.
+int64_t even_bytes(const MeshShape& mesh, const Parameter& parameter) {
+    const Layout& layout = parameter.layout;
+    const int ranks = layout.expert >= 0 ? mesh.expert : layout.tensor >= 0 ? mesh.tensor : 1;
+    return (4 * whole_box(parameter.shape).size() + ranks - 1) / ranks;
+}
+
 Tensor gradient(std::span<const int64_t> shape) {
     MemoryPurpose purpose("gradients");
     return Tensor::empty(shape, DType::f32);
@@ -44,52 +53,66 @@ GradReducer::GradReducer(const Mesh& mesh, std::span<Parameter* const> parameter
     : experts_(mesh, true),
       others_(mesh, false),
       shards_(options.shards),
-      integers_(options.integers) {
+      integers_(options.integers),
+      bucket_bytes_(options.bucket_bytes) {
+    std::vector<int64_t> bytes;  // of each sum
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         first_[parameter] = sums_.size();
-        for (size_t use = 0; use < parameter->grads.size(); ++use)
+        for (size_t use = 0; use < parameter->grads.size(); ++use) {
             sums_.push_back({.parameter = parameter, .use = use});
+            bytes.push_back(element() / 4 * even_bytes(mesh.shape(), *parameter));
+        }
     }
-    make_buckets(options.bucket_bytes);
+    const int64_t all = std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+    bucket_bytes_ = std::min(bucket_bytes_, std::max(all / kBuckets, int64_t{4096}));
+    make_buckets(bytes);
 }
 
-void GradReducer::make_buckets(int64_t bucket_bytes) {
-    Bucket bucket;
-    int64_t filled = 0;
-    const auto close = [&] {
-        if (bucket.pieces.empty()) return;
-        int64_t sent = 0, most = 0;
-        for (int place = 0; place < holders(bucket.experts).size(); ++place) {
-            int64_t elements = 0;
-            for (const Piece& piece : bucket.pieces) elements += box(piece, place).size();
-            bucket.elements.push_back(elements);
-            sent += elements;
-            most = std::max(most, elements);
-        }
-        most_sent_ = std::max({most_sent_, sent, most});
-        most_own_ = std::max(most_own_,
-                             bucket.elements[static_cast<size_t>(holders(bucket.experts).here())]);
-        most_received_ =
-            std::max(most_received_, most * static_cast<int64_t>(bucket.elements.size()));
-        buckets_.push_back(std::exchange(bucket, {}));
-        filled = 0;
+// A bucket of experts and one of all others are filled side by side.
+void GradReducer::make_buckets(const std::vector<int64_t>& bytes) {
+    struct Open {
+        Bucket bucket;
+        int64_t bytes = 0;
+    };
+    std::array<Open, 2> open;
+    open[1].bucket.experts = true;
+    const auto close = [&](Open& full) {
+        if (full.bucket.pieces.empty()) return;
+        add_bucket(full.bucket);
+        full = {{.experts = full.bucket.experts}};
     };
     for (size_t i = sums_.size(); i-- > 0;) {
         Sum& sum = sums_[i];
         const bool experts = Holders::is_expert(*sum.parameter);
         if (holders(experts).size() == 1) continue;  // there is nothing to exchange
-        const int64_t bytes = element() * sum.parameter->box.size();
-        sum.parts = static_cast<int>((bytes + bucket_bytes - 1) / bucket_bytes);
+        sum.parts = static_cast<int>((bytes[i] + bucket_bytes_ - 1) / bucket_bytes_);
         for (int part = 0; part < sum.parts; ++part) {
-            const int64_t more = bytes / sum.parts;
-            if (experts != bucket.experts || filled + more > bucket_bytes) close();
-            bucket.experts = experts;
-            bucket.pieces.push_back({i, part, sum.parts});
-            filled += more;
+            Open& filled = open[experts ? 1 : 0];
+            const int64_t more = bytes[i] / sum.parts;
+            if (filled.bytes + more > bucket_bytes_) close(filled);
+            filled.bucket.pieces.push_back({i, part, sum.parts});
+            filled.bytes += more;
         }
     }
-    close();
+    close(open[1]);
+    close(open[0]);
+}
+
+void GradReducer::add_bucket(Bucket bucket) {
+    int64_t sent = 0, most = 0;
+    for (int place = 0; place < holders(bucket.experts).size(); ++place) {
+        int64_t elements = 0;
+        for (const Piece& piece : bucket.pieces) elements += box(piece, place).size();
+        bucket.elements.push_back(elements);
+        sent += elements;
+        most = std::max(most, elements);
+    }
+    most_sent_ = std::max({most_sent_, sent, most});
+    most_own_ =
+        std::max(most_own_, bucket.elements[static_cast<size_t>(holders(bucket.experts).here())]);
+    most_received_ = std::max(most_received_, most * std::ssize(bucket.elements));
+    buckets_.push_back(std::move(bucket));
 }
 
 Box GradReducer::box(const Piece& piece, int place) const {

@@ -22,7 +22,8 @@ namespace fucina {
 
 class GradReducer {
   public:
-    static constexpr int64_t kBucketBytes = int64_t{16} << 20;
+    static constexpr int64_t kBucketBytes = int64_t{16} << 20;  // at most
+    static constexpr int64_t kBuckets = 8;  // at least, of a model that has as many pages
     static constexpr size_t kUnderWay = 2;  // buckets at most
 
     struct Options {
@@ -54,6 +55,7 @@ class GradReducer {
     // Whatever was not added counts as added without a sum.
     void finish();
 
+    int64_t bucket_bytes() const { return bucket_bytes_; }
     // Bytes that exchanges work in.
     int64_t bytes() const {
         const auto under_way = static_cast<int64_t>(kUnderWay);
@@ -88,7 +90,8 @@ class GradReducer {
 
     int64_t element() const { return integers_ ? 8 : 4; }  // bytes, of our sums
     Tensor sum_of_ranks(const Bucket& bucket, const Tensor& received) const;
-    void make_buckets(int64_t bucket_bytes);
+    void make_buckets(const std::vector<int64_t>& bytes);
+    void add_bucket(Bucket bucket);
     Box box(const Piece& piece, int place) const;
     bool takes_part(bool experts) const { return experts ? round_.experts : round_.others; }
     bool ready(const Bucket& bucket) const;
@@ -102,6 +105,7 @@ class GradReducer {
 
     const Holders experts_, others_;
     const bool shards_, integers_;
+    int64_t bucket_bytes_;
     std::vector<Sum> sums_;
     std::unordered_map<const Parameter*, size_t> first_;  // number of a parameter's first use
     std::vector<Bucket> buckets_;

@@ -29,4 +29,11 @@ class Holders {
     bool experts_;
 };
 
+// The ranks that hold the same master weights as this one: along each they are neighbours.
+inline std::vector<Communicator*> master_holders(const Mesh& mesh, const Parameter& parameter) {
+    std::vector<Communicator*> holders = mesh.holders(parameter.layout);
+    if (parameter.shard.defined()) holders.erase(holders.begin());  // each owns another part
+    return holders;
+}
+
 }  // namespace fucina

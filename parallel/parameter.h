@@ -16,8 +16,13 @@ struct Parameter {
     std::string name;  // global name, the same under every layout: "layers.3.mlp.experts.gate_up"
     std::vector<int64_t> shape;  // of the whole; a fused [gate; up] has a dimension of two for it
     Layout layout;
-    Box box;       // what this rank holds
-    Tensor value;  // fp32 master weights of the box, row-major
+    Box box;       // what this rank computes with
+    Tensor value;  // fp32 master weights of the box, row-major; see shard
+    // With ZeRO 3 the master weights are these, of the rank's owned_box, and value and the packed
+    // copies are there only while BlockWeights has them gathered.
+    Box shard_box;
+    Tensor shard;
+    bool reads_value = false;  // a pass reads value itself, beside or instead of packed copies
     bool trained =
         true;           // false: a buffer (router bias) or a frozen weight; no gradient, no moments
     bool gemm = false;  // has packed copies, remade after every change of value
@@ -30,12 +35,16 @@ struct Parameter {
     // ranks, so that no layout changes the sum.
     std::vector<Tensor> grads{1};
 
+    // What training changes and checkpoints hold.
+    const Tensor& master() const { return shard.defined() ? shard : value; }
+    const Box& master_box() const { return shard.defined() ? shard_box : box; }
     // AdamW decays every parameter with at least two dimensions.
-    bool decayed() const { return trained && value.rank() >= 2; }
+    bool decayed() const { return trained && master().rank() >= 2; }
     Tensor& grad(size_t use = 0) {
         if (!grads[use].defined()) {
             MemoryPurpose purpose("gradients");
-            grads[use] = Tensor::empty(value.shape(), DType::f32);
+            grads[use] = value.defined() ? Tensor::empty(value.shape(), DType::f32)
+                                         : Tensor::empty(box.extent, DType::f32);
         }
         return grads[use];
     }

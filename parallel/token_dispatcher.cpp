@@ -160,8 +160,8 @@ std::shared_ptr<const TokenExchange> TokenDispatcher::plan(const TokenMap& map, 
     return exchange;
 }
 
-Tensor TokenDispatcher::move(const Tensor& from, std::span<const int64_t> sent,
-                             std::span<const int64_t> received) const {
+TokenDispatcher::Move TokenDispatcher::move(const Tensor& from, std::span<const int64_t> sent,
+                                            std::span<const int64_t> received) const {
     const int64_t rows = std::accumulate(received.begin(), received.end(), int64_t{0});
     FUCINA_CHECK(
         from.contiguous() && from.rows() == std::accumulate(sent.begin(), sent.end(), int64_t{0}),
@@ -173,17 +173,27 @@ Tensor TokenDispatcher::move(const Tensor& from, std::span<const int64_t> sent,
         out.push_back(sent[rank] * row_bytes);
         in.push_back(received[rank] * row_bytes);
     }
-    ranks_.all_to_all_v({from.raw(), static_cast<size_t>(from.bytes())}, out,
-                        {to.raw(), static_cast<size_t>(to.bytes())}, in);
-    return to;
+    auto request = ranks_.start_all_to_all_v({from.raw(), static_cast<size_t>(from.bytes())}, out,
+                                             {to.raw(), static_cast<size_t>(to.bytes())}, in);
+    return {from, std::move(to), std::move(request)};
 }
 
-Tensor TokenDispatcher::dispatch(const TokenExchange& exchange, const Tensor& slots) const {
+TokenDispatcher::Move TokenDispatcher::start_dispatch(const TokenExchange& exchange,
+                                                      const Tensor& slots) const {
     return move(slots, exchange.sent, exchange.received);
 }
 
-Tensor TokenDispatcher::combine(const TokenExchange& exchange, const Tensor& rows) const {
+TokenDispatcher::Move TokenDispatcher::start_combine(const TokenExchange& exchange,
+                                                     const Tensor& rows) const {
     return move(rows, exchange.received, exchange.sent);
+}
+
+Tensor TokenDispatcher::dispatch(const TokenExchange& exchange, const Tensor& slots) const {
+    return start_dispatch(exchange, slots).finish();
+}
+
+Tensor TokenDispatcher::combine(const TokenExchange& exchange, const Tensor& rows) const {
+    return start_combine(exchange, rows).finish();
 }
 
 }  // namespace fucina

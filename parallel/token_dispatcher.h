@@ -48,14 +48,33 @@ class TokenDispatcher {
     // map: of this rank's tokens, of `grains` grains. sums: what gradients are sums of.
     std::shared_ptr<const TokenExchange> plan(const TokenMap& map, int64_t grains,
                                               ExpertSums sums) const;
+    // Rows on their way.
+    class Move {
+      public:
+        Move(Tensor from, Tensor to, std::unique_ptr<Request> request)
+            : from_(std::move(from)), to_(std::move(to)), request_(std::move(request)) {}
+        // Those that have come. Once.
+        Tensor finish() {
+            request_->wait();
+            from_ = {};
+            return std::move(to_);
+        }
+
+      private:
+        Tensor from_, to_;
+        std::unique_ptr<Request> request_;
+    };
+    // dispatch() and combine() that go on until finish().
+    Move start_dispatch(const TokenExchange& exchange, const Tensor& slots) const;
+    Move start_combine(const TokenExchange& exchange, const Tensor& rows) const;
     // slots [sent slots, D], as in TokenMap -> [received rows, D]
     Tensor dispatch(const TokenExchange& exchange, const Tensor& slots) const;
     // The way back: [received rows, D] -> [sent slots, D]
     Tensor combine(const TokenExchange& exchange, const Tensor& rows) const;
 
   private:
-    Tensor move(const Tensor& from, std::span<const int64_t> sent,
-                std::span<const int64_t> received) const;
+    Move move(const Tensor& from, std::span<const int64_t> sent,
+              std::span<const int64_t> received) const;
 
     Communicator& ranks_;
     const int tensor_;

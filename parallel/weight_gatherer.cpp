@@ -17,14 +17,15 @@ WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> par
                                int64_t bucket_bytes)
     : mesh_(mesh) {
     for (const bool experts : {false, true}) {
-        const int ranks = experts ? mesh.expert_data().size() : mesh.data().size();
+        const Holders holders(mesh, experts);
+        const int ranks = holders.size();
         if (ranks == 1) continue;
         Bucket bucket{experts, {}};
         const auto close = [&] {
             for (int place = 0; place < ranks; ++place) {
                 int64_t elements = 0;
                 for (const Parameter* parameter : bucket.parameters)
-                    elements += owned(*parameter, place).size();
+                    elements += holders.owned(*parameter, place).size();
                 bucket.most = std::max(bucket.most, elements);
             }
             largest_ = std::max(largest_, bucket.most);
@@ -34,7 +35,7 @@ WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> par
         };
         int64_t held = 0;
         for (Parameter* parameter : parameters) {
-            if ((parameter->layout.expert >= 0) != experts) continue;
+            if (Holders::is_expert(*parameter) != experts || parameter->shard.defined()) continue;
             const int64_t bytes = parameter->value.bytes() / ranks;
             if (held > 0 && held + bytes > bucket_bytes) {
                 close();
@@ -47,27 +48,20 @@ WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> par
     }
 }
 
-// What the rank at that place among those that hold the parameter owns of it.
-Box WeightGatherer::owned(const Parameter& parameter, int place) const {
-    const MeshShape& shape = mesh_.shape();
-    const int rank = parameter.layout.expert >= 0 ? shape.expert_data_peer(mesh_.rank(), place)
-                                                  : shape.data_peer(mesh_.rank(), place);
-    return owned_box(parameter.shape, parameter.layout, shape, rank);
-}
-
 void WeightGatherer::gather() const {
     for (const Bucket& bucket : buckets_) gather(bucket);
 }
 
 void WeightGatherer::gather(const Bucket& bucket) const {
-    Communicator& ranks = bucket.experts ? mesh_.expert_data() : mesh_.data();
+    const Holders holders(mesh_, bucket.experts);
+    Communicator& ranks = holders.ranks();
     MemoryPurpose purpose("communication");
     const Tensor own = Tensor::empty({bucket.most}, DType::f32);
     const Tensor all = Tensor::empty({ranks.size(), bucket.most}, DType::f32);
     own.zero();  // what is beyond our part travels too
     std::byte* to = own.raw();
     for (const Parameter* parameter : bucket.parameters) {
-        const Box box = owned(*parameter, ranks.rank());
+        const Box box = holders.owned(*parameter, holders.here());
         copy_shared(parameter->box, parameter->value.raw(), box, to, 4);
         to += box.size() * 4;
     }
@@ -75,7 +69,7 @@ void WeightGatherer::gather(const Bucket& bucket) const {
     for (int place = 0; place < ranks.size(); ++place) {
         const std::byte* from = all.slice(place, place + 1).raw();
         for (const Parameter* parameter : bucket.parameters) {
-            const Box box = owned(*parameter, place);
+            const Box box = holders.owned(*parameter, place);
             if (place != ranks.rank())
                 copy_shared(box, from, parameter->box, parameter->value.raw(), 4);
             from += box.size() * 4;

@@ -4,8 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "parallel/mesh.h"
-#include "parallel/parameter.h"
+#include "parallel/holders.h"
 
 namespace fucina {
 
@@ -13,7 +12,8 @@ class WeightGatherer {
   public:
     static constexpr int64_t kBucketBytes = int64_t{16} << 20;  // of a rank, about
 
-    // parameters: those that are updated; they and the mesh must outlive this.
+    // parameters: those that are updated, of which those that are shards stay apart; they and the
+    // mesh must outlive this.
     WeightGatherer(const Mesh& mesh, std::span<Parameter* const> parameters,
                    int64_t bucket_bytes = kBucketBytes);
 
@@ -31,7 +31,6 @@ class WeightGatherer {
         int64_t most = 0;  // elements that a rank owns of them, at most
     };
     void gather(const Bucket& bucket) const;
-    Box owned(const Parameter& parameter, int place) const;
 
     const Mesh& mesh_;
     std::vector<Bucket> buckets_;

@@ -83,10 +83,10 @@ void require_same_model(const Mesh& mesh, Model& model) {
                  ExitCode::replica_mismatch, otherwise);
     std::map<Communicator*, Facts> facts;
     for (const Parameter* parameter : model.parameters()) {
-        const Tensor& value = parameter->value;
+        const Tensor& value = parameter->master();
         const std::string hash = hashed(
             {reinterpret_cast<const char*>(value.raw()), static_cast<size_t>(value.bytes())});
-        for (Communicator* holders : mesh.holders(parameter->layout))
+        for (Communicator* holders : master_holders(mesh, *parameter))
             facts[holders].emplace_back(parameter->name, hash);
     }
     for (Communicator* holders : {&mesh.tensor(), &mesh.data(), &mesh.expert_data()})
@@ -103,7 +103,8 @@ void start_log(TrainingRun& run, const std::string& toml, Console& console) {
 std::vector<NamedTensor> TrainingRun::state() const {
     std::vector<NamedTensor> tensors;
     for (Parameter* parameter : model->parameters()) {
-        tensors.push_back(named("weight", *parameter, parameter->value));
+        tensors.push_back(named("weight", *parameter, parameter->master(), parameter->master_box(),
+                                parameter->shard.defined()));
     }
     const bool shared_out = optimizer->options().shared_out;
     for (const Optimizer::State& state : optimizer->states()) {

@@ -22,7 +22,8 @@ void load_weights(const std::filesystem::path& dir, Model& model) {
     std::vector<NamedTensor> tensors;
     for (Parameter* parameter : model.parameters()) {
         if (!with_mtp && parameter->name.starts_with("mtp.")) continue;
-        tensors.push_back(named("weight", *parameter, parameter->value));
+        tensors.push_back(named("weight", *parameter, parameter->master(), parameter->master_box(),
+                                parameter->shard.defined()));
     }
     load_tensors(dir, manifest, tensors);
     for (const NamedTensor& weight : tensors)

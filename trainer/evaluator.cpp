@@ -33,8 +33,10 @@ HeldOutLoss evaluate_loss(const Mesh& mesh, Model& model, const BatchLoader& val
     Communicator& communicator = mesh.data();
     const int64_t rank = communicator.rank(), ranks = communicator.size();
     const int64_t begin = total * rank / ranks, end = total * (rank + 1) / ranks;
-    // Ranks that share out the experts go through their passes together, the last ones empty.
-    const int64_t most = mesh.shape().expert > 1 ? (total + ranks - 1) / ranks : end - begin;
+    // Ranks that share out experts or weights go through their passes together, the last ones
+    // empty.
+    const bool together = mesh.shape().expert > 1 || model.options().weight_shards;
+    const int64_t most = together ? (total + ranks - 1) / ranks : end - begin;
     for (int64_t first = begin; first < begin + most; first += at_a_time) {
         communicator.progress(Phase::evaluate);
         PackedSequences packed;

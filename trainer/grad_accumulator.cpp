@@ -121,7 +121,10 @@ void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
     Sum& sum = sum_of(parameter, use);
     sum.taken = true;
     Tensor grad = std::exchange(parameter.grads[use], {});
-    if (plan_.order().integers) {
+    const bool empty = own_.grains.count() == 0 && of_ranks_.empty();
+    if (empty) {
+        grad = {};
+    } else if (plan_.order().integers) {
         add_grain(sum, std::move(grad));
     } else if (by_replica(parameter)) {
         const int64_t grain = own_.grains.begin + static_cast<int64_t>(node);
@@ -160,7 +163,9 @@ void GradAccumulator::add_grain(Sum& sum, Tensor grad) {
 
 void GradAccumulator::end_pass() {
     for (Sum& sum : sums_) {
-        if (sum.taken || (own_.grains.count() == 0 && !is_expert(*sum.parameter))) continue;
+        const bool empty =
+            own_.grains.count() == 0 && (!is_expert(*sum.parameter) || of_ranks_.empty());
+        if (sum.taken || empty) continue;
         FUCINA_CHECK(sum.parameter->grads[sum.use].defined(), sum.parameter->name,
                      " has no gradient");
         take(*sum.parameter, sum.use, 0);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <optional>
 #include <set>
 
 #include "kernels/arena.h"
@@ -25,6 +26,7 @@ constexpr double kMostGrowth = 1.1;
 constexpr int64_t kSamplesLookedAt = 1 << 16;  // for the widest pass
 // The code and the buffers of the first save and evaluation, as measured.
 constexpr int64_t kLaterProgram = int64_t{5} << 20;
+constexpr int64_t kTravelProgram = int64_t{3} << 19;  // and MPI's, for weights that travel
 // What comes and goes leaves gaps between the arena's blocks, as measured: a part of it, until the
 // chunks of the head's loss, which do not grow with the model, are the only ones that fit nowhere.
 constexpr int64_t kGapShare = 10;
@@ -50,22 +52,49 @@ int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
         const int64_t dgrad = parameter.dgrad.defined() ? parameter.dgrad.storage.bytes() : 0;
         return parameter.forward.storage.bytes() + dgrad;
     }
-    return parameter.gemm ? 2 * (parameter.fp32 ? 4 : compute) * parameter.value.size() : 0;
+    return parameter.gemm ? 2 * (parameter.fp32 ? 4 : compute) * parameter.box.size() : 0;
 }
+
+// What weights that are gathered block by block take at the most.
+struct Gathered {
+    explicit Gathered(const BlockWeights& weights) {
+        for (size_t block = 0; block < weights.blocks().size(); ++block) {
+            travelling = std::max(travelling, weights.gathered_bytes(block));
+            values = std::max(values, weights.packing_bytes(block));
+        }
+        // Activations are most when the losses' backward begins: the head's weights are used, and
+        // the last block's travel.
+        const size_t end = weights.blocks().size() - 1;
+        apart = travelling - weights.gathered_bytes(end - 1) + values - weights.used_bytes(end);
+    }
+    int64_t travelling = 0, values = 0;
+    int64_t apart = 0;  // of both, not at the process's widest moment
+};
 
 std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Model& model) {
     const int64_t compute = recipe.train().precision() == "fp32" ? 4 : 2;
     const int64_t moment = recipe.train().moments() == "bf16" ? 2 : 4;
     const Mesh* const mesh = model.options().mesh;
     const auto updated = [&](const Parameter& parameter) {
-        if (mesh == nullptr || recipe.parallel().zero() == 0) return parameter.value.size();
+        if (mesh == nullptr || recipe.parallel().zero() == 0) return parameter.box.size();
         return owned_box(parameter.shape, parameter.layout, mesh->shape(), mesh->rank()).size();
     };
     int64_t values = 0, packed = 0, moments = 0;
     for (const Parameter* parameter : model.parameters()) {
-        values += 4 * parameter->value.size();
-        packed += packed_bytes(*parameter, compute);
+        values += 4 * parameter->master().size();
+        if (!parameter->shard.defined()) packed += packed_bytes(*parameter, compute);
         if (parameter->trained) moments += 2 * moment * updated(*parameter);
+    }
+    if (const BlockWeights* weights = model.block_weights()) {
+        int64_t most = 0;
+        for (const std::vector<Parameter*>& block : weights->blocks()) {
+            int64_t bytes = 0;
+            for (const Parameter* parameter : block)
+                if (parameter->shard.defined()) bytes += packed_bytes(*parameter, compute);
+            most = std::max(most, bytes);
+        }
+        values += Gathered(*weights).values;
+        packed += most;
     }
     return {{"weights", values}, {"packed weights", packed}, {"moments", moments}};
 }
@@ -77,11 +106,15 @@ int64_t most_grains(const BatchPlan& batch, int index) {
     return most;
 }
 
-// What gradients are exchanged in.
-int64_t reducer_bytes(const Recipe& recipe, Model& model) {
+// How gradients are exchanged.
+struct Exchange {
+    int64_t bytes = 0, bucket = 0;
+};
+Exchange exchange_of(const Recipe& recipe, Model& model) {
     const Mesh* const mesh = model.options().mesh;
-    if (mesh == nullptr) return 0;
-    return GradReducer(*mesh, model.parameters(), reducer_options(recipe)).bytes();
+    if (mesh == nullptr) return {};
+    const GradReducer reducer(*mesh, model.parameters(), reducer_options(recipe));
+    return {reducer.bytes(), reducer.bucket_bytes()};
 }
 
 // What weights that were updated elsewhere arrive in.
@@ -99,7 +132,12 @@ class PassPlanner {
   public:
     PassPlanner(const Recipe& recipe, const Model& model, const BatchPlan& batch,
                 const MeshShape& mesh, const std::function<int64_t(int64_t)>& sample_tokens)
-        : recipe_(recipe), model_(model), batch_(batch), by_wave_(sums_by_wave(batch, mesh)) {
+        : recipe_(recipe),
+          model_(model),
+          batch_(batch),
+          by_wave_(sums_by_wave(batch, mesh)),
+          expert_shards_(recipe.parallel().zero() >= 2 ? mesh.expert_data() : 1),
+          other_shards_(recipe.parallel().zero() >= 2 ? mesh.data : 1) {
         if (!sample_tokens) return;
         const int64_t samples = recipe.train().global_batch();
         const int64_t steps = std::min(recipe.train().steps(), kSamplesLookedAt / samples + 1);
@@ -127,8 +165,8 @@ class PassPlanner {
                 .merges = pass.merges};
     }
 
-    // The most of each over the passes.
-    PassMemory most(const std::vector<Pass>& passes) const {
+    // The most of each over the passes; bucket: of gradients, of so many bytes.
+    PassMemory most(const std::vector<Pass>& passes, int64_t bucket) const {
         PassMemory most;
         int held = 0;
         std::set<int> replicas;  // that have sums of their own
@@ -142,11 +180,16 @@ class PassPlanner {
             for (int64_t grain = pass.grains.begin; grain < pass.grains.end; ++grain)
                 shape.new_replicas += replicas.insert(batch_.replica(pass.wave, grain)).second;
             shape.last = &pass == &passes.back();
+            shape.expert_shards = expert_shards_;
+            shape.other_shards = other_shards_;
+            shape.held_shards = by_wave_ ? expert_shards_ : 1;
+            if (&pass == &passes.back() && exchanges_early()) shape.bucket = bucket;
             const PassMemory one = pass_memory(model_.spec(), shape);
             most.activations = std::max(most.activations, one.activations);
             most.gradients = std::max(most.gradients, one.gradients);
             most.together = std::max(most.together, one.together);
-            most.all_gradients = one.all_gradients;
+            most.all_gradients = one.expert_gradients / expert_shards_ +
+                                 (one.all_gradients - one.expert_gradients) / other_shards_;
             most.expert_gradients = one.expert_gradients;
             held = shape.integers ? 1 : held + 1 - shape.merges;
             if (pass.ends_wave && by_wave_) held = 1;
@@ -163,6 +206,13 @@ class PassPlanner {
     }
 
   private:
+    // Shards are left of gradients while backward runs.
+    bool exchanges_early() const {
+        bool all_hold = expert_shards_ > 1 || other_shards_ > 1;
+        for (int index = 0; index < batch_.ranks(); ++index)
+            all_hold = all_hold && batch_.share(batch_.waves().size() - 1, index).count() > 0;
+        return all_hold;
+    }
     int64_t experts_here() const {
         const Mesh* mesh = model_.options().mesh;
         if (mesh == nullptr || mesh->shape().expert == 1) return 0;
@@ -186,6 +236,7 @@ class PassPlanner {
     const Model& model_;
     const BatchPlan& batch_;
     const bool by_wave_;
+    const int expert_shards_, other_shards_;
     std::vector<std::vector<int64_t>> ends_;  // [steps][samples + 1] running sums of their tokens
 };
 
@@ -208,16 +259,21 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     const PassPlanner planner(recipe, model, batch, mesh, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const int64_t gathered = gatherer_bytes(recipe, model);
-    const int64_t exchanged = reducer_bytes(recipe, model);
+    const BlockWeights* const blocks = model.block_weights();
+    const Exchange exchange = exchange_of(recipe, model);
+    const std::optional<Gathered> by_block =
+        blocks != nullptr ? std::optional<Gathered>(*blocks) : std::nullopt;
+    const int64_t exchanged = exchange.bytes + (by_block ? by_block->travelling : 0);
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
             .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};
-        const PassMemory most = planner.most(plan.passes);
+        const PassMemory most = planner.most(plan.passes, exchange.bucket);
         plan.predicted.emplace_back("gradients", most.gradients);
         plan.predicted.emplace_back("activations", most.activations);
         plan.predicted.emplace_back("communication", exchanged + gathered);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
+        if (by_block) plan.shared += by_block->apart;
         // Weights are gathered beside all gradients, when activations are gone.
         const int64_t beyond = most.all_gradients + gathered - most.together;
         plan.shared += gathered - std::clamp<int64_t>(beyond, 0, gathered);
@@ -236,7 +292,8 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     }
     // What depends on threads and the moment has no say in how passes are cut.
     best.predicted.emplace_back("kernel scratch", planner.scratch(best.passes));
-    best.predicted.emplace_back(kProgram, program_bytes() + kLaterProgram);
+    best.predicted.emplace_back(kProgram,
+                                program_bytes() + kLaterProgram + (by_block ? kTravelProgram : 0));
     return best;
 }
 

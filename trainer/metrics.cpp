@@ -82,6 +82,8 @@ std::string metrics_line(const StepMetrics& metrics) {
     add("lr", json_float(metrics.lr));
     add("tokens", std::to_string(metrics.tokens));
     add("tokens_per_s", json_float(metrics.tokens_per_s));
+    if (metrics.compute_s) add("compute_s", json_float(*metrics.compute_s));
+    if (metrics.exposed_s) add("exposed_s", json_float(*metrics.exposed_s));
     if (!metrics.expert_load.empty())
         add("expert_load", json_list(metrics.expert_load, json_float));
     if (!metrics.expert_counts.empty()) {
@@ -108,6 +110,8 @@ std::optional<StepMetrics> parse_metrics_line(const std::string& line) {
         metrics.lr = number_or_nan(json, "lr");
         metrics.tokens = json.value("tokens", int64_t{0});
         metrics.tokens_per_s = number_or_nan(json, "tokens_per_s");
+        metrics.compute_s = optional_number(json, "compute_s");
+        metrics.exposed_s = optional_number(json, "exposed_s");
         for (const nlohmann::json& load : json.value("expert_load", nlohmann::json::array_t())) {
             metrics.expert_load.push_back(load.is_null() ? std::nan("") : load.get<double>());
         }

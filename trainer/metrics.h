@@ -19,8 +19,11 @@ struct StepMetrics {
     std::optional<double> valid_bits_per_byte;  // the same over the text's bytes
     double grad_norm = 0;                       // global, before clipping
     double lr = 0;
-    int64_t tokens = 0;                               // of this step, over all ranks
-    double tokens_per_s = 0;                          // of this step, without save and evaluation
+    int64_t tokens = 0;       // of this step, over all ranks
+    double tokens_per_s = 0;  // of this step, without save and evaluation
+    // Where there are several ranks, their mean: seconds of the step in which a rank worked, and in
+    // which it waited for others or for bytes.
+    std::optional<double> compute_s, exposed_s;
     std::vector<double> expert_load;                  // [MoE layers] max / mean tokens per expert
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], at eval.every, else empty
     bool skipped = false;                             // not finite: the optimizer did not step

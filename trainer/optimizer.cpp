@@ -29,7 +29,7 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters,
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         trained.push_back(parameter);
-        State state{parameter, whole_box(parameter->value.shape()), {}, {}};
+        State state{parameter, whole_box(parameter->master().shape()), {}, {}};
         if (!parameter->shape.empty()) state.box = parameter->box;
         if (options.shared_out)
             state.box = owned_box(parameter->shape, parameter->layout, options.mesh->shape(),
@@ -111,12 +111,13 @@ void Optimizer::update(const AdamW& step, const State& state) const {
         return;
     }
     if (state.box.size() == 0) return;
+    const Box& held = parameter.master_box();
     Box part = state.box;  // counted from the beginning of what we hold
-    for (size_t d = 0; d < part.offset.size(); ++d) part.offset[d] -= parameter.box.offset[d];
+    for (size_t d = 0; d < part.offset.size(); ++d) part.offset[d] -= held.offset[d];
     const auto flat = [](const Tensor& x) { return x.view({x.size()}); };
-    const Tensor w = flat(parameter.value), grad = flat(parameter.grad(0));
+    const Tensor w = flat(parameter.master()), grad = flat(parameter.grad(0));
     const Tensor m = flat(state.m), v = flat(state.v);
-    for_each_run(parameter.box.extent, part, [&](int64_t first, int64_t at, int64_t count) {
+    for_each_run(held.extent, part, [&](int64_t first, int64_t at, int64_t count) {
         const int64_t from = options_.grad_shards ? at : first;
         ops::adamw(step, w.slice(first, first + count), grad.slice(from, from + count),
                    m.slice(at, at + count), v.slice(at, at + count));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "parallel/agreement.h"
+#include "parallel/holders.h"
 #include "parallel/host_name.h"
 
 namespace fucina {
@@ -20,7 +21,7 @@ std::vector<uint64_t> hashes_of(std::span<Parameter* const> parameters) {
     const auto count = static_cast<int64_t>(parameters.size());
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i) {
-        const Tensor& value = parameters[static_cast<size_t>(i)]->value;
+        const Tensor& value = parameters[static_cast<size_t>(i)]->master();
         hashes[static_cast<size_t>(i)] =
             XXH3_64bits(value.raw(), static_cast<size_t>(value.bytes()));
     }
@@ -81,7 +82,7 @@ std::string difference_among(Communicator& communicator, std::span<Parameter* co
 std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> parameters) {
     std::map<Communicator*, std::vector<Parameter*>> held;
     for (Parameter* parameter : parameters)
-        for (Communicator* holders : mesh.holders(parameter->layout))
+        for (Communicator* holders : master_holders(mesh, *parameter))
             held[holders].push_back(parameter);
     std::string difference;
     for (Communicator* holders : {&mesh.tensor(), &mesh.data(), &mesh.expert_data()}) {

@@ -19,6 +19,7 @@ ModelOptions model_options(const Recipe& recipe, const Mesh& mesh) {
     options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;
     options.with_mtp = train.mtp_loss() > 0;
     options.recompute = recompute_kind(train.recompute());
+    options.weight_shards = recipe.parallel().zero() >= 3 && mesh.world().size() > 1;
     options.sequence = !recipe.parallel().has_sequence() || recipe.parallel().sequence();
     return options;
 }

@@ -29,6 +29,9 @@ std::string StepLine::text(const StepMetrics& metrics, double seconds, double pe
                                    metrics.step, last_step_, metrics.loss, metrics.grad_norm,
                                    metrics.lr, thousands(metrics.tokens_per_s));
     text += fmt::format("  peak {:.1f}%", 100 * peak_share);
+    if (metrics.compute_s && metrics.exposed_s)
+        text += fmt::format("  compute {:.3g} s, exposed communication {:.3g} s",
+                            *metrics.compute_s, *metrics.exposed_s);
     if (!metrics.expert_load.empty()) {
         text += fmt::format("  load {:.2f}", *std::max_element(metrics.expert_load.begin(),
                                                                metrics.expert_load.end()));

@@ -47,14 +47,15 @@ double ratio(double sum, int64_t count) {
     return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
-// Ranks that exchange tokens go through their passes together, so they cut them alike.
+// Ranks that exchange tokens or weights go through their passes together, so they cut them alike.
 MemoryPlan agree_on_memory(const Recipe& recipe, const StepRunner::Parts& parts,
                            const BatchPlan& plan) {
     const auto tokens = [&](int64_t sample) { return parts.loader.tokens(sample); };
     const MeshShape& mesh = parts.mesh.shape();
     const int index = mesh.data_index(parts.mesh.rank());
     MemoryPlan own = plan_memory(recipe, parts.model, plan, index, tokens);
-    if (mesh.ranks() == mesh.data && mesh.expert == 1) return own;
+    const bool alone = mesh.ranks() == mesh.data && mesh.expert == 1;
+    if (alone && !parts.model.options().weight_shards) return own;
     std::vector<int64_t> least{-own.pass_grains};
     parts.mesh.world().all_reduce_max(least);
     return plan_memory(recipe, parts.model, plan, index, tokens, -least[0]);
@@ -71,9 +72,9 @@ StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
       reducer_(parts.mesh, parts.model.parameters(), reducer_options(recipe)),
       prefetcher_(parts.loader) {
     const MeshShape& mesh = parts.mesh.shape();
-    const int sources = mesh.expert_sources();
-    const int first = index_ / sources * sources;
-    for (int index = first; index < first + sources; ++index)
+    const int together = parts.model.options().weight_shards ? mesh.data : mesh.expert_sources();
+    const int first = index_ / together * together;
+    for (int index = first; index < first + together; ++index)
         passes_.push_back(plan_.passes(index, memory_.pass_grains));
 }
 
@@ -116,10 +117,10 @@ bool StepRunner::together(size_t wave) const {
     const auto passes = [&](int index) {
         return std::ranges::count(plan_.passes(index, memory_.pass_grains), wave, &Pass::wave);
     };
-    const int sources = parts_.mesh.shape().expert_sources();
+    const auto group = static_cast<int>(passes_.size());
     for (int index = 0; index < plan_.ranks(); ++index) {
         if (plan_.share(wave, index).count() == 0) return false;
-        if (sources > 1 && passes(index) != passes(index / sources * sources)) return false;
+        if (group > 1 && passes(index) != passes(index / group * group)) return false;
     }
     return true;
 }
@@ -151,13 +152,15 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
     options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
         accumulator.take(parameter, use, node);
     };
-    const auto here = static_cast<size_t>(index_ % parts_.mesh.shape().expert_sources());
+    const auto sources = static_cast<size_t>(parts_.mesh.shape().expert_sources());
+    const size_t here = static_cast<size_t>(index_) % passes_.size();
     for (size_t wave = 0; wave < plan_.waves().size(); ++wave) {
         const std::vector<PassRow> rows = rows_of_wave(passes_, wave);
         accumulator.begin_wave(wave, together(wave));
-        for (const PassRow& row : rows) {
-            const Pass& pass = row[here];
-            const bool last = &row == &rows.back();
+        for (const PassRow& all : rows) {
+            const Pass& pass = all[here];
+            const std::span row = std::span(all).subspan(here / sources * sources, sources);
+            const bool last = &all == &rows.back();
             // With one pass each their grains are a node of the wave's tree together.
             const bool integers = plan_.order().integers;
             options.expert_sums = integers          ? ExpertSums::by_grain

@@ -60,7 +60,7 @@ class StepRunner {
     const int index_;  // of this rank along data
     const BatchPlan plan_;
     MemoryPlan memory_;
-    std::vector<std::vector<Pass>> passes_;  // of the data indices that share the experts out
+    std::vector<std::vector<Pass>> passes_;  // of the data indices that make them together
     GradReducer reducer_;
     std::string outside_;  // of this step
     Prefetcher prefetcher_;

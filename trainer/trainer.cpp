@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "parallel/agreement.h"
 #include "parallel/host_name.h"
@@ -35,6 +36,7 @@ std::string number_text(double value) {
 Trainer::Trainer(TrainingRun run, Console& console)
     : run_(std::move(run)),
       communicator_(run_.mesh->world()),
+      saves_(communicator_.split(0)),
       console_(console),
       runner_(run_.recipe, {.mesh = *run_.mesh,
                             .model = *run_.model,
@@ -92,25 +94,33 @@ void Trainer::step() {
     communicator_.progress(Phase::load, run_.step + 1);
     const double waited = communicator_.seconds_inside();
     const StepResult result = runner_.run(run_.step + 1, first_sample);
-    const double seconds = seconds_since(start);
-    const double computed = seconds - (communicator_.seconds_inside() - waited);
+    const StepTime own{seconds_since(start), communicator_.seconds_inside() - waited};
     communicator_.progress(Phase::log);
     run_.step += 1;
     run_.next_sample += run_.recipe.train().global_batch();
-    watch_stragglers(computed);
+    const StepTime time = watch_stragglers(own);
     make_faults();
-    write_metrics(result, seconds);
+    write_metrics(result, time);
     watch_non_finite(result, first_sample);
 }
 
-// computed: seconds of the step in which this rank did not wait for others.
-void Trainer::watch_stragglers(double computed) {
-    if (communicator_.size() == 1) return;
-    const double own = own_grains_ > 0 ? computed / static_cast<double>(own_grains_) : 0;
-    std::vector<double> all(static_cast<size_t>(communicator_.size()));
-    communicator_.all_gather(std::as_bytes(std::span(&own, 1)),
-                             std::as_writable_bytes(std::span(all)));
-    if (const auto warning = stragglers_.after(run_.step, all)) console_.line(*warning);
+// The mean over ranks.
+Trainer::StepTime Trainer::watch_stragglers(const StepTime& own) {
+    if (communicator_.size() == 1) return own;
+    const auto ranks = static_cast<size_t>(communicator_.size());
+    const auto of_all = [&](double value) {
+        std::vector<double> all(ranks);
+        communicator_.all_gather(std::as_bytes(std::span(&value, 1)),
+                                 std::as_writable_bytes(std::span(all)));
+        return all;
+    };
+    const auto mean = [&](const std::vector<double>& values) {
+        return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(ranks);
+    };
+    const double computed = own.all - own.exposed;
+    const double a_grain = own_grains_ > 0 ? computed / static_cast<double>(own_grains_) : 0;
+    if (const auto warning = stragglers_.after(run_.step, of_all(a_grain))) console_.line(*warning);
+    return {mean(of_all(own.all)), mean(of_all(own.exposed))};
 }
 
 // Before a save too, so that a checkpoint holds no replica's error.
@@ -128,13 +138,13 @@ void Trainer::check_replicas() {
 void Trainer::make_faults() {
     if (fault_here("step.flip", communicator_.rank())) {
         auto* bits = static_cast<uint32_t*>(
-            static_cast<void*>(run_.model->parameters().back()->value.raw()));
+            static_cast<void*>(run_.model->parameters().back()->master().raw()));
         bits[0] ^= 1u << 12;  // of the mantissa
     }
     if (fault_here("step.extra_barrier", communicator_.rank())) communicator_.barrier();
 }
 
-void Trainer::write_metrics(const StepResult& result, double seconds) {
+void Trainer::write_metrics(const StepResult& result, const StepTime& time) {
     const Train& train = run_.recipe.train();
     StepMetrics metrics;
     metrics.step = run_.step;
@@ -144,7 +154,11 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
     metrics.grad_norm = result.grad_norm;
     metrics.lr = result.learning_rate;
     metrics.tokens = result.tokens;
-    metrics.tokens_per_s = static_cast<double>(result.tokens) / seconds;
+    metrics.tokens_per_s = static_cast<double>(result.tokens) / time.all;
+    if (communicator_.size() > 1) {
+        metrics.compute_s = time.all - time.exposed;
+        metrics.exposed_s = time.exposed;
+    }
     for (const auto& layer : result.expert_counts) {
         metrics.expert_load.push_back(expert_load(layer));
     }
@@ -155,8 +169,8 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
         communicator_.progress(Phase::log);
     }
     if (!metrics_) return;
-    const double share = peak_.of(step_flops(*run_.model, result.tokens, result.pairs), seconds);
-    console_.progress(line_.text(metrics, seconds, share));
+    const double share = peak_.of(step_flops(*run_.model, result.tokens, result.pairs), time.all);
+    console_.progress(line_.text(metrics, time.all, share));
     if (const auto warning = balance_.after(run_.step, result.expert_counts))
         console_.line(*warning);
     if (!metrics_->append(metrics)) console_.line("WARNING: metrics.jsonl could not be written");
@@ -167,6 +181,8 @@ void Trainer::write_metrics(const StepResult& result, double seconds) {
                                                         {"peak_share", share}};
     if (metrics.mtp_loss) scalars.emplace_back("mtp_loss", *metrics.mtp_loss);
     if (metrics.balance_loss) scalars.emplace_back("balance_loss", *metrics.balance_loss);
+    if (metrics.compute_s) scalars.emplace_back("compute_s", *metrics.compute_s);
+    if (metrics.exposed_s) scalars.emplace_back("exposed_s", *metrics.exposed_s);
     if (metrics.valid_loss) scalars.emplace_back("valid_loss", *metrics.valid_loss);
     if (metrics.valid_bits_per_byte)
         scalars.emplace_back("valid_bits_per_byte", *metrics.valid_bits_per_byte);
@@ -242,7 +258,7 @@ void Trainer::save() {
     for (const std::string& hash : run_.data.train_hashes()) manifest.add_data_hashes(hash);
     *manifest.mutable_order() = run_.data.train_order();
     *manifest.mutable_recipe() = run_.recipe;
-    const SaveOutcome outcome = save_checkpoint(communicator_, request);
+    const SaveOutcome outcome = save_checkpoint(*saves_, request);
     if (outcome.problem.empty()) {
         failed_saves_ = 0;
         saved_step_ = run_.step;

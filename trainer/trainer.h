@@ -29,18 +29,23 @@ class Trainer {
   private:
     void step();
     void watch_non_finite(const StepResult& result, int64_t first_sample);
-    void write_metrics(const StepResult& result, double seconds);
+    // Seconds of a step on this rank; exposed: waiting for other ranks or for bytes.
+    struct StepTime {
+        double all = 0, exposed = 0;
+    };
+    void write_metrics(const StepResult& result, const StepTime& time);
     void evaluate(StepMetrics& metrics);
     void show_memory(bool measured);
     void save();
     void check_replicas();
-    void watch_stragglers(double computed);
+    StepTime watch_stragglers(const StepTime& time);
     void make_faults();
     bool due(int64_t every) const;
     StopRequest requests();
 
     TrainingRun run_;
-    Communicator& communicator_;  // of all ranks
+    Communicator& communicator_;           // of all ranks
+    std::unique_ptr<Communicator> saves_;  // of all ranks, for what saves say to each other
     Console& console_;
     StepRunner runner_;
     StepLine line_;

@@ -178,10 +178,10 @@ std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
                      shape_text(entry.shape), " in the weight map");
         for (const WeightPiece& piece : spelling_of(entry, file)) {
             const TensorInfo& tensor = checked(file, piece);
-            for_each_run(parameter->shape, parameter->box,
+            for_each_run(parameter->shape, parameter->master_box(),
                          [&](int64_t first, int64_t local, int64_t count) {
                              load_piece(file, piece, tensor, first, first + count,
-                                        parameter->value.data<float>() + local);
+                                        parameter->master().data<float>() + local);
                          });
             used.insert(tensor.name);
         }

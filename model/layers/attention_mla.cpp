@@ -28,6 +28,7 @@ AttentionMla::AttentionMla(ParameterSet& set, const std::string& prefix, const M
                         {.tensor = 0})),
       out_(set.matrix(prefix + "out", {spec.hidden_size, mla_.heads * mla_.v_dim}, {.tensor = 1})) {
     kv_up_->dgrad.cut = out_->forward.cut = set.cut();
+    kv_up_->reads_value = true;  // decoding
     if (mla_.q_lora_rank == 0) return;
     q_norm_.emplace(set, prefix + "q_norm", mla_.q_lora_rank, kLatentEps);
     q_up_ =
@@ -58,7 +59,7 @@ AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& k_rope) const
 }
 
 void AttentionMla::compute_down(const PassContext& context, Saved& saved) const {
-    saved.down = context.activations(saved.x.rows(), down_->value.dim(0));
+    saved.down = context.activations(saved.x.rows(), down_->box.extent[0]);
     ops::linear(saved.x, down_->forward, saved.down);
     ops::rope(rope_columns(saved.down), 1, context.stream_positions(), *context.rope, false);
     if (!q_up_)
@@ -78,13 +79,13 @@ void AttentionMla::compute_q(const PassContext& context, Saved& saved) const {
         saved.q = q_columns(saved.down);  // rotated by compute_down
         return;
     }
-    saved.q = context.activations(context.tokens, q_up_->value.dim(0));
+    saved.q = context.activations(context.tokens, q_up_->box.extent[0]);
     ops::linear(saved.q_latent, q_up_->forward, saved.q);
     ops::rope(saved.q, heads_, context.positions, *context.rope, false);
 }
 
 void AttentionMla::compute_kv(const PassContext& context, Saved& saved) const {
-    saved.kv = context.activations(context.tokens, kv_up_->value.dim(0));
+    saved.kv = context.activations(context.tokens, kv_up_->box.extent[0]);
     ops::linear(saved.c, kv_up_->forward, saved.kv);
 }
 

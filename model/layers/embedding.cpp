@@ -7,7 +7,7 @@
 namespace fucina {
 
 Tensor Embedding::forward(const PassContext& context, const int32_t* ids) const {
-    const int64_t width = table->value.dim(1);
+    const int64_t width = table->box.extent[1];
     if (!context.shares) {
         Tensor x = context.activations(context.tokens, width);
         ops::embedding(ids, table->value, x);
@@ -16,7 +16,7 @@ Tensor Embedding::forward(const PassContext& context, const int32_t* ids) const 
     // A row goes from the rank that has the token's part of the table to the one that has it as its
     // own; it is chosen, not summed with zeros, which would turn -0 into +0.
     const RowShares& shares = *context.shares;
-    const int64_t here = table->value.rows(), first = table->box.offset[0];
+    const int64_t here = table->box.extent[0], first = table->box.offset[0];
     std::vector<int> sources;
     for (int64_t t = 0; t < context.tokens; ++t) {
         FUCINA_CHECK(ids[t] >= 0 && ids[t] < table->shape[0], "token id ", ids[t],

@@ -14,7 +14,7 @@ Tensor Head::forward(const PassContext& context, const In& in, Saved& saved) con
 }
 
 Tensor Head::logits(const PassContext& context, const Tensor& normed) const {
-    const int64_t rows = normed.rows(), here = projection_->value.rows();
+    const int64_t rows = normed.rows(), here = projection_->box.extent[0];
     Tensor logits = Tensor::empty({rows, here}, DType::f32);
     ops::linear(normed, projection_->forward, logits);
     if (!context.shares) return logits;

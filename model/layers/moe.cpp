@@ -128,11 +128,11 @@ Tensor Moe::experts(const PassContext& context, const Tensor& x, const TokenMap&
     return slots;
 }
 
-void Moe::receive(const PassContext& context, Saved& saved) const {
+TokenDispatcher::Move Moe::send(const PassContext& context, Saved& saved) const {
     const TokenMap& map = *saved.route.map;
     saved.received.exchange = context.dispatcher->plan(map, context.grains(), context.expert_sums);
-    saved.received.x = context.dispatcher->dispatch(*saved.received.exchange,
-                                                    as_slots(context, context.own(saved.x), map));
+    return context.dispatcher->start_dispatch(*saved.received.exchange,
+                                              as_slots(context, context.own(saved.x), map));
 }
 
 Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
@@ -151,10 +151,11 @@ Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) co
     saved.x = in.x;
     const bool again = saved.route.map != nullptr;
     if (!again) route(context, saved);
-    if (context.dispatcher != nullptr && !again) receive(context, saved);
-    // Shared experts would hide the exchange here, if it did not block.
-    Tensor shared;
+    std::optional<TokenDispatcher::Move> sent;
+    if (context.dispatcher != nullptr && !again) sent = send(context, saved);
+    Tensor shared;  // computed while tokens travel
     if (shared_) shared = shared_->forward(context, {in.x}, saved.shared).y;
+    if (sent) saved.received.x = sent->finish();
     if (context.dispatcher == nullptr) {
         const Tensor slots = experts(context, in.x, *saved.route.map, saved.gate_up);
         return {combine(context, slots, saved, shared, in.residual)};
@@ -219,8 +220,8 @@ Tensor Moe::experts_here_backward(const PassContext& context, const Tensor& dy,
 }
 
 // The same with experts on several ranks: gradients and weights go the way of the tokens.
-Tensor Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
-                                   const Tensor& d_weights, Saved& saved) const {
+TokenDispatcher::Move Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
+                                                  const Tensor& d_weights, Saved& saved) const {
     const TokenMap& map = *saved.route.map;
     const std::shared_ptr<const TokenExchange> exchange = saved.received.exchange;
     const std::vector<int32_t>& slot_row = exchange->experts.slot_token;
@@ -245,7 +246,7 @@ Tensor Moe::experts_there_backward(const PassContext& context, const Tensor& dy,
     scatter(d_slots, slot_row, row_weights.data<float>());
     scatter(values_of(context.dispatcher->combine(*exchange, row_weights)), map.slot_choice,
             d_weights.data<float>());
-    return context.dispatcher->combine(*exchange, as_rows(context, dx, *exchange));
+    return context.dispatcher->start_combine(*exchange, as_rows(context, dx, *exchange));
 }
 
 // Adds this layer's counts and balance loss to the report; the loss's gradient with respect to
@@ -286,13 +287,16 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
 
 Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved) const {
     Tensor d_weights = Tensor::empty(saved.route.weights.shape(), DType::f32);
-    const Tensor slots =
-        context.dispatcher == nullptr
-            ? experts_here_backward(context, grad.y, d_weights, saved)
-            : experts_there_backward(context, context.own(grad.y), d_weights, saved);
-    Tensor shared;
+    Tensor slots;
+    std::optional<TokenDispatcher::Move> sent;
+    if (context.dispatcher == nullptr)
+        slots = experts_here_backward(context, grad.y, d_weights, saved);
+    else
+        sent = experts_there_backward(context, context.own(grad.y), d_weights, saved);
+    Tensor shared;  // computed while gradients travel, as are the router's
     if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
     const Tensor router = route_backward(context, d_weights, saved);
+    if (sent) slots = sent->finish();
     const Tensor dx = context.activations(router.rows(), router.dim(1));
     ops::combine({.slots = slots, .add1 = router, .add2 = shared, .out = dx}, *saved.route.map);
     saved = Saved();

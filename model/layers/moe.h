@@ -61,7 +61,7 @@ class Moe {
 
   private:
     void route(const PassContext& context, Saved& saved) const;
-    void receive(const PassContext& context, Saved& saved) const;
+    TokenDispatcher::Move send(const PassContext& context, Saved& saved) const;
     // Of rows x taken by map, [slots, D] in slot order.
     Tensor experts(const PassContext& context, const Tensor& x, const TokenMap& map,
                    Tensor& gate_up) const;
@@ -81,8 +81,8 @@ class Moe {
                             Tensor& gate_up) const;  // [slots, D] in slot order
     Tensor experts_here_backward(const PassContext& context, const Tensor& dy,
                                  const Tensor& d_weights, Saved& saved) const;
-    Tensor experts_there_backward(const PassContext& context, const Tensor& dy,
-                                  const Tensor& d_weights, Saved& saved) const;
+    TokenDispatcher::Move experts_there_backward(const PassContext& context, const Tensor& dy,
+                                                 const Tensor& d_weights, Saved& saved) const;
     Tensor route_backward(const PassContext& context, const Tensor& d_weights, Saved& saved) const;
     Tensor report_balance(const PassContext& context, const Route& route) const;
 

@@ -48,7 +48,8 @@ def train(data, fucina, steps, directory, ranks, overrides):
         sys.exit(f"{ranks} ranks, {overrides}: exit {done.returncode}: {done.stderr[-2000:]}")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("tokens_per_s")
+        for key in ("tokens_per_s", "compute_s", "exposed_s"):
+            line.pop(key, None)
     return lines
 
 

@@ -16,10 +16,16 @@ LAYOUTS = [
     ("1 rank", 1, []),
     ("2 ranks, data", 2, []),
     ("2 ranks, `zero` 1", 2, ["parallel.zero=1"]),
+    ("2 ranks, `zero` 2", 2, ["parallel.zero=2"]),
+    ("2 ranks, `zero` 3", 2, ["parallel.zero=3"]),
     ("2 ranks, `expert` 2", 2, ["parallel.expert=2"]),
     ("4 ranks, `zero` 1", 4, ["parallel.zero=1"]),
+    ("4 ranks, `zero` 2", 4, ["parallel.zero=2"]),
+    ("4 ranks, `zero` 3", 4, ["parallel.zero=3"]),
     ("4 ranks, `expert` 2, `zero` 1", 4, ["parallel.expert=2", "parallel.zero=1"]),
     ("4 ranks, `expert` 4, `zero` 1, two waves", 4, ["parallel.expert=4", "parallel.zero=1", "exact.replicas=4"]),
+    ("4 ranks, `expert` 2, `zero` 3, recompute block", 4,
+     ["parallel.expert=2", "parallel.zero=3", 'train.recompute="block"']),
     ("2 ranks, `expert` 2, recompute block", 2, ["parallel.expert=2", 'train.recompute="block"']),
 ]
 
@@ -35,7 +41,7 @@ def measure(data, fucina, directory, ranks, overrides):
 
 def main():
     data, fucina = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
-    columns = ["weights", "moments", "gradients", "activations", "communication", "in all"]
+    columns = ["weights", "packed weights", "moments", "gradients", "activations", "communication", "in all"]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for i, (name, ranks, overrides) in enumerate(LAYOUTS):
@@ -46,14 +52,15 @@ def main():
     (ROOT / "docs" / "results" / "memory.md").write_text(f"""# Memory of a rank
 
 Rank 0 of the quickstart's model (bf16, 8 sequences of 256 tokens a step), in MiB, predicted before the first step / measured after
-8 steps. "In all" is the resident set of the process, libraries and data included; what is small everywhere (packed weights, the
-kernels' scratch) is in it. Made by `tests/bench/memory.py`; `tests/trainer/test_memory.py` asks for 5 % of each purpose.
+8 steps. "In all" is the resident set of the process, libraries and data included; what is small everywhere (the kernels' scratch) is in it. Made by `tests/bench/memory.py`; `tests/trainer/test_memory.py` asks for 5 % of each purpose.
 
 | layout | {' | '.join(columns)} |
 |---|{'---:|' * len(columns)}
 """ + "\n".join(rows) + """
 
-`parallel.expert` shares out weights, gradients and moments of experts, `parallel.zero` = 1 the moments of all else. Activations grow with
+`parallel.expert` shares out weights, gradients and moments of experts; `parallel.zero` = 1 the moments of all else, 2 the gradients
+as well, 3 the weights. Communication is what gradients and weights travel in: two buckets of gradients, and of weights one
+bucket, or with `zero` 3 one block. Activations grow with
 an exchange: the rows that other ranks sent are kept for backward; how many come depends on the router, and the plan counts an even
 share.
 """)

@@ -73,10 +73,14 @@ std::vector<Ranks> layouts() {
         all.push_back({ranks, expert, {"train.micro_batch=2", "train.merge_passes=false"}});
         all.push_back({ranks, expert, {"parallel.zero=1"}});
         all.push_back({ranks, expert, {"parallel.zero=2"}});
+        all.push_back({ranks, expert, {"parallel.zero=3"}});
     }
-    for (const int ranks : {2, 4})
-        all.push_back(
-            {ranks, 2, {"parallel.zero=2", "train.micro_batch=2", "train.merge_passes=false"}});
+    for (const char* zero : {"parallel.zero=2", "parallel.zero=3"})
+        for (const auto& [ranks, expert] : {std::pair{2, 1}, {2, 2}, {4, 1}, {4, 2}})
+            all.push_back(
+                {ranks, expert, {zero, "train.micro_batch=2", "train.merge_passes=false"}});
+    all.push_back({2, 1, {"train.recompute=block", "parallel.zero=3"}});
+    all.push_back({4, 2, {"train.recompute=block", "train.micro_batch=2", "parallel.zero=3"}});
     all.push_back({4, 2, {"train.recompute=block"}});
     all.push_back({2, 2, {"train.recompute=block", "train.micro_batch=2", "parallel.zero=1"}});
     all.push_back({4, 4, {"train.recompute=mla_up"}});
@@ -97,7 +101,9 @@ std::vector<Ranks> tensor_layouts() {
         with({"parallel.sequence=false"});
         with({"train.micro_batch=2", "train.merge_passes=false"});
     }
-    all.push_back({4, 2, {"parallel.tensor=2", "parallel.zero=1"}});
+    for (const int zero : {1, 2, 3})
+        all.push_back({4, 2, {"parallel.tensor=2", concat("parallel.zero=", zero)}});
+    all.push_back({8, 4, {"parallel.tensor=2", "parallel.zero=3", "train.recompute=mla_up"}});
     all.push_back({8, 4, {"parallel.tensor=2", "parallel.zero=2"}});
     all.push_back({4,
                    4,
@@ -137,6 +143,7 @@ TEST(Layouts, RanksWithoutExpertsTakePart) {
     for (const Overrides& more : {Overrides{},
                                   {"parallel.zero=1"},
                                   {"parallel.zero=2"},
+                                  {"parallel.zero=3"},
                                   {"train.recompute=block"},
                                   {"parallel.tensor=2"}}) {
         const Ranks layout{8, 8, more};
@@ -169,6 +176,8 @@ TEST(Layouts, SumsOfIntegersFitAnyNumberOfRanks) {
                                     {3, 3, small},
                                     {5, 1, {"parallel.zero=1"}},
                                     {5, 5, {"parallel.zero=2"}},
+                                    {5, 1, {"parallel.zero=3"}},
+                                    {6, 3, {"parallel.zero=3"}},
                                     {6, 2, {"train.recompute=block"}},
                                     {6, 3, {"parallel.zero=2"}},
                                     {6, 2, tensor},
@@ -228,6 +237,7 @@ TEST(Layouts, FastGradientsDifferByLessThanTheirBound) {
                                 {3, 3},
                                 {4, 2},
                                 {6, 2, {"parallel.zero=2"}},
+                                {3, 1, {"parallel.zero=3"}},
                                 {2, 2, {"parallel.tensor=2"}},
                                 {12, 4, {"parallel.tensor=4", "parallel.sequence=false"}}}) {
         SCOPED_TRACE(layout.name());

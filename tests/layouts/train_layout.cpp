@@ -99,15 +99,15 @@ Prepare starve(int64_t chosen) {
     return [chosen](Model& model) {
         for (Parameter* parameter : model.parameters()) {
             if (!parameter->name.ends_with("router_bias")) continue;
-            float* bias = parameter->value.data<float>();
-            for (int64_t e = chosen; e < parameter->value.size(); ++e) bias[e] = -100;
+            float* bias = parameter->master().data<float>();
+            for (int64_t e = chosen; e < parameter->master().size(); ++e) bias[e] = -100;
         }
     };
 }
 
 void make_ties(Model& model) {
     for (Parameter* parameter : model.parameters())
-        if (parameter->name.ends_with("router")) parameter->value.zero();
+        if (parameter->name.ends_with("router")) parameter->master().zero();
 }
 
 }  // namespace fucina::test

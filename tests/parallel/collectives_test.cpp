@@ -16,7 +16,7 @@
 namespace fucina {
 namespace {
 
-constexpr int64_t kGrainCounts[] = {1, 2, 3, 5, 8, 13};
+constexpr int64_t kGrainCounts[] = {1, 2, 5, 13};
 
 void check_all(Communicator& communicator) {
     check_collectives(communicator);

@@ -81,11 +81,12 @@ def resume(directory, *arguments, ranks=1, env=None, prefix=(), expect=0):
 
 
 def metrics(directory):
-    """All lines of metrics.jsonl, without the one value that time decides."""
+    """All lines of metrics.jsonl, without what time decides."""
     lines = []
     for text in (directory / "run" / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
-        line.pop("tokens_per_s")
+        for key in ("tokens_per_s", "compute_s", "exposed_s"):
+            line.pop(key, None)
         lines.append(line)
     return lines
 

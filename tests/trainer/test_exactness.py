@@ -59,6 +59,8 @@ VARIANTS = [
      {"ranks": 8, "parallel__tensor": 2, "parallel__expert": 4, "parallel__zero": 1}),
     ("matrices over 4 ranks that do not share tokens",
      {"ranks": 4, "parallel__tensor": 4, "parallel__sequence": False, "train__recompute": "block"}),
+    ("gradients shared out", {"ranks": 4, "parallel__zero": 2}),
+    ("weights and experts shared out", {"ranks": 4, "parallel__expert": 2, "parallel__zero": 3}),
     ("micro_batch 1", {"train__micro_batch": 1, "train__merge_passes": False}),
     ("micro_batch 3", {"train__micro_batch": 3, "train__merge_passes": False}),
     ("micro_batch 2, merged", {"train__micro_batch": 2}),
@@ -156,6 +158,9 @@ def test_ranks_without_grains_take_part(tmp_path, one_rank):
     ({"ranks": 4, "tensor": 2}, {"ranks": 4, "tensor": 4, "expert": 4}),
     ({"ranks": 2, "expert": 2}, {"ranks": 4, "tensor": 2, "zero": 1}),
     ({"ranks": 4, "tensor": 2, "zero": 1}, {}),
+    ({"ranks": 4, "expert": 2, "zero": 3}, {"ranks": 2, "zero": 2}),
+    ({"ranks": 2, "zero": 2}, {"ranks": 4, "expert": 2, "zero": 3}),
+    ({"ranks": 4, "tensor": 2, "zero": 3}, {}),
 ])
 def test_resume_under_another_layout(tmp_path, one_rank, before, later):
     keys = {"train__schedule": "constant"}

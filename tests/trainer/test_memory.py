@@ -34,7 +34,7 @@ def quickstart(directory, **keys):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, keys", [(2, {}), (2, {"parallel__expert": 2}), (2, {"parallel__tensor": 2}),
                                          (2, {"parallel__tensor": 2, "parallel__sequence": False}),
-                                         (2, {"parallel__zero": 1}),
+                                         (2, {"parallel__zero": 1}), (2, {"parallel__zero": 2}), (2, {"parallel__zero": 3}),
                                          (2, {"exact__replicas": 4}), (1, {"exact__replicas": 4}), (1, {}), (1, {"train__recompute": "block"}),
                                          (1, {"train__numerics": "fast", "train__precision": "fp32"})])
 def test_predicted_is_what_is_measured(tmp_path, ranks, keys):
