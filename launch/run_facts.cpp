@@ -12,7 +12,7 @@ namespace fucina {
 
 void write_run_facts(const TrainingRun& run, const Process& process) {
     int64_t parameters = 0;
-    for (const Parameter* parameter : run.model->parameters()) {
+    for (const Parameter* parameter : run.model->all_parameters()) {
         if (parameter->trained) parameters += whole_box(parameter->shape).size();
     }
     const Train& train = run.recipe.train();

@@ -8,6 +8,8 @@
 #include "model/loss_sum.h"
 #include "model/random.h"
 #include "model/stage.h"
+#include "model/stage_layers.h"
+#include "parallel/stage_link.h"
 #include "parallel/tree_sum.h"
 
 namespace fucina {
@@ -19,12 +21,26 @@ struct Model::Parts {
     PassContext context(const TokenBatch& batch, bool decodes = false);
     const RopeTable& rope_for(int64_t positions);
     void prepare(StagePass& pass, const PassOptions& options);
-    void zero_mtp_grads();
+    void zero_mtp_grads(const StagePass& pass);
+    void make_stages();
+    // Takes rows through all stages, by x = visit(stage, x) and between ranks: what the last stage
+    // gives, and nothing on the ranks of others.
+    template <class Visit>
+    Tensor through(const PassContext& context, const Visit& visit);
+    bool has_last() const { return here.back()->is_last(); }
+    size_t moe_layers() const {
+        return static_cast<size_t>(spec.moe_layers()) +
+               (options.with_mtp && spec.is_moe(spec.layers) ? 1 : 0);
+    }
 
     ModelSpec spec;
     ModelOptions options;
     ParameterSet set;
-    Stage stage;
+    std::vector<Stage> stages;       // of the whole pipeline; those of others have no elements
+    std::vector<const Stage*> here;  // of this rank
+    std::vector<Parameter*> held;    // that have elements here, and of each of our stages
+    std::vector<std::vector<Parameter*>> held_by_chunk;
+    std::optional<StageLink> link;  // where there are several ranks
     RopeTable rope;
     int64_t rope_positions = 0;
     std::optional<TokenDispatcher> dispatcher;
@@ -36,18 +52,76 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
       options(model_options),
       set(options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
           options.mesh != nullptr ? options.mesh->rank() : 0,
-          options.chunks > 0 ? options.chunks : spec.most_chunks(), options.weight_shards),
-      stage(set, spec, {.end = spec.layers},
-            set.plain("embedding", {spec.vocab_size, spec.hidden_size}, {.tensor = 0}),
-            options.with_mtp) {
+          options.chunks > 0 ? options.chunks : spec.most_chunks(), options.weight_shards) {
+    make_stages();
     options.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts,
                            options.mesh->shape().tensor);
+    FUCINA_CHECK(!options.weight_shards || stages.size() == 1, "shards of weights in a pipeline");
     if (options.weight_shards)
         weights.emplace(
-            *options.mesh, stage.weights(),
+            *options.mesh, stages[0].weights(),
             BlockWeights::Options{.compute = options.compute, .with_dgrad = options.training});
+    if (options.mesh != nullptr && options.mesh->shape().pipeline > 1)
+        link.emplace(options.mesh->pipeline());
+}
+
+void Model::Parts::make_stages() {
+    const int ranks = options.mesh != nullptr ? options.mesh->shape().pipeline : 1;
+    const int rank = options.mesh != nullptr ? options.mesh->pipeline().rank() : 0;
+    if (options.stage_layers.empty())
+        options.stage_layers = split_layers(spec, ranks, options.with_mtp);
+    const auto count = static_cast<int>(options.stage_layers.size());
+    FUCINA_CHECK(count % ranks == 0 && (ranks > 1 || count == 1), count, " stages on ", ranks,
+                 " ranks");
+    // The table is the first stage's, and by a tied head and MTP the last's.
+    const bool shared = spec.tied_head || options.with_mtp;
+    set.place(0, shared ? ranks - 1 : 0);
+    Parameter* table = set.plain("embedding", {spec.vocab_size, spec.hidden_size}, {.tensor = 0});
+    stages.reserve(options.stage_layers.size());
+    Stage::Place place;
+    for (int s = 0; s < count; ++s) {
+        set.place(s % ranks, s % ranks);
+        const size_t before = set.all().size();
+        place.begin = place.end;
+        place.end += options.stage_layers[static_cast<size_t>(s)];
+        place.first = s == 0;
+        place.last = s + 1 == count;
+        stages.emplace_back(set, spec, place, table, options.with_mtp);
+        if (s % ranks != rank) continue;
+        here.push_back(&stages.back());
+        const auto declared = set.all().subspan(before);
+        auto& held_here = held_by_chunk.emplace_back(declared.begin(), declared.end());
+        // In the order of forward.
+        if (place.first)
+            held_here.insert(held_here.begin(), table);
+        else if (place.last && shared)
+            held_here.push_back(table);
+    }
+    FUCINA_CHECK(place.end == spec.layers, "stages of ", place.end, " layers, the model has ",
+                 spec.layers);
+    for (Parameter* parameter : set.all())
+        if (set.holds(*parameter)) held.push_back(parameter);
+    if (ranks == 1 || !shared) return;
+    table->made_here.assign(table->grads.size(), rank == ranks - 1);
+    table->made_here[0] = rank == 0;
+    if (!has_last()) table->gemm = false;  // whose products are the head's
+}
+
+template <class Visit>
+Tensor Model::Parts::through(const PassContext& context, const Visit& visit) {
+    Tensor x;
+    for (size_t chunk = 0; chunk < here.size(); ++chunk) {
+        const Stage& stage = *here[chunk];
+        if (!stage.is_first()) {
+            x = context.activations(context.stream_rows(), spec.hidden_size);
+            link->receive(x, static_cast<int>(chunk), StageLink::rows);
+        }
+        x = visit(stage, std::move(x));
+        if (!stage.is_last()) link->send(x, static_cast<int>(chunk), StageLink::rows);
+    }
+    return has_last() ? x : Tensor();
 }
 
 const RopeTable& Model::Parts::rope_for(int64_t positions) {
@@ -84,9 +158,9 @@ PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
 void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
     pass.options = options;
     pass.report.expert_counts.assign(
-        stage.moe_layers().size(),
-        std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
+        moe_layers(), std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
     pass.weight_grads.done = options.grad_done;
+    pass.weight_grads.waits = options.weights_wait;
     pass.weight_grads.sum_ranks = [this](const Tensor& grad) {
         tree_sum(this->options.mesh->tensor(), grad);
     };
@@ -99,14 +173,21 @@ void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
     pass.context.report = &pass.report;
 }
 
-void Model::Parts::zero_mtp_grads() {
-    for (Parameter* parameter : set.all())
-        if (parameter->trained && parameter->name.starts_with("mtp.")) parameter->grad().zero();
-    for (const char* name : {"embedding", "head"})
-        for (Parameter* parameter : set.all())
-            if (parameter->name == name)
-                for (size_t use = parameter->grads.size() / 2; use < parameter->grads.size(); ++use)
-                    parameter->grad(use).zero();
+// Where MTP does not run.
+void Model::Parts::zero_mtp_grads(const StagePass& pass) {
+    const auto zero = [&](Parameter& parameter, size_t use) {
+        if (!parameter.trained) return;
+        // One node will do; without grains there is none, but of experts, whom others send to.
+        if (pass.context.nodes->empty() && parameter.layout.expert < 0) return;
+        parameter.grad(use).zero();
+        if (pass.options.grad_done) pass.options.grad_done(parameter, use, 0);
+    };
+    for (Parameter* parameter : held) {
+        if (parameter->name.starts_with("mtp.")) zero(*parameter, 0);
+        if (parameter->name == "embedding" || parameter->name == "head")
+            for (size_t use = parameter->grads.size() / 2; use < parameter->grads.size(); ++use)
+                zero(*parameter, use);
+    }
 }
 
 Model::Model(const ModelSpec& spec, const ModelOptions& options)
@@ -127,11 +208,23 @@ const BlockWeights* Model::block_weights() const {
 }
 
 std::span<Parameter* const> Model::parameters() {
+    return parts_->held;
+}
+
+std::span<Parameter* const> Model::all_parameters() {
     return parts_->set.all();
 }
 
+int Model::chunks() const {
+    return static_cast<int>(parts_->here.size());
+}
+
+std::span<Parameter* const> Model::parameters(int chunk) {
+    return parts_->held_by_chunk[static_cast<size_t>(chunk)];
+}
+
 Parameter* Model::find(const std::string& name) {
-    for (Parameter* parameter : parameters())
+    for (Parameter* parameter : all_parameters())
         if (parameter->name == name) return parameter;
     return nullptr;
 }
@@ -160,26 +253,51 @@ void Model::repack() {
             parameter->repack(parts_->options.compute, parts_->options.training);
 }
 
-PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& options) {
+std::unique_ptr<StagePass> Model::begin(int chunk, const TokenBatch& batch,
+                                        const PassOptions& options) {
     FUCINA_CHECK(parts_->options.training, "the model was made without gradients");
     MemoryPurpose purpose("activations");
-    StagePass pass(batch);
-    parts_->prepare(pass, options);
-    parts_->stage.forward(pass, {});
-    if (parts_->options.with_mtp && options.mtp_scale == 0) parts_->zero_mtp_grads();
-    parts_->stage.backward(pass, {});
-    return {pass.loss, pass.mtp_loss, pass.report.balance, std::move(pass.report.expert_counts)};
+    auto pass = std::make_unique<StagePass>(*parts_->here[static_cast<size_t>(chunk)], batch);
+    parts_->prepare(*pass, options);
+    return pass;
+}
+
+Tensor Model::forward(StagePass& pass, Tensor x) {
+    MemoryPurpose purpose("activations");
+    return pass.stage.forward(pass, std::move(x));
+}
+
+Tensor Model::backward(StagePass& pass, Tensor dx) {
+    MemoryPurpose purpose("activations");
+    const bool with_mtp = parts_->options.with_mtp && pass.stage.is_last();
+    if (with_mtp && pass.options.mtp_scale == 0) parts_->zero_mtp_grads(pass);
+    return pass.stage.backward(pass, std::move(dx));
+}
+
+void Model::weight_grads(StagePass& pass) {
+    MemoryPurpose purpose("activations");
+    pass.weight_grads.run();
+}
+
+PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& options) {
+    FUCINA_CHECK(parts_->stages.size() == 1, "other stages are elsewhere");
+    const std::unique_ptr<StagePass> pass = begin(0, batch, options);
+    forward(*pass, {});
+    backward(*pass, {});
+    return pass->result();
 }
 
 PassResult Model::evaluate(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
     const PassContext context = parts_->context(batch);
-    const Stage& stage = parts_->stage;
     BlockWeights::Use end;
-    Head::Loss loss{.labels = batch.labels.data()};
-    const Tensor hidden = stage.hidden(context, batch, {}, end);
-    stage.head().loss(context, hidden, loss);
+    const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {
+        return stage.hidden(context, batch, std::move(x), end);
+    });
     PassResult result;
+    if (!parts_->has_last()) return result;
+    Head::Loss loss{.labels = batch.labels.data()};
+    parts_->here.back()->head().loss(context, hidden, loss);
     result.loss = sum_losses(loss.loss);
     return result;
 }
@@ -187,10 +305,11 @@ PassResult Model::evaluate(const TokenBatch& batch) {
 Tensor Model::logits(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
     const PassContext context = parts_->context(batch, true);
-    const Stage& stage = parts_->stage;
     BlockWeights::Use end;
-    const Tensor hidden = stage.hidden(context, batch, {}, end);
-    return stage.head().logits(context, hidden);
+    const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {
+        return stage.hidden(context, batch, std::move(x), end);
+    });
+    return parts_->has_last() ? parts_->here.back()->head().logits(context, hidden) : Tensor();
 }
 
 int64_t Model::count_mtp_labels(const TokenBatch& batch) {
@@ -198,20 +317,21 @@ int64_t Model::count_mtp_labels(const TokenBatch& batch) {
 }
 
 void Model::update_router_bias(const std::vector<std::vector<int64_t>>& counts, float rate) {
-    const std::vector<const Moe*> layers = parts_->stage.moe_layers();
-    FUCINA_CHECK(counts.size() == layers.size(), counts.size(), " layers of counts, ",
-                 layers.size(), " MoE layers");
-    for (size_t l = 0; l < layers.size(); ++l) {
-        float* bias = layers[l]->bias()->value.data<float>();
-        int64_t total = 0;
-        for (const int64_t count : counts[l]) total += count;
-        // count against total / E, in integers.
-        for (size_t e = 0; e < counts[l].size(); ++e) {
-            const int64_t load = counts[l][e] * static_cast<int64_t>(counts[l].size());
-            if (load < total) bias[e] += rate;
-            if (load > total) bias[e] -= rate;
+    FUCINA_CHECK(counts.size() == parts_->moe_layers(), counts.size(), " layers of counts, ",
+                 parts_->moe_layers(), " MoE layers");
+    for (const Stage* stage : parts_->here)
+        for (const Moe* layer : stage->moe_layers()) {
+            float* bias = layer->bias()->value.data<float>();
+            const std::vector<int64_t>& loads = counts[static_cast<size_t>(layer->report_index())];
+            int64_t total = 0;
+            for (const int64_t count : loads) total += count;
+            // count against total / E, in integers.
+            for (size_t e = 0; e < loads.size(); ++e) {
+                const int64_t load = loads[e] * static_cast<int64_t>(loads.size());
+                if (load < total) bias[e] += rate;
+                if (load > total) bias[e] -= rate;
+            }
         }
-    }
 }
 
 LatentCache Model::make_cache(int64_t capacity) const {
@@ -219,10 +339,11 @@ LatentCache Model::make_cache(int64_t capacity) const {
     const MlaSpec& mla = parts_->spec.attention;
     LatentCache cache;
     cache.capacity = capacity;
-    for (int64_t layer = 0; layer < parts_->spec.layers; ++layer)
-        cache.layers.push_back(
-            {Tensor::empty({capacity, mla.kv_lora_rank}, parts_->options.compute),
-             Tensor::empty({capacity, mla.rope_dim}, parts_->options.compute)});
+    for (const Stage* stage : parts_->here)
+        for (int64_t layer = 0; layer < stage->layers(); ++layer)
+            cache.layers.push_back(
+                {Tensor::empty({capacity, mla.kv_lora_rank}, parts_->options.compute),
+                 Tensor::empty({capacity, mla.rope_dim}, parts_->options.compute)});
     return cache;
 }
 
@@ -237,10 +358,22 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
         batch.positions.push_back(static_cast<int32_t>(cache.length + t));
     batch.cu_seqlens = batch.sequence_offsets = batch.grain_offsets = {0, count};
     const PassContext context = parts_->context(batch, true);
+    size_t first = 0;  // of the cache's layers
     BlockWeights::Use end;
-    const Tensor hidden = parts_->stage.extend(context, batch, {}, cache.layers, cache.length, end);
+    const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {
+        const auto layers = static_cast<size_t>(stage.layers());
+        const auto cached = std::span(cache.layers).subspan(first, layers);
+        first += layers;
+        return stage.extend(context, batch, std::move(x), cached, cache.length, end);
+    });
     cache.length += count;
-    return parts_->stage.head().logits(context, hidden);
+    Tensor logits;
+    if (parts_->has_last())
+        logits = parts_->here.back()->head().logits(context, hidden);
+    else
+        logits = Tensor::empty({1, parts_->spec.vocab_size}, DType::f32);
+    if (parts_->link) parts_->link->from_last(logits);
+    return logits;
 }
 
 }  // namespace fucina

@@ -28,11 +28,17 @@ struct ModelOptions {
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;
     const Mesh* mesh = nullptr;  // null: one rank; must outlive the model
-    // Master weights are shards (Parameter::shard); a pass is a call of all ranks.
+    // Master weights are shards (Parameter::shard); a pass is a call of all ranks. Not in a
+    // pipeline.
     bool weight_shards = false;
     int64_t chunks = 0;     // exact.chunks; 0: ModelSpec::most_chunks()
     bool sequence = false;  // tensor-parallel ranks share the rows between their products too
+    // Decoder blocks of each stage of the pipeline, as many stages on each of its ranks: rank r's
+    // are number r, r + ranks and so on. Empty: one stage a rank, as equal as can be.
+    std::vector<int64_t> stage_layers = {};
 };
+
+struct StagePass;
 
 class Model {
   public:
@@ -45,9 +51,12 @@ class Model {
     const ModelOptions& options() const;
     // With ModelOptions::weight_shards, else null.
     const BlockWeights* block_weights() const;
-    // Stable order and addresses for the lifetime of the model; buffers (router biases) included.
+    // What this rank holds; stable order and addresses for the lifetime of the model; buffers
+    // (router biases) included.
     std::span<Parameter* const> parameters();
-    Parameter* find(const std::string& name);
+    // Those of the other stages too, which have no elements here; the same list on every rank.
+    std::span<Parameter* const> all_parameters();
+    Parameter* find(const std::string& name);  // among all
 
     // N(0, initializer_range) for matrices, 1 for norms, 0 for biases; counter-based by seed and
     // parameter name. Only of parameters whose names begin with `prefix`: loading fills the others.
@@ -56,18 +65,32 @@ class Model {
     // when they are gathered.
     void repack();
 
-    // Overwrites every trained parameter's grads with this pass's node sum.
+    // Stages that this rank has, and what it holds for each of them.
+    int chunks() const;
+    std::span<Parameter* const> parameters(int chunk);
+    // A micro-batch on its way through one of them (model/stage.h): forward, backward, and, where
+    // PassOptions::weights_wait, weight_grads. batch must outlive it.
+    std::unique_ptr<StagePass> begin(int chunk, const TokenBatch& batch,
+                                     const PassOptions& options);
+    Tensor forward(StagePass& pass, Tensor x);
+    Tensor backward(StagePass& pass, Tensor dx);
+    void weight_grads(StagePass& pass);
+    // Of a model whose stages are all here. Overwrites every trained parameter's grads with this
+    // pass's node sum.
     PassResult forward_backward(const TokenBatch& batch, const PassOptions& options);
-    // Loss only.
+    // These run through all stages of the pipeline and are calls of all its ranks, with the same
+    // tokens.
+    //
+    // Loss only, on the last stage; 0 on the others.
     PassResult evaluate(const TokenBatch& batch);
-    // fp32 [T, V].
+    // fp32 [T, V]; undefined but on the last stage.
     Tensor logits(const TokenBatch& batch);
     // Labels that MTP's loss counts in a batch: the step's sum of them goes into
     // PassOptions::mtp_scale.
     static int64_t count_mtp_labels(const TokenBatch& batch);
 
     // Decoding of one document with a cache of latents: appends `ids` to it and gives the logits
-    // after the last of them, fp32 [1, V].
+    // after the last of them, fp32 [1, V], to every stage.
     LatentCache make_cache(int64_t capacity) const;
     Tensor extend(std::span<const int32_t> ids, LatentCache& cache);
 

@@ -24,9 +24,7 @@ class ParameterSet {
     // Those that a tensor-parallel rank has.
     int64_t own_chunks() const { return std::max<int64_t>(chunks_ / mesh_.tensor, 1); }
     // Of the columns here of a weight, `parts` fused weights' outputs.
-    KCut cut(int64_t parts = 1) const {
-        return chunks_ == 1 ? KCut{} : KCut{own_chunks(), parts};
-    }
+    KCut cut(int64_t parts = 1) const { return chunks_ == 1 ? KCut{} : KCut{own_chunks(), parts}; }
     // What this rank has of `count` heads, columns or tokens of the vocabulary.
     int64_t own(int64_t count) const { return count / mesh_.tensor; }
 
@@ -57,7 +55,17 @@ class ParameterSet {
         return parameter;
     }
 
+    // What is declared from here on is held by that stage of the pipeline, and by another if the
+    // two differ.
+    void place(int stage, int other_stage) {
+        stage_ = stage;
+        other_stage_ = other_stage;
+    }
+
     std::span<Parameter* const> all() const { return order_; }
+    bool holds(const Parameter& parameter) const {
+        return parameter.layout.on_stage(mesh_.pipeline_index(rank_));
+    }
 
   private:
     Parameter* add(const std::string& name, std::initializer_list<int64_t> shape,
@@ -68,11 +76,13 @@ class ParameterSet {
         parameter->name = name;
         parameter->shape = shape;
         parameter->layout = layout;
-        parameter->box = box_of(parameter->shape, layout, mesh_, rank_);
+        parameter->layout.stage = stage_;
+        parameter->layout.other_stage = other_stage_;
+        parameter->box = box_of(parameter->shape, parameter->layout, mesh_, rank_);
         parameter->trained = trained;
         const int holders = layout.expert >= 0 ? mesh_.expert_data() : mesh_.data;
         if (shards_ && trained && holders > 1) {
-            parameter->shard_box = owned_box(parameter->shape, layout, mesh_, rank_);
+            parameter->shard_box = owned_box(parameter->shape, parameter->layout, mesh_, rank_);
             parameter->shard = Tensor::empty(parameter->shard_box.extent, DType::f32);
         } else {
             parameter->value = Tensor::empty(parameter->box.extent, DType::f32);
@@ -85,6 +95,7 @@ class ParameterSet {
     const int rank_;
     const int64_t chunks_;
     const bool shards_;
+    int stage_ = 0, other_stage_ = 0;
     std::vector<std::unique_ptr<Parameter>> owned_;
     std::vector<Parameter*> order_;
 };

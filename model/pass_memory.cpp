@@ -317,6 +317,14 @@ struct Block {
     }
 };
 
+std::vector<Block> blocks_of(const ModelSpec& spec, const PassShape& shape) {
+    std::vector<Block> blocks;
+    for (int64_t layer = shape.begin; layer < (shape.end < 0 ? spec.layers : shape.end); ++layer)
+        blocks.push_back(
+            {.is_moe = spec.is_moe(layer), .again = shape.recompute == RecomputeKind::block});
+    return blocks;
+}
+
 // MTP's forward and backward; gives the gradient of the hidden states.
 Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
     const int64_t d = spec.hidden_size;
@@ -341,21 +349,33 @@ Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
 PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
     Timeline timeline(shape);
     const Layers layers(spec, shape, timeline);
-    std::vector<Block> blocks;
-    for (int64_t layer = 0; layer < spec.layers; ++layer)
-        blocks.push_back(
-            {.is_moe = spec.is_moe(layer), .again = shape.recompute == RecomputeKind::block});
-    Held x = layers.activations(spec.hidden_size);
+    const Held beside = timeline.hold(shape.beside);
+    std::vector<Block> blocks = blocks_of(spec, shape);
+    Held x = layers.activations(spec.hidden_size), dx;
     for (Block& block : blocks) x = block.forward(layers, std::move(x));
-    Held normed = layers.activations(spec.hidden_size), d_hidden;
-    if (shape.with_mtp) d_hidden = mtp(spec, shape, layers);
-    Held dx = layers.head(std::move(x), std::move(normed));
-    d_hidden = nullptr;
+    if (shape.has_head) {
+        Held normed = layers.activations(spec.hidden_size), d_hidden;
+        if (shape.with_mtp) d_hidden = mtp(spec, shape, layers);
+        dx = layers.head(std::move(x), std::move(normed));
+    } else {
+        x = nullptr;
+        dx = layers.activations(spec.hidden_size);
+    }
     for (size_t i = blocks.size(); i-- > 0;) dx = blocks[i].backward(layers);
-    layers.gradient(layers.here(spec.vocab_size) * spec.hidden_size);
+    if (shape.has_embedding) layers.gradient(layers.here(spec.vocab_size) * spec.hidden_size);
     dx = nullptr;
     timeline.end();
     return timeline.most();
+}
+
+int64_t kept_activations(const ModelSpec& spec, const PassShape& shape) {
+    Timeline timeline(shape);
+    const Layers layers(spec, shape, timeline);
+    std::vector<Block> blocks = blocks_of(spec, shape);
+    Held x = layers.activations(spec.hidden_size);
+    for (Block& block : blocks) x = block.forward(layers, std::move(x));
+    if (!shape.has_head) x = nullptr;
+    return timeline.activations();
 }
 
 }  // namespace fucina

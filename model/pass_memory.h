@@ -12,6 +12,11 @@ namespace fucina {
 struct PassShape {
     DType compute = DType::bf16;
     RecomputeKind recompute = RecomputeKind::none;
+    // Of a pipeline's stage: decoder blocks [begin, end), end -1 being the model's last, and
+    // whether it has the embedding, and head and MTP.
+    int64_t begin = 0, end = -1;
+    bool has_embedding = true, has_head = true;
+    int64_t beside = 0;  // bytes that other micro-batches keep
     bool with_mtp = false;
     bool balance = false;  // whether the balance loss has a gradient
     // Of the layer's experts those on this rank, if they are on several: rows are exchanged then,
@@ -48,6 +53,9 @@ struct PassMemory {
 };
 
 PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape);
+
+// Bytes of activations that forward keeps for backward.
+int64_t kept_activations(const ModelSpec& spec, const PassShape& shape);
 
 // Bytes that the kernels' threads work in together, for a pass whose grains are `longest` tokens,
 // as are its documents. Products of experts are counted as smaller than those of all tokens.

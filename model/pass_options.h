@@ -20,6 +20,7 @@ struct PassOptions {
     // the experts out those of each rank, or those of each grain. The same on all of these ranks,
     // whose passes are calls of all.
     ExpertSums expert_sums = ExpertSums::together;
+    bool weights_wait = false;  // backward leaves weights' gradients to a call of their own
     GradDone grad_done = {};
 };
 

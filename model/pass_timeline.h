@@ -55,6 +55,7 @@ class Timeline {
         look();
     }
 
+    int64_t activations() const { return activations_; }  // now
     // Those of earlier passes were there all the time, beside whatever there was.
     PassMemory most() const {
         PassMemory result = most_;

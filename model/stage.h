@@ -18,13 +18,16 @@
 
 namespace fucina {
 
+class Stage;
+
 // A micro-batch on its way through a stage. Neither moved nor copied: its parts point at each
 // other.
 struct StagePass {
-    explicit StagePass(const TokenBatch& tokens) : batch(tokens) {}
+    StagePass(const Stage& of, const TokenBatch& tokens) : stage(of), batch(tokens) {}
     StagePass(const StagePass&) = delete;
     StagePass& operator=(const StagePass&) = delete;
 
+    const Stage& stage;
     const TokenBatch& batch;  // must outlive this
     PassOptions options;
     PassContext context;
@@ -36,6 +39,9 @@ struct StagePass {
     Head::Saved head;
     Mtp::Saved mtp;
     ExactSum loss, mtp_loss;
+
+    // After backward.
+    PassResult result() const { return {loss, mtp_loss, report.balance, report.expert_counts}; }
 };
 
 class Stage {
@@ -45,7 +51,8 @@ class Stage {
         int64_t begin = 0, end = 0;
         bool first = true, last = true;
     };
-    // table: the embedding's, which a tied head and MTP use too.
+    // table: the embedding's, which a tied head and MTP use too. set: declares for the ranks that
+    // have the stage.
     Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Parameter* table,
           bool with_mtp);
 
@@ -65,7 +72,10 @@ class Stage {
                   std::span<LatentCache::Layer> cache, int64_t length,
                   BlockWeights::Use& end) const;
 
-    const Head& head() const { return *head_; }
+    bool is_first() const { return embedding_.has_value(); }
+    bool is_last() const { return head_.has_value(); }
+    int64_t layers() const { return std::ssize(blocks_); }
+    const Head& head() const { return *head_; }  // of the last
     // What is used at a time: the embedding's weights, those of each block, and those of the head
     // and MTP.
     const std::vector<std::vector<Parameter*>>& weights() const { return weights_; }

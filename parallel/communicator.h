@@ -22,6 +22,8 @@ class Request {
     virtual ~Request() = default;
     // Until what we receive is here, and what we sent may be overwritten. Once.
     virtual void wait() = 0;
+    // Whether wait() is known to return at once.
+    virtual bool done() { return false; }
 };
 
 class Communicator {

@@ -86,6 +86,7 @@ void GradReducer::make_buckets(const std::vector<int64_t>& bytes) {
         Sum& sum = sums_[i];
         const bool experts = Holders::is_expert(*sum.parameter);
         if (holders(experts).size() == 1) continue;  // there is nothing to exchange
+        if (!sum.parameter->makes(sum.use)) continue;
         sum.parts = static_cast<int>((bytes[i] + bucket_bytes_ - 1) / bucket_bytes_);
         for (int part = 0; part < sum.parts; ++part) {
             Open& filled = open[experts ? 1 : 0];
@@ -162,7 +163,7 @@ void GradReducer::start_ready() {
 void GradReducer::finish() {
     for (Sum& sum : sums_) {
         const bool experts = Holders::is_expert(*sum.parameter);
-        if (!takes_part(experts) || sum.added) continue;
+        if (!takes_part(experts) || sum.added || !sum.parameter->makes(sum.use)) continue;
         add(*sum.parameter, sum.use, {});
     }
     start_ready();

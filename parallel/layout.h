@@ -9,10 +9,13 @@
 namespace fucina {
 
 // By axis of the mesh, the dimension that it cuts; -1: all ranks of the axis hold the same. At most
-// one axis cuts a tensor.
+// one axis cuts a tensor. Of the pipeline's stages one or two hold it.
 struct Layout {
     int expert = -1;
     int tensor = -1;
+    int stage = 0, other_stage = 0;  // indices along pipeline, by rank
+
+    bool on_stage(int index) const { return index == stage || index == other_stage; }
 };
 
 // A part of a tensor, by dimension.

@@ -59,6 +59,7 @@ class LedgerCommunicator::Started final : public Request {
         if (is_collective(what_.call)) owner_.meet(what_.call, what_.compared, kAny, number_);
         inner_->wait();
     }
+    bool done() override { return inner_->done(); }
 
   private:
     LedgerCommunicator& owner_;

@@ -16,6 +16,7 @@ Box box_of(std::span<const int64_t> shape, const Layout& layout, const MeshShape
     };
     cut(layout.expert, mesh.expert, mesh.expert_index(rank));
     cut(layout.tensor, mesh.tensor, mesh.tensor_index(rank));
+    if (!layout.on_stage(mesh.pipeline_index(rank))) std::ranges::fill(box.extent, 0);
     return box;
 }
 

@@ -40,12 +40,14 @@ struct MeshShape {
     // Of the ranks that hold the same part of a tensor, whether `rank` is the first: sums over a
     // model's elements are theirs.
     bool is_first_holder(const Layout& layout, int rank) const {
+        if (pipeline_index(rank) != layout.stage) return false;
         if (layout.expert >= 0) return expert_group(rank) == 0;
         return data_index(rank) == 0 && (layout.tensor >= 0 || tensor_index(rank) == 0);
     }
 };
 
-// What a rank holds of a tensor. Dimensions need not divide by the axis that cuts them.
+// What a rank holds of a tensor: an empty box where it is of other stages. Dimensions need not
+// divide by the axis that cuts them.
 Box box_of(std::span<const int64_t> shape, const Layout& layout, const MeshShape& mesh, int rank);
 
 // The part of its box that a rank updates where optimizers are shared out among the ranks that hold

@@ -179,6 +179,16 @@ class MpiCommunicator final : public Communicator {
             }
         }
 
+        bool done() override {
+            for (const MPI_Request request : requests_) {
+                int done = 0;
+                check_mpi(MPI_Request_get_status(request, &done, MPI_STATUS_IGNORE),
+                          "MPI_Request_get_status");
+                if (done == 0) return false;
+            }
+            return true;
+        }
+
       private:
         struct Piece {
             int peer, expected;  // bytes; -1: a piece that is sent

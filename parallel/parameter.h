@@ -34,6 +34,10 @@ struct Parameter {
     // pass overwrites grads[use]; the uses are added in order only after the tree over grains and
     // ranks, so that no layout changes the sum.
     std::vector<Tensor> grads{1};
+    // Of each use, whether it is on this rank; empty: all are. Two stages of a pipeline may hold
+    // the parameter, each for uses of its own.
+    std::vector<bool> made_here;
+    bool makes(size_t use) const { return made_here.empty() || made_here[use]; }
 
     // What training changes and checkpoints hold.
     const Tensor& master() const { return shard.defined() ? shard : value; }

@@ -72,7 +72,7 @@ std::vector<Action> schedule_actions(Schedule schedule, int ranks, int rank, int
 Schedule schedule_named(std::string_view name) {
     if (name == "1f1b") return Schedule::one_forward_one_backward;
     if (name == "interleaved") return Schedule::interleaved;
-    FUCINA_CHECK(name == "zero_bubble", "a schedule ", name);
+    FUCINA_CHECK(name == "zero_bubble", "no schedule is called ", name);
     return Schedule::zero_bubble;
 }
 

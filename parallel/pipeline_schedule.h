@@ -40,6 +40,11 @@ enum class Schedule {
 std::vector<Action> schedule_actions(Schedule schedule, int ranks, int rank, int micro_batches,
                                      int chunks);
 
+// After which a micro-batch is done with.
+constexpr Action::Kind last_action(Schedule schedule) {
+    return schedule == Schedule::zero_bubble ? Action::weight_grads : Action::backward;
+}
+
 // "1f1b", "interleaved" or "zero_bubble".
 Schedule schedule_named(std::string_view name);
 

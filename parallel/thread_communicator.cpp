@@ -101,6 +101,10 @@ class ExchangeRequest final : public Request {
         if (!exchange_->done) Group::stop();
         if (!exchange_->error.empty()) fail(ExitCode::internal, exchange_->error);
     }
+    bool done() override {
+        std::lock_guard lock(group_->mutex);
+        return exchange_->done;
+    }
 
   private:
     std::shared_ptr<Group> group_;
@@ -110,6 +114,7 @@ class ExchangeRequest final : public Request {
 class Sent final : public Request {
   public:
     void wait() override {}
+    bool done() override { return true; }
 };
 
 class Receipt final : public Request {
@@ -132,6 +137,10 @@ class Receipt final : public Request {
                      " bytes, rank ", way_.to, " expects ", data_.size());
         copy_bytes(data_, message);
         messages.erase(here());
+    }
+    bool done() override {
+        std::lock_guard lock(group_->mutex);
+        return group_->mail[{way_.from, way_.to, way_.tag}].messages.contains(way_.number);
     }
 
   private:

@@ -102,14 +102,20 @@ void start_log(TrainingRun& run, const std::string& toml, Console& console) {
 
 std::vector<NamedTensor> TrainingRun::state() const {
     std::vector<NamedTensor> tensors;
-    for (Parameter* parameter : model->parameters()) {
+    for (Parameter* parameter : model->all_parameters()) {
         tensors.push_back(named("weight", *parameter, parameter->master(), parameter->master_box(),
                                 parameter->shard.defined()));
     }
     const bool shared_out = optimizer->options().shared_out;
-    for (const Optimizer::State& state : optimizer->states()) {
-        tensors.push_back(named("m", *state.parameter, state.m, state.box, shared_out));
-        tensors.push_back(named("v", *state.parameter, state.v, state.box, shared_out));
+    const auto add = [&](const Parameter& parameter, const Optimizer::State& state) {
+        tensors.push_back(named("m", parameter, state.m, state.box, shared_out));
+        tensors.push_back(named("v", parameter, state.v, state.box, shared_out));
+    };
+    auto own = optimizer->states().begin();
+    for (Parameter* parameter : model->all_parameters()) {
+        if (!parameter->trained) continue;
+        const bool here = own != optimizer->states().end() && own->parameter == parameter;
+        add(*parameter, here ? *own++ : optimizer->fresh_state(*parameter));
     }
     return tensors;
 }
@@ -341,7 +347,7 @@ void check_resumable(const Manifest& manifest, const Recipe& recipe) {
 std::vector<std::string> parameter_table(Model& model) {
     std::map<std::string, std::pair<int64_t, int64_t>> parts;  // tensors and elements
     int64_t total = 0;
-    for (const Parameter* parameter : model.parameters()) {
+    for (const Parameter* parameter : model.all_parameters()) {
         const std::string& name = parameter->name;
         std::string part = "other";
         for (const char* word : {"norm", "experts", "shared", "router", "attention", "mlp"}) {

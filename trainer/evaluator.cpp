@@ -51,6 +51,7 @@ HeldOutLoss evaluate_loss(const Mesh& mesh, Model& model, const BatchLoader& val
         sum.add(model.evaluate(batch).loss);
     }
     communicator.all_reduce_sum(sum.words());
+    mesh.pipeline().all_reduce_sum(sum.words());  // of the last stage alone
     communicator.all_reduce_sum(counts);
     HeldOutLoss result;
     if (counts[0] == 0) return result;

@@ -87,13 +87,6 @@ std::vector<bool> GradAccumulator::held(bool experts) const {
     return held;
 }
 
-void GradAccumulator::begin_pass(const Pass& own, bool last, std::span<const Pass> of_ranks) {
-    own_ = own;
-    last_ = last;
-    of_ranks_.assign(of_ranks.begin(), of_ranks.end());
-    for (Sum& sum : sums_) sum.taken = false;
-}
-
 void GradAccumulator::push(std::vector<Tensor>& nodes, Tensor grad, int merges) const {
     for (int i = 0; i < merges; ++i) {
         FUCINA_CHECK(!nodes.empty(), "a merge needs two sums");
@@ -105,45 +98,48 @@ void GradAccumulator::push(std::vector<Tensor>& nodes, Tensor grad, int merges) 
     nodes.push_back(std::move(grad));
 }
 
-// Whether nothing is added to the sum on this rank after that node of the pass. Where this does
-// not say so, end_wave() does.
-bool GradAccumulator::is_last(const Sum& sum, size_t node) const {
+// Whether nothing is added to the sum on this rank after that node of the micro-batch. Where this
+// does not say so, end_wave() does.
+bool GradAccumulator::is_last(const MicroBatch& micro_batch, const Sum& sum, size_t node) const {
     const bool experts = is_expert(*sum.parameter);
-    if (!last_ || !exchanged(experts)) return false;
-    if (plan_.order().integers) return node + 1 == grains(experts);
-    const size_t nodes = experts && !of_ranks_.empty() ? of_ranks_.size()
-                         : by_replica(*sum.parameter)  ? static_cast<size_t>(own_.grains.count())
-                                                       : 1;
+    const Pass& own = micro_batch.own;
+    if (!micro_batch.last || own.wave != wave_ || !exchanged(experts)) return false;
+    if (plan_.order().integers) return node + 1 == grains(micro_batch, experts);
+    const std::vector<Pass>& of_ranks = micro_batch.of_ranks;
+    const size_t nodes = experts && !of_ranks.empty() ? of_ranks.size()
+                         : by_replica(*sum.parameter) ? static_cast<size_t>(own.grains.count())
+                                                      : 1;
     return node + 1 == nodes;
 }
 
-void GradAccumulator::take(Parameter& parameter, size_t use, size_t node) {
+void GradAccumulator::take(const MicroBatch& micro_batch, Parameter& parameter, size_t use,
+                           size_t node) {
     Sum& sum = sum_of(parameter, use);
-    sum.taken = true;
+    const Pass& own = micro_batch.own;
     Tensor grad = std::exchange(parameter.grads[use], {});
-    const bool empty = own_.grains.count() == 0 && of_ranks_.empty();
+    const bool empty = own.grains.count() == 0 && micro_batch.of_ranks.empty();
     if (empty) {
         grad = {};
     } else if (plan_.order().integers) {
         add_grain(sum, std::move(grad));
     } else if (by_replica(parameter)) {
-        const int64_t grain = own_.grains.begin + static_cast<int64_t>(node);
-        add_to(sum.replicas[plan_.replica(own_.wave, grain)], std::move(grad));
-    } else if (!is_expert(parameter) || of_ranks_.empty()) {
-        const bool joins = own_.ends_wave && own_.wave > 0 && !by_wave_;
-        push(sum.nodes[0], std::move(grad), own_.merges + (joins ? 1 : 0));
-    } else if (const Pass& pass = of_ranks_[node]; pass.grains.count() > 0) {
+        const int64_t grain = own.grains.begin + static_cast<int64_t>(node);
+        add_to(sum.replicas[plan_.replica(own.wave, grain)], std::move(grad));
+    } else if (!is_expert(parameter) || micro_batch.of_ranks.empty()) {
+        const bool joins = own.ends_wave && own.wave > 0 && !by_wave_;
+        push(sum.nodes[0], std::move(grad), own.merges + (joins ? 1 : 0));
+    } else if (const Pass& pass = micro_batch.of_ranks[node]; pass.grains.count() > 0) {
         push(sum.nodes[node], std::move(grad), pass.merges);
     }
-    if (is_last(sum, node)) give(sum);
+    if (is_last(micro_batch, sum, node)) give(sum);
 }
 
-// Of the pass, those of this rank, or of all ranks that share the experts out.
-size_t GradAccumulator::grains(bool experts) const {
-    int64_t grains = own_.grains.count();
-    if (experts && !of_ranks_.empty()) {
+// Of the micro-batch, those of this rank, or of all ranks that share the experts out.
+size_t GradAccumulator::grains(const MicroBatch& micro_batch, bool experts) {
+    int64_t grains = micro_batch.own.grains.count();
+    if (experts && !micro_batch.of_ranks.empty()) {
         grains = 0;
-        for (const Pass& pass : of_ranks_) grains += pass.grains.count();
+        for (const Pass& pass : micro_batch.of_ranks) grains += pass.grains.count();
     }
     return static_cast<size_t>(grains);
 }
@@ -159,17 +155,6 @@ void GradAccumulator::add_grain(Sum& sum, Tensor grad) {
         inside = ops::set_on_grid(sum.integers, grad, bound);
     }
     if (!inside && outside_.empty()) outside_ = sum.parameter->name;
-}
-
-void GradAccumulator::end_pass() {
-    for (Sum& sum : sums_) {
-        const bool empty =
-            own_.grains.count() == 0 && (!is_expert(*sum.parameter) || of_ranks_.empty());
-        if (sum.taken || empty) continue;
-        FUCINA_CHECK(sum.parameter->grads[sum.use].defined(), sum.parameter->name,
-                     " has no gradient");
-        take(*sum.parameter, sum.use, 0);
-    }
 }
 
 // What this rank has of a sum, or those that share the experts out with it.
@@ -194,7 +179,8 @@ void GradAccumulator::give(Sum& sum) {
 void GradAccumulator::end_wave() {
     if (!exchanged(true)) return;
     for (Sum& sum : sums_)
-        if (!sum.given && exchanged(is_expert(*sum.parameter))) give(sum);
+        if (!sum.given && sum.parameter->makes(sum.use) && exchanged(is_expert(*sum.parameter)))
+            give(sum);
     reducer_.finish();
 }
 

@@ -12,6 +12,7 @@
 
 #include "parallel/batch_plan.h"
 #include "parallel/grad_reducer.h"
+#include "trainer/micro_batches.h"
 
 namespace fucina {
 
@@ -29,17 +30,14 @@ class GradAccumulator {
                     const MeshShape& mesh, GradReducer& reducer);
 
     // Collective over all ranks, also of those without passes in the wave, as is end_wave().
-    // together: they end it with passes that all have grains, and make the same calls in them.
+    // together: as MicroBatch::together, of the wave.
     void begin_wave(size_t wave, bool together);
-    // One pass of this rank, or of every rank that shares the experts out with it, in their order;
-    // a pass without grains is none. last: of those of the wave.
-    void begin_pass(const Pass& own, bool last, std::span<const Pass> of_ranks = {});
-    // A gradient of the pass is whole: of all of it, or of its node `node`, which is a grain if
-    // grains are apart, and of an expert what PassOptions::expert_sums says.
-    // Its sums are formed now, so that a pass never holds all of its own gradients.
-    void take(Parameter& parameter, size_t use, size_t node);
-    // After the pass: takes what is left. The gradients have no tensors until finish().
-    void end_pass();
+    // A gradient of the micro-batch is whole: of all of it, or of its node `node`, which is a grain
+    // if grains are apart, and of an expert what PassOptions::expert_sums says. Its sums are formed
+    // now, so that a pass never holds all of its own gradients. Of one use of a parameter
+    // micro-batches come in their order; of the wave, or with gradients that are not exchanged at
+    // its end of the next one. The gradients have no tensors until finish().
+    void take(const MicroBatch& micro_batch, Parameter& parameter, size_t use, size_t node);
     // After a wave's passes, if any.
     void end_wave();
     // The gradients are the sums over all ranks.
@@ -57,7 +55,6 @@ class GradAccumulator {
         Tensor waves;                    // before this, over all ranks
         std::map<int, Tensor> replicas;  // those that have one
         Tensor integers = {};            // instead of all these, where sums are integers
-        bool taken = false;              // in this pass
         bool given = false;              // to the reducer, in this wave
     };
     static bool is_expert(const Parameter& parameter) { return Holders::is_expert(parameter); }
@@ -70,8 +67,8 @@ class GradAccumulator {
     bool last_wave() const { return wave_ + 1 == plan_.waves().size(); }
     // Whether sums of experts, or of the others, are exchanged at the end of the wave.
     bool exchanged(bool experts) const { return last_wave() || (experts && by_wave_); }
-    bool is_last(const Sum& sum, size_t node) const;
-    size_t grains(bool experts) const;
+    bool is_last(const MicroBatch& micro_batch, const Sum& sum, size_t node) const;
+    static size_t grains(const MicroBatch& micro_batch, bool experts);
     void add_grain(Sum& sum, Tensor grad);
     void push(std::vector<Tensor>& nodes, Tensor grad, int merges) const;
     void give(Sum& sum);
@@ -85,9 +82,6 @@ class GradAccumulator {
     std::vector<Sum> sums_;
     std::unordered_map<const Parameter*, size_t> first_;  // index of a parameter's first use
     size_t wave_ = 0;
-    Pass own_;
-    bool last_ = false;
-    std::vector<Pass> of_ranks_;
     std::string outside_;
 };
 

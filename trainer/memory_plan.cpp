@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <set>
 
 #include "kernels/arena.h"
 #include "model/pass_memory.h"
 #include "parallel/grad_reducer.h"
+#include "parallel/pipeline_schedule.h"
 #include "parallel/weight_gatherer.h"
 #include "trainer/grad_accumulator.h"
 #include "trainer/pass_batch.h"
@@ -113,8 +115,22 @@ struct Exchange {
 Exchange exchange_of(const Recipe& recipe, Model& model) {
     const Mesh* const mesh = model.options().mesh;
     if (mesh == nullptr) return {};
-    const GradReducer reducer(*mesh, model.parameters(), reducer_options(recipe));
-    return {reducer.bytes(), reducer.bucket_bytes()};
+    Exchange exchange;
+    for (int chunk = 0; chunk < model.chunks(); ++chunk) {
+        const GradReducer reducer(*mesh, model.parameters(chunk), reducer_options(recipe));
+        exchange.bytes += reducer.bytes();
+        exchange.bucket = std::max(exchange.bucket, reducer.bucket_bytes());
+    }
+    return exchange;
+}
+
+// Of weights that another stage of the pipeline uses too.
+int64_t received_gradients(Model& model) {
+    int64_t bytes = 0;
+    for (const Parameter* parameter : model.parameters())
+        for (size_t use = 0; use < parameter->grads.size(); ++use)
+            if (!parameter->makes(use)) bytes += parameter->value.bytes();
+    return bytes;
 }
 
 // What weights that were updated elsewhere arrive in.
@@ -135,6 +151,8 @@ class PassPlanner {
         : recipe_(recipe),
           model_(model),
           batch_(batch),
+          mesh_(mesh),
+          stage_(model.options().mesh != nullptr ? model.options().mesh->pipeline().rank() : 0),
           by_wave_(sums_by_wave(batch, mesh)),
           expert_shards_(recipe.parallel().zero() >= 2 ? mesh.expert_data() : 1),
           other_shards_(recipe.parallel().zero() >= 2 ? mesh.data : 1) {
@@ -148,30 +166,66 @@ class PassPlanner {
         }
     }
 
-    PassShape shape(const Pass& pass) const {
+    // At one of this rank's stages.
+    PassShape shape(const Pass& pass, int chunk) const {
         const Train& train = recipe_.train();
         const ModelOptions& options = model_.options();
-        return {.compute = options.compute,
-                .recompute = options.recompute,
-                .with_mtp = options.with_mtp,
-                .balance = train.balance_loss() > 0,
-                .experts_here = experts_here(),
-                .chunks = options.chunks,
-                .tensor = options.mesh != nullptr ? options.mesh->shape().tensor : 1,
-                .sequence =
-                    options.sequence && options.mesh != nullptr && options.mesh->shape().tensor > 1,
-                .tokens = tokens(pass),
-                .leaves = train.numerics() == "fast" ? 1 : pass.grains.count(),
-                .merges = pass.merges};
+        PassShape shape{.compute = options.compute,
+                        .recompute = options.recompute,
+                        .with_mtp = options.with_mtp,
+                        .balance = train.balance_loss() > 0,
+                        .experts_here = experts_here(),
+                        .chunks = options.chunks,
+                        .tensor = mesh_.tensor,
+                        .sequence = options.sequence && mesh_.tensor > 1,
+                        .tokens = tokens(pass),
+                        .leaves = train.numerics() == "fast" ? 1 : pass.grains.count(),
+                        .merges = pass.merges};
+        const auto stages = static_cast<int>(options.stage_layers.size());
+        const int stage = chunk * stages / model_.chunks() + stage_;
+        const auto layers = options.stage_layers.begin();
+        shape.begin = std::accumulate(layers, layers + stage, int64_t{0});
+        shape.end = shape.begin + layers[stage];
+        shape.has_embedding = stage == 0;
+        shape.has_head = stage + 1 == stages;
+        return shape;
     }
 
-    // The most of each over the passes; bucket: of gradients, of so many bytes.
+    // The most of each over the passes; sums of all stages' gradients are there together.
+    // bucket: of gradients, of so many bytes.
     PassMemory most(const std::vector<Pass>& passes, int64_t bucket) const {
+        const std::vector<int64_t> beside = kept_beside(passes);
+        PassMemory all;
+        int64_t gaps = 0;  // between the most of all gradients and that at the widest moment
+        for (int chunk = 0; chunk < model_.chunks(); ++chunk) {
+            const PassMemory one = most(passes, chunk, beside[static_cast<size_t>(chunk)], bucket);
+            all.activations = std::max(all.activations, one.activations);
+            all.gradients += one.gradients;
+            gaps = std::max(gaps, one.together - one.gradients);
+            all.all_gradients += one.all_gradients;
+            all.expert_gradients += one.expert_gradients;
+        }
+        all.together = gaps + all.gradients;
+        return all;
+    }
+
+    int64_t scratch(const std::vector<Pass>& passes) const {
+        const int64_t longest = recipe_.exact().grain() * recipe_.data().sequence_length();
+        int64_t most = 0;
+        for (const Pass& pass : passes)
+            most = std::max(most, kernel_scratch(model_.spec(), shape(pass, 0), longest));
+        return most;
+    }
+
+  private:
+    PassMemory most(const std::vector<Pass>& passes, int chunk, int64_t beside,
+                    int64_t bucket) const {
         PassMemory most;
         int held = 0;
         std::set<int> replicas;  // that have sums of their own
         for (const Pass& pass : passes) {
-            PassShape shape = this->shape(pass);
+            PassShape shape = this->shape(pass, chunk);
+            shape.beside = beside;
             if (pass.ends_wave && pass.wave > 0 && !by_wave_) ++shape.merges;
             shape.held = held;
             shape.integers = batch_.order().integers;
@@ -196,16 +250,29 @@ class PassPlanner {
         }
         return most;
     }
-
-    int64_t scratch(const std::vector<Pass>& passes) const {
-        const int64_t longest = recipe_.exact().grain() * recipe_.data().sequence_length();
-        int64_t most = 0;
-        for (const Pass& pass : passes)
-            most = std::max(most, kernel_scratch(model_.spec(), shape(pass), longest));
-        return most;
+    // By stage of this rank: what other micro-batches keep at most while one is at it. Weights'
+    // gradients that wait are counted as all that forward kept.
+    std::vector<int64_t> kept_beside(const std::vector<Pass>& passes) const {
+        const auto chunks = static_cast<size_t>(model_.chunks());
+        std::vector<int64_t> kept(chunks, 0), beside(chunks, 0);
+        for (size_t chunk = 0; chunk < chunks; ++chunk)
+            for (const Pass& pass : passes)
+                kept[chunk] =
+                    std::max(kept[chunk],
+                             kept_activations(model_.spec(), shape(pass, static_cast<int>(chunk))));
+        const Schedule schedule = pipeline_schedule(recipe_);
+        int64_t all = 0;
+        for (const Action& action :
+             schedule_actions(schedule, mesh_.pipeline, stage_, static_cast<int>(passes.size()),
+                              model_.chunks())) {
+            const auto chunk = static_cast<size_t>(action.chunk);
+            const bool forward = action.kind == Action::forward;
+            beside[chunk] = std::max(beside[chunk], all - (forward ? 0 : kept[chunk]));
+            if (forward) all += kept[chunk];
+            if (action.kind == last_action(schedule)) all -= kept[chunk];
+        }
+        return beside;
     }
-
-  private:
     // Shards are left of gradients while backward runs.
     bool exchanges_early() const {
         bool all_hold = expert_shards_ > 1 || other_shards_ > 1;
@@ -235,6 +302,8 @@ class PassPlanner {
     const Recipe& recipe_;
     const Model& model_;
     const BatchPlan& batch_;
+    const MeshShape mesh_;
+    const int stage_;  // of the pipeline's ranks
     const bool by_wave_;
     const int expert_shards_, other_shards_;
     std::vector<std::vector<int64_t>> ends_;  // [steps][samples + 1] running sums of their tokens
@@ -259,6 +328,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     const PassPlanner planner(recipe, model, batch, mesh, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const int64_t gathered = gatherer_bytes(recipe, model);
+    const int64_t of_other_stages = received_gradients(model);
     const BlockWeights* const blocks = model.block_weights();
     const Exchange exchange = exchange_of(recipe, model);
     const std::optional<Gathered> by_block =
@@ -268,7 +338,9 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         MemoryPlan plan{
             .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};
         const PassMemory most = planner.most(plan.passes, exchange.bucket);
-        plan.predicted.emplace_back("gradients", most.gradients);
+        const int64_t at_end =
+            of_other_stages > 0 ? most.all_gradients + of_other_stages : most.gradients;
+        plan.predicted.emplace_back("gradients", std::max(most.gradients, at_end));
         plan.predicted.emplace_back("activations", most.activations);
         plan.predicted.emplace_back("communication", exchanged + gathered);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
@@ -285,7 +357,9 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     if (!given) pass_grains = std::max<int64_t>(recipe.train().micro_batch() / grain, 1);
     MemoryPlan best = plan_for(pass_grains);
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
-    while (recipe.train().merge_passes() && !given && best.pass_grains < largest) {
+    // A pipeline runs better with more passes.
+    const bool merges = recipe.train().merge_passes() && !given && mesh.pipeline == 1;
+    while (merges && best.pass_grains < largest) {
         MemoryPlan merged = plan_for(2 * best.pass_grains);
         if (merged.total() > bound) break;
         best = std::move(merged);

@@ -24,21 +24,11 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters,
                      const Options& options)
     : train_(train), options_(options) {
     MemoryPurpose purpose("moments");
-    const DType type = train.moments() == "bf16" ? DType::bf16 : DType::f32;
     std::vector<Parameter*> trained;
     for (Parameter* parameter : parameters) {
         if (!parameter->trained) continue;
         trained.push_back(parameter);
-        State state{parameter, whole_box(parameter->master().shape()), {}, {}};
-        if (!parameter->shape.empty()) state.box = parameter->box;
-        if (options.shared_out)
-            state.box = owned_box(parameter->shape, parameter->layout, options.mesh->shape(),
-                                  options.mesh->rank());
-        state.m = Tensor::empty(state.box.extent, type);
-        state.v = Tensor::empty(state.box.extent, type);
-        state.m.zero();
-        state.v.zero();
-        states_.push_back(std::move(state));
+        states_.push_back(fresh_state(*parameter));
     }
     if (options.shared_out) gatherer_.emplace(*options.mesh, trained);
 }
@@ -48,6 +38,7 @@ Optimizer::Optimizer(const Train& train, std::span<Parameter* const> parameters,
 bool Optimizer::counts(const Mesh& mesh, const Layout& layout) const {
     const MeshShape& shape = mesh.shape();
     if (!options_.grad_shards) return shape.is_first_holder(layout, mesh.rank());
+    if (layout.stage != shape.pipeline_index(mesh.rank())) return false;
     return layout.expert >= 0 || layout.tensor >= 0 || shape.tensor_index(mesh.rank()) == 0;
 }
 
@@ -58,6 +49,20 @@ int64_t Optimizer::chunks_here(const Parameter& parameter) const {
     const bool cut = parameter.layout.tensor == std::ssize(parameter.shape) - 1;
     const int64_t ranks = cut && options_.mesh != nullptr ? options_.mesh->shape().tensor : 1;
     return std::max<int64_t>(chunks / ranks, 1);
+}
+
+Optimizer::State Optimizer::fresh_state(Parameter& parameter) const {
+    const DType type = train_.moments() == "bf16" ? DType::bf16 : DType::f32;
+    State state{&parameter, whole_box(parameter.master().shape()), {}, {}};
+    if (!parameter.shape.empty()) state.box = parameter.box;
+    if (options_.shared_out)
+        state.box = owned_box(parameter.shape, parameter.layout, options_.mesh->shape(),
+                              options_.mesh->rank());
+    state.m = Tensor::empty(state.box.extent, type);
+    state.v = Tensor::empty(state.box.extent, type);
+    state.m.zero();
+    state.v.zero();
+    return state;
 }
 
 double Optimizer::join_and_norm() {

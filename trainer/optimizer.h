@@ -35,6 +35,8 @@ class Optimizer {
     };
     const Options& options() const { return options_; }
     std::span<const State> states() const { return states_; }
+    // As at the beginning; of a parameter that others hold it has no elements.
+    State fresh_state(Parameter& parameter) const;
 
     // Updates taken so far; a skipped step takes none.
     int64_t updates() const { return updates_; }

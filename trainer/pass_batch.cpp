@@ -18,6 +18,10 @@ SumOrder sum_order(const Recipe& recipe) {
             .integers = integers};
 }
 
+Schedule pipeline_schedule(const Recipe& recipe) {
+    return schedule_named(recipe.parallel().has_schedule() ? recipe.parallel().schedule() : "1f1b");
+}
+
 BatchPlan plan_batch(const Recipe& recipe, int ranks) {
     const int64_t grain = recipe.exact().grain();
     return {(recipe.train().global_batch() + grain - 1) / grain, sum_order(recipe), ranks};

@@ -5,10 +5,12 @@
 #include "model/token_batch.h"
 #include "parallel/batch_plan.h"
 #include "parallel/grad_reducer.h"
+#include "parallel/pipeline_schedule.h"
 
 namespace fucina {
 
 SumOrder sum_order(const Recipe& recipe);
+Schedule pipeline_schedule(const Recipe& recipe);
 BatchPlan plan_batch(const Recipe& recipe, int ranks);
 GradReducer::Options reducer_options(const Recipe& recipe);
 

@@ -77,6 +77,21 @@ std::string difference_among(Communicator& communicator, std::span<Parameter* co
     FUCINA_CHECK(false, "the ranks' digests differ, their hashes do not");
 }
 
+// What the first stage of a pipeline and the last both hold.
+std::string difference_of_ends(const Mesh& mesh, std::span<Parameter* const> parameters) {
+    std::vector<Parameter*> shared;
+    for (Parameter* parameter : parameters)
+        if (parameter->layout.stage != parameter->layout.other_stage) shared.push_back(parameter);
+    const std::vector<uint64_t> own = hashes_of(shared);
+    const uint64_t digest = XXH3_64bits(own.data(), own.size() * sizeof(uint64_t));
+    std::vector<uint64_t> all(static_cast<size_t>(mesh.shape().pipeline));
+    mesh.pipeline().all_gather(std::as_bytes(std::span(&digest, 1)),
+                               std::as_writable_bytes(std::span(all)));
+    if (shared.empty() || all.front() == all.back()) return "";
+    return concat(shared[0]->name, " differs between the first stage and the last, rank ",
+                  mesh.rank(), " on ", host_name(), " being of one of them");
+}
+
 }  // namespace
 
 std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> parameters) {
@@ -89,7 +104,8 @@ std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> par
         const std::string found = difference_among(*holders, held[holders], mesh.rank());
         if (difference.empty()) difference = found;
     }
-    return first_text(mesh.world(), difference);
+    const std::string ends = difference_of_ends(mesh, parameters);
+    return first_text(mesh.world(), difference.empty() ? ends : difference);
 }
 
 }  // namespace fucina

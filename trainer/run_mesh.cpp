@@ -28,11 +28,19 @@ struct Axis {
 };
 
 // expert.size 0: as many as tensor.
-MeshShape mesh_shape(int ranks, const Axis& tensor, const Axis& expert) {
-    if (ranks % tensor.size != 0)
-        fail(ExitCode::usage, tensor.name, " = ", tensor.size, " does not divide ", ranks,
+MeshShape mesh_shape(int ranks, const Axis& pipeline, const Axis& tensor, const Axis& expert) {
+    if (ranks % pipeline.size != 0)
+        fail(ExitCode::usage, pipeline.name, " = ", pipeline.size, " does not divide ", ranks,
              " ranks; legal: ", list(divisors(ranks)));
-    MeshShape shape{.data = ranks / tensor.size, .tensor = tensor.size, .expert = tensor.size};
+    const int stage = ranks / pipeline.size;
+    if (stage % tensor.size != 0)
+        fail(ExitCode::usage, tensor.name, " = ", tensor.size, " does not divide ", stage,
+             pipeline.size > 1 ? " ranks of a stage; legal: " : " ranks; legal: ",
+             list(divisors(stage)));
+    MeshShape shape{.pipeline = pipeline.size,
+                    .data = stage / tensor.size,
+                    .tensor = tensor.size,
+                    .expert = tensor.size};
     if (expert.size > 0) shape.expert = expert.size;
     const std::vector<int> legal = divisors(shape.stage_ranks(), tensor.size);
     if (std::ranges::find(legal, shape.expert) == legal.end())
@@ -49,16 +57,19 @@ MeshShape mesh_shape(int ranks, const Axis& tensor, const Axis& expert) {
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
     const Parallel& parallel = recipe.parallel();
     const auto tensor = static_cast<int>(parallel.has_tensor() ? parallel.tensor() : 1);
-    const MeshShape shape = mesh_shape(world.size(), {"parallel.tensor", tensor},
-                                       {"parallel.expert", static_cast<int>(parallel.expert())});
+    const auto pipeline = static_cast<int>(parallel.has_pipeline() ? parallel.pipeline() : 1);
+    const MeshShape shape =
+        mesh_shape(world.size(), {"parallel.pipeline", pipeline}, {"parallel.tensor", tensor},
+                   {"parallel.expert", static_cast<int>(parallel.expert())});
     const SumOrder order = sum_order(recipe);
     if (recipe.train().numerics() != "fast" && !order.integers &&
         !ranks_fit_tree(shape.data, order)) {
         std::vector<int> legal;
-        for (int more = 1; more <= order.replicas; more *= 2) legal.push_back(more * tensor);
+        const int each = pipeline * tensor;
+        for (int more = 1; more <= order.replicas; more *= 2) legal.push_back(more * each);
         fail(ExitCode::usage, shape.data, shape.data < world.size() ? " data-parallel" : "",
              " ranks do not divide exact.replicas = ", order.replicas, "; legal: ", list(legal),
-             tensor > 1 ? " ranks in all" : "",
+             each > 1 ? " ranks in all" : "",
              "; start one of these, or on any number with exact.sums = \"integers\", which takes "
              "more memory and time, or with train.numerics = \"fast\"");
     }
@@ -67,7 +78,8 @@ std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
 
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const RunOnlyLayout& layout) {
     return std::make_unique<Mesh>(
-        world, mesh_shape(world.size(), {"--tensor", static_cast<int>(layout.tensor)},
+        world, mesh_shape(world.size(), {"--pipeline", static_cast<int>(layout.pipeline)},
+                          {"--tensor", static_cast<int>(layout.tensor)},
                           {"--expert", static_cast<int>(layout.expert)}));
 }
 

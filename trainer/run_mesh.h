@@ -13,9 +13,9 @@ std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe);
 
 // The same for a command that only runs a model, by its options on the command line.
 struct RunOnlyLayout {
-    int64_t tensor = 1;
+    int64_t pipeline = 1, tensor = 1;
     int64_t expert = 0;  // 0: as many as tensor
-    bool one_rank() const { return tensor == 1 && expert <= 1; }
+    bool one_rank() const { return pipeline == 1 && tensor == 1 && expert <= 1; }
 };
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const RunOnlyLayout& layout);
 

@@ -1,6 +1,9 @@
 #include "trainer/run_model.h"
 
+#include <numeric>
+
 #include "kernels/error.h"
+#include "model/stage_layers.h"
 
 namespace fucina {
 namespace {
@@ -45,6 +48,22 @@ void settle_chunks(Recipe& recipe, const ModelSpec& spec) {
          "; legal: ", legal_chunks(spec.most_chunks()));
 }
 
+// Of the recipe, or else as equal as can be.
+std::vector<int64_t> stage_layers(const Parallel& parallel, const ModelSpec& spec, bool with_mtp) {
+    const int64_t ranks = parallel.has_pipeline() ? parallel.pipeline() : 1;
+    int64_t each = parallel.virtual_stages() > 0 ? parallel.virtual_stages() : 2;
+    if (ranks == 1 || parallel.schedule() != "interleaved") each = 1;
+    check_pipeline(spec, ranks, "parallel.pipeline");
+    check_pipeline(spec, ranks * each, "parallel.pipeline times parallel.virtual_stages");
+    const auto& asked = parallel.stage_layers();
+    if (asked.empty()) return split_layers(spec, static_cast<int>(ranks * each), with_mtp);
+    const int64_t layers = std::accumulate(asked.begin(), asked.end(), int64_t{0});
+    if (asked.size() != ranks * each || layers != spec.layers)
+        fail(ExitCode::usage, "parallel.stage_layers names ", layers, " layers in ", asked.size(),
+             " stages; expected ", spec.layers, " in ", ranks * each);
+    return {asked.begin(), asked.end()};
+}
+
 }  // namespace
 
 void check_tensor(const ModelSpec& spec, int64_t ranks, const std::string& name) {
@@ -55,6 +74,12 @@ void check_tensor(const ModelSpec& spec, int64_t ranks, const std::string& name)
     fail(ExitCode::usage, name, " = ", ranks, ", but ", widths(spec), "; legal: ", legal);
 }
 
+void check_pipeline(const ModelSpec& spec, int64_t stages, const std::string& name) {
+    if (stages <= spec.layers) return;
+    fail(ExitCode::usage, name, " = ", stages, ", but the model has ", spec.layers,
+         " layers, and every stage has one; legal: up to ", spec.layers);
+}
+
 std::unique_ptr<Model> make_model(const ModelSpec& spec, const Mesh& mesh, Recipe& recipe) {
     settle_chunks(recipe, spec);
     const int64_t ranks = mesh.shape().tensor, chunks = recipe.exact().chunks();
@@ -62,7 +87,12 @@ std::unique_ptr<Model> make_model(const ModelSpec& spec, const Mesh& mesh, Recip
     if (recipe.train().numerics() != "fast" && chunks % ranks != 0)
         fail(ExitCode::usage, "parallel.tensor = ", ranks,
              " does not divide exact.chunks = ", chunks, "; legal: ", legal_chunks(chunks));
-    return std::make_unique<Model>(spec, model_options(recipe, mesh));
+    if (recipe.parallel().zero() == 3 && mesh.shape().pipeline > 1)
+        fail(ExitCode::usage, "parallel.zero = 3 with parallel.pipeline = ", mesh.shape().pipeline,
+             ": stages keep their weights; legal: 0, 1, 2");
+    ModelOptions options = model_options(recipe, mesh);
+    options.stage_layers = stage_layers(recipe.parallel(), spec, options.with_mtp);
+    return std::make_unique<Model>(spec, options);
 }
 
 std::unique_ptr<Optimizer> make_optimizer(Model& model, const Mesh& mesh, const Recipe& recipe) {

@@ -16,6 +16,9 @@ std::unique_ptr<Model> make_model(const ModelSpec& spec, const Mesh& mesh, Recip
 // numbers of ranks, where they cannot. name: what the user called it.
 void check_tensor(const ModelSpec& spec, int64_t ranks, const std::string& name);
 
+// Every stage of a pipeline has a layer; exit 2 where there are not as many.
+void check_pipeline(const ModelSpec& spec, int64_t stages, const std::string& name);
+
 std::unique_ptr<Optimizer> make_optimizer(Model& model, const Mesh& mesh, const Recipe& recipe);
 
 }  // namespace fucina

@@ -5,6 +5,7 @@
 
 #include "kernels/error.h"
 #include "parallel/agreement.h"
+#include "parallel/shared_uses.h"
 #include "trainer/fault_point.h"
 #include "trainer/grad_accumulator.h"
 #include "trainer/pass_batch.h"
@@ -69,13 +70,13 @@ StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
       index_(parts.mesh.shape().data_index(parts.mesh.rank())),
       plan_(plan_batch(recipe, parts.mesh.shape().data)),
       memory_(agree_on_memory(recipe, parts, plan_)),
-      reducer_(parts.mesh, parts.model.parameters(), reducer_options(recipe)),
+      micro_batches_(make_micro_batches(plan_, parts.mesh.shape(), index_, memory_.pass_grains,
+                                        parts.model.options().weight_shards)),
+      runner_(parts.model, parts.mesh.pipeline(), pipeline_schedule(recipe)),
       prefetcher_(parts.loader) {
-    const MeshShape& mesh = parts.mesh.shape();
-    const int together = parts.model.options().weight_shards ? mesh.data : mesh.expert_sources();
-    const int first = index_ / together * together;
-    for (int index = first; index < first + together; ++index)
-        passes_.push_back(plan_.passes(index, memory_.pass_grains));
+    for (int chunk = 0; chunk < parts.model.chunks(); ++chunk)
+        reducers_.push_back(std::make_unique<GradReducer>(parts.mesh, parts.model.parameters(chunk),
+                                                          reducer_options(recipe)));
 }
 
 std::vector<SampleRange> StepRunner::own_samples(int64_t first_sample) const {
@@ -96,9 +97,7 @@ PackedSequences StepRunner::load(int64_t first_sample) {
     return own;
 }
 
-void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
-                          Sums& sums) {
-    parts_.mesh.world().progress(Phase::forward_backward);
+TokenBatch StepRunner::batch_of(const Pass& pass, const PackedSequences& own) const {
     // Sequences of the earlier waves come first.
     int64_t before = 0;
     for (size_t wave = 0; wave < pass.wave; ++wave) before += plan_.share(wave, index_).count();
@@ -107,80 +106,34 @@ void StepRunner::run_pass(const Pass& pass, const PackedSequences& own, const Pa
     const bool empty = pass.grains.count() == 0;
     const int64_t begin = empty ? 0 : (before + pass.grains.begin) * grain;
     const int64_t end = empty ? 0 : std::min((before + pass.grains.end) * grain, own.sequences());
-    sums.add(parts_.model.forward_backward(make_pass_batch(own, begin, end, grain), options),
-             parts_.mesh.tensor().rank() == 0);
-    fault_point("step.backward", parts_.mesh.rank());
+    return make_pass_batch(own, begin, end, grain);
 }
-
-// Whether all ranks end the wave with a pass that has grains on each of them.
-bool StepRunner::together(size_t wave) const {
-    const auto passes = [&](int index) {
-        return std::ranges::count(plan_.passes(index, memory_.pass_grains), wave, &Pass::wave);
-    };
-    const auto group = static_cast<int>(passes_.size());
-    for (int index = 0; index < plan_.ranks(); ++index) {
-        if (plan_.share(wave, index).count() == 0) return false;
-        if (group > 1 && passes(index) != passes(index / group * group)) return false;
-    }
-    return true;
-}
-
-namespace {
-
-// One pass of every rank of a group.
-using PassRow = std::vector<Pass>;
-
-// Row by row; a rank that has no more gets passes without grains.
-std::vector<PassRow> rows_of_wave(const std::vector<std::vector<Pass>>& passes, size_t wave) {
-    std::vector<PassRow> rows;
-    for (size_t rank = 0; rank < passes.size(); ++rank) {
-        size_t row = 0;
-        for (const Pass& pass : passes[rank]) {
-            if (pass.wave != wave) continue;
-            if (row == rows.size()) rows.emplace_back(passes.size(), Pass{.wave = wave});
-            rows[row++][rank] = pass;
-        }
-    }
-    return rows;
-}
-
-}  // namespace
 
 void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums) {
-    GradAccumulator accumulator(parts_.model.parameters(), plan_, parts_.mesh.shape(), reducer_);
-    PassOptions options = scales;
-    options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
-        accumulator.take(parameter, use, node);
-    };
-    const auto sources = static_cast<size_t>(parts_.mesh.shape().expert_sources());
-    const size_t here = static_cast<size_t>(index_) % passes_.size();
-    for (size_t wave = 0; wave < plan_.waves().size(); ++wave) {
-        const std::vector<PassRow> rows = rows_of_wave(passes_, wave);
-        accumulator.begin_wave(wave, together(wave));
-        for (const PassRow& all : rows) {
-            const Pass& pass = all[here];
-            const std::span row = std::span(all).subspan(here / sources * sources, sources);
-            const bool last = &all == &rows.back();
-            // With one pass each their grains are a node of the wave's tree together.
-            const bool integers = plan_.order().integers;
-            options.expert_sums = integers          ? ExpertSums::by_grain
-                                  : rows.size() > 1 ? ExpertSums::by_source
-                                                    : ExpertSums::together;
-            options.grains_apart = !plan_.one_wave() || integers || pass.grains.count() == 0;
-            if (row.size() == 1)
-                accumulator.begin_pass(pass, last);
-            else if (options.expert_sums != ExpertSums::together)
-                accumulator.begin_pass(pass, last, row);
-            else
-                accumulator.begin_pass(pass, last, {{Pass{.wave = wave, .grains = {0, 1}}}});
-            run_pass(pass, own, options, sums);
-            accumulator.end_pass();
-        }
-        parts_.mesh.world().progress(Phase::reduce);
-        accumulator.end_wave();
+    std::vector<GradAccumulator> accumulators;
+    for (size_t chunk = 0; chunk < reducers_.size(); ++chunk)
+        accumulators.emplace_back(parts_.model.parameters(static_cast<int>(chunk)), plan_,
+                                  parts_.mesh.shape(), *reducers_[chunk]);
+    runner_.run({.micro_batches = micro_batches_,
+                 .batch =
+                     [&](const Pass& pass) {
+                         parts_.mesh.world().progress(Phase::forward_backward);
+                         return batch_of(pass, own);
+                     },
+                 .scales = scales,
+                 .accumulators = accumulators,
+                 .report =
+                     [&](const PassResult& result) {
+                         sums.add(result, parts_.mesh.tensor().rank() == 0);
+                         fault_point("step.backward", parts_.mesh.rank());
+                     }});
+    std::string outside;
+    for (GradAccumulator& accumulator : accumulators) {
+        accumulator.finish();
+        if (outside.empty()) outside = accumulator.outside();
     }
-    accumulator.finish();
-    if (plan_.order().integers) outside_ = first_text(parts_.mesh.world(), accumulator.outside());
+    if (plan_.order().integers) outside_ = first_text(parts_.mesh.world(), outside);
+    exchange_uses(parts_.mesh.pipeline(), parts_.model.parameters());
 }
 
 StepResult StepRunner::run(int64_t step, int64_t first_sample) {

@@ -12,6 +12,7 @@
 #include "parallel/grad_reducer.h"
 #include "parallel/mesh.h"
 #include "trainer/memory_plan.h"
+#include "trainer/micro_batch_runner.h"
 #include "trainer/optimizer.h"
 
 namespace fucina {
@@ -49,9 +50,7 @@ class StepRunner {
     struct Sums;
     PackedSequences load(int64_t first_sample);
     void run_passes(const PackedSequences& own, const PassOptions& scales, Sums& sums);
-    void run_pass(const Pass& pass, const PackedSequences& own, const PassOptions& options,
-                  Sums& sums);
-    bool together(size_t wave) const;
+    TokenBatch batch_of(const Pass& pass, const PackedSequences& own) const;
     std::vector<SampleRange> own_samples(int64_t first_sample) const;
     void update(int64_t step, StepResult& result);
 
@@ -60,10 +59,11 @@ class StepRunner {
     const int index_;  // of this rank along data
     const BatchPlan plan_;
     MemoryPlan memory_;
-    std::vector<std::vector<Pass>> passes_;  // of the data indices that make them together
-    GradReducer reducer_;
-    std::string outside_;  // of this step
+    std::vector<MicroBatch> micro_batches_;
+    MicroBatchRunner runner_;
+    std::vector<std::unique_ptr<GradReducer>> reducers_;  // of each of our stages
     Prefetcher prefetcher_;
+    std::string outside_;  // GradAccumulator::outside() of the step, on the first rank that has any
 };
 
 }  // namespace fucina

@@ -15,7 +15,9 @@ class StragglerWatch {
     static constexpr double kSeconds = 0.005;  // and so much more than it, a grain
     static constexpr int kSteps = 5;           // in a row
 
-    explicit StragglerWatch(std::vector<std::string> hosts);  // by rank
+    // hosts: by rank. alike: so many neighbouring ranks have the same work, the stage of a
+    // pipeline; 0: all.
+    explicit StragglerWatch(std::vector<std::string> hosts, int alike = 0);
 
     // seconds: what each rank computed in the step for one grain, without waiting for others; 0: it
     // had none. A line when a rank has been slow for kSteps steps, once until it has been as fast
@@ -24,6 +26,7 @@ class StragglerWatch {
 
   private:
     const std::vector<std::string> hosts_;
+    const size_t alike_;
     std::vector<int> slow_, fast_;  // steps in a row, by rank
     std::vector<bool> said_;
 };

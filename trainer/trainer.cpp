@@ -46,7 +46,7 @@ Trainer::Trainer(TrainingRun run, Console& console)
       peak_(run_.recipe.train(), communicator_.size()),
       balance_(run_.model->spec(), run_.recipe.train().router_bias_update(),
                run_.recipe.train().learning_rate()),
-      stragglers_(gather_texts(communicator_, host_name())) {
+      stragglers_(gather_texts(communicator_, host_name()), run_.mesh->shape().stage_ranks()) {
     for (const Pass& pass : runner_.memory().passes) own_grains_ += pass.grains.count();
     if (run_.data.tokenizer) token_bytes_ = run_.data.tokenizer->token_bytes();
     samples_ = std::make_unique<SampleWriter>(communicator_, run_.path / "samples.jsonl", run_.step,

@@ -157,6 +157,7 @@ void run_eval(const EvalOptions& options) {
     const RunData opened = open_data(*communicator, options, source, console);
     const PackedStore& data = opened.train->source(0);
     check_tensor(source.spec(), options.layout.tensor, "--tensor");
+    check_pipeline(source.spec(), options.layout.pipeline, "--pipeline");
     const auto mesh = make_mesh(*communicator, options.layout);
     Model model = source.load({.compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
@@ -206,6 +207,10 @@ void add_eval_command(Command app) {
     command.option("--precision", options->precision, "bf16 or fp32; default: as in training")
         .one_of({"bf16", "fp32"});
     command
+        .option("--pipeline", options->layout.pipeline,
+                "under mpirun: so many ranks hold the layers one after the other")
+        .range(int64_t{1}, int64_t{4096});
+    command
         .option("--tensor", options->layout.tensor, "under mpirun: so many ranks share each matrix")
         .range(int64_t{1}, int64_t{65536});
     command
@@ -220,7 +225,8 @@ void add_eval_command(Command app) {
         if (options->data.empty() && options->tokens.empty())
             fail(ExitCode::usage, "eval needs --data FILE or --tokens IDS.json");
         if (!options->layout.one_rank() && !(options->logits.empty() && options->gradients.empty()))
-            fail(ExitCode::usage, "--logits is made by one rank; leave --expert and --tensor out");
+            fail(ExitCode::usage,
+                 "--logits is made by one rank; leave --expert, --tensor and --pipeline out");
         run_eval(*options);
     });
 }

@@ -107,6 +107,7 @@ void run_generate(const GenerateOptions& options) {
     const auto mesh = make_mesh(*communicator, options.layout);
     const ModelSource source(options.model, false);
     check_tensor(source.spec(), options.layout.tensor, "--tensor");
+    check_pipeline(source.spec(), options.layout.pipeline, "--pipeline");
     const DType compute = options.precision == "fp32" ? DType::f32 : DType::bf16;
     const std::string note = compute_as_trained(*communicator, source, compute);
     if (!note.empty()) std::cerr << note << std::endl;
@@ -152,6 +153,10 @@ void add_generate_command(Command app) {
                    "before the text: auto (as the tokenizer asks), none, or a token");
     command.flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
     command.option("--precision", options->precision, "bf16 or fp32").one_of({"bf16", "fp32"});
+    command
+        .option("--pipeline", options->layout.pipeline,
+                "under mpirun: so many ranks hold the layers one after the other")
+        .range(int64_t{1}, int64_t{4096});
     command
         .option("--tensor", options->layout.tensor, "under mpirun: so many ranks share each matrix")
         .range(int64_t{1}, int64_t{65536});

@@ -54,10 +54,21 @@ std::string products_in_words(const Recipe& recipe) {
     return concat("bf16 products in the order ", name_of(runtime().products));
 }
 
+// "layers over 2 ranks by 1f1b, 3 + 2".
+std::string stages_in_words(const TrainingRun& run) {
+    std::string text = concat("layers over ", run.mesh->shape().pipeline, " ranks by ",
+                              run.recipe.parallel().schedule(), ", ");
+    const std::vector<int64_t>& layers = run.model->options().stage_layers;
+    for (size_t stage = 0; stage < layers.size(); ++stage)
+        text += concat(stage == 0 ? "" : " + ", layers[stage]);
+    return text;
+}
+
 // "data over 4 ranks, experts over 2 of them, moments shared out".
 std::string layout_in_words(const TrainingRun& run) {
     const MeshShape& mesh = run.mesh->shape();
     std::string text = concat("data over ", mesh.data, " ranks");
+    if (mesh.pipeline > 1) text = stages_in_words(run) + ", " + text;
     if (mesh.tensor > 1)
         text += concat(", matrices over ", mesh.tensor, " ranks",
                        run.model->options().sequence ? " that share tokens too" : "");
@@ -137,8 +148,8 @@ void run_train(const TrainOptions& options) {
     go(*communicator, std::move(run), console);
 }
 
-// A layout changes no number, so a run that goes on with fewer ranks shares its matrices and
-// experts out among fewer, unless --set says among how many.
+// A layout changes no number, so a run that goes on with fewer ranks has a shorter pipeline, and
+// shares its matrices and experts out among fewer, unless --set says among how many.
 void fit_layout(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Console& console) {
     Parallel& parallel = *recipe.mutable_parallel();
     const auto given = [&](const std::string& key) {
@@ -149,8 +160,17 @@ void fit_layout(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Conso
         console.line(concat("changed  ", key, ", ", before, " before and ", now,
                             " from here on: this is ", ranks, ranks == 1 ? " rank" : " ranks"));
     };
+    const int64_t stages = std::max<int64_t>(parallel.pipeline(), 1);
+    if (const int64_t now = std::gcd(stages, int64_t{ranks});
+        now != stages && !given("parallel.pipeline")) {
+        parallel.set_pipeline(now);
+        parallel.clear_stage_layers();
+        say("parallel.pipeline", stages, now);
+    }
+    const int64_t of_stage =
+        std::max<int64_t>(ranks / std::max<int64_t>(parallel.pipeline(), 1), 1);
     const int64_t tensor = std::max<int64_t>(parallel.tensor(), 1);
-    if (const int64_t now = std::gcd(tensor, int64_t{ranks});
+    if (const int64_t now = std::gcd(tensor, of_stage);
         now != tensor && !given("parallel.tensor")) {
         parallel.set_tensor(now);
         say("parallel.tensor", tensor, now);
@@ -159,7 +179,7 @@ void fit_layout(const ResolvedRecipe& resolved, int ranks, Recipe& recipe, Conso
     if (given("parallel.expert")) return;
     if (expert <= 1) return parallel.set_expert(0);  // as many as share the matrices
     int64_t now = expert / unit * unit;
-    while (now > unit && ranks % now != 0) now -= unit;
+    while (now > unit && of_stage % now != 0) now -= unit;
     if (now == expert) return;
     parallel.set_expert(now);
     say("parallel.expert", expert, now);

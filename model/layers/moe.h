@@ -58,6 +58,7 @@ class Moe {
     In backward(const PassContext& context, const Out& grad, Saved& saved) const;
 
     Parameter* bias() const { return bias_; }
+    int64_t report_index() const { return report_index_; }
 
   private:
     void route(const PassContext& context, Saved& saved) const;

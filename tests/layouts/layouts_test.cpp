@@ -14,23 +14,10 @@
 namespace fucina {
 namespace {
 
+using test::expect_same;
 using test::Overrides;
 using test::Ranks;
 using test::Trained;
-
-void expect_same(const Trained& got, const Trained& expected) {
-    for (size_t step = 0; step < test::kSteps; ++step) {
-        const StepResult &a = got.steps[step], &b = expected.steps[step];
-        EXPECT_EQ(a.loss, b.loss) << step;
-        EXPECT_EQ(a.mtp_loss, b.mtp_loss) << step;
-        EXPECT_EQ(a.balance_loss, b.balance_loss) << step;
-        EXPECT_EQ(a.grad_norm, b.grad_norm) << step;
-        EXPECT_EQ(a.tokens, b.tokens) << step;
-        EXPECT_EQ(a.expert_counts, b.expert_counts) << step;
-    }
-    ASSERT_EQ(got.state.size(), expected.state.size());
-    for (const auto& [name, bytes] : expected.state) EXPECT_EQ(got.state.at(name), bytes) << name;
-}
 
 // Of fp32 values, squared.
 std::pair<double, double> difference_and_norm(const std::vector<std::byte>& got,

@@ -86,6 +86,20 @@ Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare
     return trained;
 }
 
+void expect_same(const Trained& got, const Trained& expected) {
+    for (size_t step = 0; step < kSteps; ++step) {
+        const StepResult &a = got.steps[step], &b = expected.steps[step];
+        EXPECT_EQ(a.loss, b.loss) << step;
+        EXPECT_EQ(a.mtp_loss, b.mtp_loss) << step;
+        EXPECT_EQ(a.balance_loss, b.balance_loss) << step;
+        EXPECT_EQ(a.grad_norm, b.grad_norm) << step;
+        EXPECT_EQ(a.tokens, b.tokens) << step;
+        EXPECT_EQ(a.expert_counts, b.expert_counts) << step;
+    }
+    ASSERT_EQ(got.state.size(), expected.state.size());
+    for (const auto& [name, bytes] : expected.state) EXPECT_EQ(got.state.at(name), bytes) << name;
+}
+
 Overrides all_losses() {
     return {"model.num_attention_heads=4", "model.num_key_value_heads=4",
             "model.vocab_size=40",         "train.steps=3",

@@ -35,6 +35,9 @@ using Prepare = std::function<void(Model& model)>;
 Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare = {},
               int steps = kSteps);
 
+// Steps and state are the same to the last bit.
+void expect_same(const Trained& got, const Trained& expected);
+
 // The losses and settings that the tests share.
 Overrides all_losses();
 

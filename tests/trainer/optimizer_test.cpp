@@ -266,48 +266,45 @@ std::optional<float> replicas_sum(const BatchPlan& plan, int begin, int count) {
     return sum;
 }
 
-// One rank's passes; `early`: gradients are taken as they are made. With experts shared out every
-// pass is made on all ranks that do, here of what each of them contributes.
-void accumulate(Communicator& world, const BatchPlan& plan, int expert, int64_t most, bool early,
+// One rank's micro-batches. With experts shared out every pass is made on all ranks that do, here
+// of what each of them contributes.
+void accumulate(Communicator& world, const BatchPlan& plan, int expert, int64_t most,
                 Parameter& experts, Parameter& other) {
     const Mesh mesh(world, {.data = world.size(), .expert = expert});
     std::vector<Parameter*> all{&experts, &other};
     GradReducer reducer(mesh, all, {});
     GradAccumulator accumulator(all, plan, mesh.shape(), reducer);
-    const int first = mesh.shape().expert_group(world.rank()) * expert;
-    for (size_t wave = 0; wave < plan.waves().size(); ++wave) {
-        std::vector<std::vector<Pass>> rows;  // [passes][ranks]
-        for (int rank = first; rank < first + expert; ++rank) {
-            size_t row = 0;
-            for (const Pass& pass : plan.passes(rank, most)) {
-                if (pass.wave != wave) continue;
-                if (row == rows.size())
-                    rows.emplace_back(static_cast<size_t>(expert), Pass{.wave = wave});
-                rows[row++][static_cast<size_t>(rank - first)] = pass;
-            }
+    const std::vector<MicroBatch> micro_batches =
+        make_micro_batches(plan, mesh.shape(), world.rank(), most);
+    const auto begin = [&](const MicroBatch& first) {
+        accumulator.begin_wave(first.own.wave, first.together);
+    };
+    begin(micro_batches[0]);
+    for (const MicroBatch& micro_batch : micro_batches) {
+        const Pass& pass = micro_batch.own;
+        std::vector<Pass> sources = micro_batch.of_ranks;
+        if (expert == 1) sources = {pass};
+        if (expert > 1 && micro_batch.expert_sums == ExpertSums::together) {
+            const int first = world.rank() / expert * expert;
+            sources[0].grains = {plan.share(pass.wave, first).begin,
+                                 plan.share(pass.wave, first + expert - 1).end};
         }
-        accumulator.begin_wave(wave, false);
-        for (const std::vector<Pass>& row : rows) {
-            const bool last = &row == &rows.back();
-            const Pass& pass = row[static_cast<size_t>(world.rank() - first)];
-            accumulator.begin_pass(pass, last,
-                                   expert > 1 ? std::span(row) : std::span<const Pass>());
-            for (size_t rank = 0; rank < row.size(); ++rank) {
-                experts.grad().data<float>()[0] =
-                    row[rank].grains.count() > 0 ? node_sum(row[rank].grains) : 0.0f;
-                if (early || expert > 1) accumulator.take(experts, 0, rank);
-            }
-            for (int64_t g = pass.grains.begin; g < pass.grains.end && !plan.one_wave(); ++g) {
-                other.grad().data<float>()[0] = leaf(g);
-                accumulator.take(other, 0, static_cast<size_t>(g - pass.grains.begin));
-            }
-            if (plan.one_wave() && pass.grains.count() > 0) {
-                other.grad().data<float>()[0] = node_sum(pass.grains);
-                if (early) accumulator.take(other, 0, 0);
-            }
-            accumulator.end_pass();
+        for (size_t rank = 0; rank < sources.size() && !micro_batch.idle; ++rank) {
+            const GrainRange grains = sources[rank].grains;
+            experts.grad().data<float>()[0] = grains.count() > 0 ? node_sum(grains) : 0.0f;
+            accumulator.take(micro_batch, experts, 0, rank);
         }
+        for (int64_t g = pass.grains.begin; g < pass.grains.end && !plan.one_wave(); ++g) {
+            other.grad().data<float>()[0] = leaf(g);
+            accumulator.take(micro_batch, other, 0, static_cast<size_t>(g - pass.grains.begin));
+        }
+        if (plan.one_wave() && pass.grains.count() > 0) {
+            other.grad().data<float>()[0] = node_sum(pass.grains);
+            accumulator.take(micro_batch, other, 0, 0);
+        }
+        if (!micro_batch.ends_wave) continue;
         accumulator.end_wave();
+        if (&micro_batch != &micro_batches.back()) begin(*(&micro_batch + 1));
     }
     accumulator.finish();
 }
@@ -328,7 +325,7 @@ TEST(GradAccumulator, AddsUpByItsDefinitionOnAnyRanks) {
                             box_of(experts.shape, experts.layout, {.data = ranks, .expert = expert},
                                    communicator.rank());
                         Parameter other = make_parameter("other", {1}, 1.0f);
-                        accumulate(communicator, plan, expert, most, most % 2 == 0, experts, other);
+                        accumulate(communicator, plan, expert, most, experts, other);
                         SCOPED_TRACE(concat(grains, " grains, ", ranks, " ranks, ", expert,
                                             " for experts, by ", most));
                         EXPECT_EQ(experts.grad().data<float>()[0], experts_sum(plan));
