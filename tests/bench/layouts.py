@@ -17,13 +17,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAYOUTS = [
     ("1 rank", 1, []),
     ("1 rank, sequence by sequence", 1, ["train.micro_batch=1", "train.merge_passes=false"]),
-    ("2 ranks, data", 2, []),
-    ("2 ranks, experts over 2", 2, ["parallel.expert=2"]),
-    ("4 ranks, experts over 2, recompute", 4, ["parallel.expert=2", 'train.recompute="block"']),
-    ("4 ranks, experts over 4, small passes", 4, ["parallel.expert=4", "train.micro_batch=1",
-                                                  "train.merge_passes=false"]),
-    ("8 ranks, data", 8, []),
-    ("8 ranks, experts over 8", 8, ["parallel.expert=8"]),
+    ("2 ranks, tensor 2", 2, ["parallel.tensor=2"]),
+    ("2 ranks, pipeline 2", 2, ["parallel.pipeline=2", "train.micro_batch=2"]),
+    ("4 ranks, expert 4, recompute", 4, ["parallel.expert=4", 'train.recompute="block"']),
+    ("4 ranks, tensor 2, expert 4, zero 1", 4, ["parallel.tensor=2", "parallel.expert=4", "parallel.zero=1"]),
+    ("8 ranks, data, zero 2", 8, ["parallel.zero=2"]),
+    ("8 ranks, pipeline 2, tensor 2, zero bubble", 8, ["parallel.pipeline=2", "parallel.tensor=2",
+                                                       'parallel.schedule="zero_bubble"', "train.micro_batch=1",
+                                                       "train.merge_passes=false"]),
 ]
 COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf"]
 
