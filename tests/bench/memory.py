@@ -42,24 +42,33 @@ def measure(data, fucina, directory, ranks, overrides):
     return {name: (float(predicted), float(measured)) for name, predicted, measured in ROW.findall(done.stdout)}
 
 
+def misses(columns, name, cells):
+    """Where test_memory.py's bound does not hold: it runs other layouts."""
+    return [f"{column} of {name} ({p:.1f} / {m:.1f})" for column, (p, m) in zip(columns, cells)
+            if abs(p - m) > max(0.05 * m, 1.0)]
+
+
 def main():
     data, fucina = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     columns = ["weights", "packed weights", "moments", "gradients", "activations", "communication", "in all"]
-    rows = []
+    rows, off = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for i, (name, ranks, overrides) in enumerate(LAYOUTS):
             table = measure(data, fucina, pathlib.Path(scratch) / str(i), ranks, overrides)
             cells = [table.get(column, (0.0, 0.0)) for column in columns]
             rows.append(f"| {name} | " + " | ".join(f"{p:.1f} / {m:.1f}" for p, m in cells) + " |")
+            off += misses(columns, name, cells)
             print(rows[-1], flush=True)
     (ROOT / "docs" / "results" / "memory.md").write_text(f"""# Memory of a rank
 
 Rank 0 of the quickstart's model (bf16, 8 sequences of 256 tokens a step), in MiB, predicted before the first step / measured after
-8 steps. "In all" is the resident set of the process, libraries and data included; what is small everywhere (the kernels' scratch) is in it. Made by `tests/bench/memory.py`; `tests/trainer/test_memory.py` asks for 5 % of each purpose.
+8 steps. "In all" is the resident set of the process, libraries and data included; what is small everywhere (the kernels' scratch) is in it. Made by `tests/bench/memory.py`; `tests/trainer/test_memory.py` asks for 5 % of each purpose, of some layouts.
 
 | layout | {' | '.join(columns)} |
 |---|{'---:|' * len(columns)}
-""" + "\n".join(rows) + """
+""" + "\n".join(rows) + f"""
+
+Off by more than 5 % and 1 MiB: {"; ".join(off) or "none"}.
 
 `parallel.expert` shares out weights, gradients and moments of experts; `parallel.zero` = 1 the moments of all else, 2 the gradients
 as well, 3 the weights. Communication is what gradients and weights travel in: two buckets of gradients, and of weights one
