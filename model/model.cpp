@@ -57,7 +57,7 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
     options.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts,
-                           options.mesh->shape().tensor);
+                           options.mesh->shape().tensor, options.dispatch_rows);
     FUCINA_CHECK(!options.weight_shards || stages.size() == 1, "shards of weights in a pipeline");
     if (options.weight_shards)
         weights.emplace(

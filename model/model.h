@@ -33,6 +33,7 @@ struct ModelOptions {
     bool weight_shards = false;
     int64_t chunks = 0;     // exact.chunks; 0: ModelSpec::most_chunks()
     bool sequence = false;  // tensor-parallel ranks share the rows between their products too
+    int64_t dispatch_rows = 0;  // TokenDispatcher's rows
     // Decoder blocks of each stage of the pipeline, as many stages on each of its ranks: rank r's
     // are number r, r + ranks and so on. Empty: one stage a rank, as equal as can be.
     std::vector<int64_t> stage_layers = {};

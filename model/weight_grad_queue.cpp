@@ -8,6 +8,8 @@ namespace fucina {
 
 namespace {
 
+const SumNodes kWhole(1);
+
 // Of grains [begin, end): the tree over each grain's chunks, and over grains.
 SumNode node_of(std::span<const int64_t> grain_offsets, size_t begin, size_t end, int64_t chunks) {
     SumNode node{grain_offsets[begin], grain_offsets[end], {}};
@@ -56,15 +58,37 @@ std::shared_ptr<const SumNodes> make_own_nodes(const RowShares& shares,
 
 void WeightGradQueue::add(Item item) {
     if (!item.parameter->trained) return;
-    if (waits)
+    if (item.rows.partial)
+        compute_partial(item);
+    else if (waits)
         waiting_.push_back(std::move(item));
     else
         compute(item);
 }
 
+void WeightGradQueue::compute_partial(const Item& item) {
+    Parameter& parameter = *item.parameter;
+    const SumNodes& nodes = item.nodes ? *item.nodes : kWhole;
+    std::vector<Tensor>& grads = partial_[{&parameter, item.use}];
+    grads.resize(nodes.size());
+    for (size_t node = 0; node < nodes.size(); ++node) {
+        if (!grads[node].defined()) {
+            parameter.grads[item.use] = {};
+            grads[node] = std::exchange(parameter.grad(item.use), {});
+        }
+        const Tensor dw = parameter.as_matrix(grads[node]).slice(item.rows.begin, item.rows.end);
+        if (item.rows.begin < item.rows.end) item.compute(nodes[node], dw);
+    }
+    if (!item.rows.last) return;
+    for (size_t node = 0; node < nodes.size(); ++node) {
+        parameter.grads[item.use] = std::move(grads[node]);
+        if (done) done(parameter, item.use, node);
+    }
+    partial_.erase({&parameter, item.use});
+}
+
 void WeightGradQueue::compute(const Item& item) const {
-    static const SumNodes whole(1);
-    now(*item.parameter, item.use, item.nodes ? *item.nodes : whole, item.compute);
+    now(*item.parameter, item.use, item.nodes ? *item.nodes : kWhole, item.compute);
 }
 
 void WeightGradQueue::now(Parameter& parameter, size_t use, const SumNodes& nodes,

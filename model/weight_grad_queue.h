@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <utility>
@@ -44,13 +45,22 @@ class WeightGradQueue {
     // Overwrites dw, fp32 of the parameter's shape as a matrix, with the gradient of the node's
     // rows.
     using Compute = std::function<void(const SumNode& node, const Tensor& dw)>;
+    // Of a gradient's first dimension: what an item computes.
+    struct Rows {
+        int64_t begin = 0, end = 0;
+        bool last = true;      // of the items that make up the gradient
+        bool partial = false;  // there are such others
+    };
     struct Item {
         Parameter* parameter = nullptr;
-        std::shared_ptr<const SumNodes> nodes;  // null: one, whose rows `compute` knows
-        Compute compute;                        // owns what it reads
-        size_t use = 0;                         // index into Parameter::grads
+        std::shared_ptr<const SumNodes> nodes = {};  // null: one, whose rows `compute` knows
+        Compute compute;                             // owns what it reads
+        size_t use = 0;                              // index into Parameter::grads
+        Rows rows = {};                              // looked at where partial
     };
 
+    // One of partial rows is computed at once, and its gradient is whole after the last, whose
+    // nodes are as many.
     void add(Item item);
     // For gradients that come out of work which cannot wait, by compute(node, dw); the work is done
     // for frozen parameters too, with dw undefined.
@@ -65,10 +75,13 @@ class WeightGradQueue {
 
   private:
     void compute(const Item& item) const;
+    void compute_partial(const Item& item);
     void sum_pieces(Parameter& parameter, size_t use, const SumNodes& nodes,
                     const Compute& compute) const;
 
     std::vector<Item> waiting_;
+    // [nodes] Of gradients of which rows are missing.
+    std::map<std::pair<Parameter*, size_t>, std::vector<Tensor>> partial_;
 };
 
 // dW = dyᵀ x, rows of dy [T, N] and x [T, K].

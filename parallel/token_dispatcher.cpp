@@ -1,5 +1,6 @@
 #include "parallel/token_dispatcher.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "kernels/error.h"
@@ -10,6 +11,10 @@ namespace {
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {
     return std::as_bytes(std::span(values));
+}
+
+int64_t offset(const TokenMap& map, int64_t expert) {
+    return map.expert_offsets[static_cast<size_t>(expert)];
 }
 
 // Slots of each (rank, grain, expert here), as they were received.
@@ -53,9 +58,11 @@ class Counts {
     int64_t of(size_t rank, int64_t grain, int64_t expert) const {
         return counts_[static_cast<size_t>(first_[rank] + grain * experts_ + expert)];
     }
-    int64_t of(size_t rank, int64_t expert) const {
+    // Of experts [begin, end).
+    int64_t of_experts(size_t rank, int64_t begin, int64_t end) const {
         int64_t sum = 0;
-        for (int64_t grain = 0; grain < grains_[rank]; ++grain) sum += of(rank, grain, expert);
+        for (int64_t grain = 0; grain < grains_[rank]; ++grain)
+            for (int64_t e = begin; e < end; ++e) sum += of(rank, grain, e);
         return sum;
     }
 
@@ -65,16 +72,16 @@ class Counts {
     size_t tensor_;
 };
 
-// The rows of the experts here, expert by expert, of each those of the grains in the order of
-// sources, of each grain those of the ranks that share it.
-TokenMap map_experts(const Counts& counts) {
+// The rows of the experts [begin, end) here, expert by expert, of each those of the grains in the
+// order of sources, of each grain those of the ranks that share it.
+TokenMap map_experts(const Counts& counts, int64_t begin, int64_t end) {
     TokenMap map;
     map.expert_offsets.push_back(0);
     std::vector<int64_t> next;  // row of each rank; a rank's rows are in the order of experts
     int64_t row = 0;
     for (size_t rank = 0; rank < counts.ranks(); ++rank) {
         next.push_back(row);
-        for (int64_t e = 0; e < counts.experts(); ++e) row += counts.of(rank, e);
+        row += counts.of_experts(rank, begin, end);
     }
     for (int64_t e = 0; e < counts.experts(); ++e) {
         std::vector<int64_t> ends{0};
@@ -83,6 +90,7 @@ TokenMap map_experts(const Counts& counts) {
             counts.for_each_grain(
                 source,
                 [&](size_t rank, int64_t grain) {
+                    if (e < begin || e >= end) return;
                     for (int64_t i = counts.of(rank, grain, e); i > 0; --i)
                         map.slot_token.push_back(static_cast<int32_t>(next[rank]++));
                 },
@@ -119,45 +127,110 @@ std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> l
     return parts;
 }
 
-TokenDispatcher::TokenDispatcher(Communicator& ranks, int64_t experts, int tensor)
-    : ranks_(ranks), tensor_(tensor) {
+std::vector<int64_t> cut_waves(std::span<const int64_t> rows_of_experts, int64_t limit) {
+    std::vector<int64_t> first{0};
+    int64_t rows = 0;
+    for (int64_t e = 0; e < std::ssize(rows_of_experts); ++e) {
+        const int64_t more = rows_of_experts[static_cast<size_t>(e)];
+        if (rows > 0 && rows + more > limit) {
+            first.push_back(e);
+            rows = 0;
+        }
+        rows += more;
+    }
+    first.push_back(std::ssize(rows_of_experts));
+    return first;
+}
+
+TokenDispatcher::TokenDispatcher(Communicator& ranks, int64_t experts, int tensor, int64_t rows)
+    : ranks_(ranks), tensor_(tensor), rows_(rows) {
     for (int rank = 0; rank <= ranks.size(); ++rank)
         first_.push_back(experts * rank / ranks.size());
 }
 
-std::shared_ptr<const TokenExchange> TokenDispatcher::plan(const TokenMap& map, int64_t grains,
-                                                           ExpertSums sums) const {
+std::vector<std::vector<int64_t>> TokenDispatcher::cut(
+    std::span<const int64_t> rows_of_experts) const {
+    const int64_t rows =
+        std::accumulate(rows_of_experts.begin(), rows_of_experts.end(), int64_t{0});
+    const int64_t limit = rows_ > 0 ? rows_ : std::max(kLeastRows, 2 * rows / ranks_.size());
+    std::vector<std::vector<int64_t>> waves;
+    size_t most = 0;
+    for (size_t rank = 0; rank + 1 < first_.size(); ++rank) {
+        const auto begin = static_cast<size_t>(first_[rank]);
+        const auto count = static_cast<size_t>(first_[rank + 1]) - begin;
+        waves.push_back(cut_waves(rows_of_experts.subspan(begin, count), limit));
+        most = std::max(most, waves.back().size());
+    }
+    // Those that need fewer take part in the others without rows.
+    for (std::vector<int64_t>& first : waves) first.resize(most, first.back());
+    return waves;
+}
+
+// Of each rank its grains, and over all ranks the rows of each expert.
+TokenDispatcher::Totals TokenDispatcher::gather_totals(const TokenMap& map, int64_t grains) const {
+    const auto experts = static_cast<size_t>(first_.back());
     const auto ranks = static_cast<size_t>(ranks_.size());
-    const auto own = static_cast<size_t>(ranks_.rank());
-    auto exchange = std::make_shared<TokenExchange>();
-    std::vector<int64_t> all_grains(ranks);
-    ranks_.all_gather(bytes_of(std::vector<int64_t>{grains}),
-                      std::as_writable_bytes(std::span(all_grains)));
-    std::vector<int64_t> counts, sent, received;  // bytes of counts
-    const int64_t here = first_[own + 1] - first_[own];
+    std::vector<int64_t> own{grains};
+    for (int64_t e = 0; e < first_.back(); ++e) own.push_back(offset(map, e + 1) - offset(map, e));
+    std::vector<int64_t> all(ranks * own.size());
+    ranks_.all_gather(bytes_of(own), std::as_writable_bytes(std::span(all)));
+    Totals totals{{}, std::vector<int64_t>(experts)};
     for (size_t rank = 0; rank < ranks; ++rank) {
+        const int64_t* const of_rank = &all[rank * own.size()];
+        totals.grains.push_back(of_rank[0]);
+        for (size_t e = 0; e < experts; ++e) totals.rows_of_experts[e] += of_rank[1 + e];
+    }
+    return totals;
+}
+
+// Rows of each (rank, its grain, expert here).
+std::vector<int64_t> TokenDispatcher::gather_counts(const TokenMap& map,
+                                                    std::span<const int64_t> grains) const {
+    const auto own = static_cast<size_t>(ranks_.rank());
+    const int64_t own_grains = grains[own], here = first_[own + 1] - first_[own];
+    std::vector<int64_t> counts, sent, received;  // sent and received: bytes
+    for (size_t rank = 0; rank < grains.size(); ++rank) {
         const auto begin = static_cast<size_t>(first_[rank]);
         const auto end = static_cast<size_t>(first_[rank + 1]);
-        exchange->sent.push_back(map.expert_offsets[end] - map.expert_offsets[begin]);
-        for (size_t grain = 0; grain < static_cast<size_t>(grains); ++grain)
+        for (size_t grain = 0; grain < static_cast<size_t>(own_grains); ++grain)
             for (size_t e = begin; e < end; ++e)
                 counts.push_back(map.trees[e].offsets[grain + 1] - map.trees[e].offsets[grain]);
-        sent.push_back(8 * grains * static_cast<int64_t>(end - begin));
-        received.push_back(8 * all_grains[rank] * here);
+        sent.push_back(8 * own_grains * static_cast<int64_t>(end - begin));
+        received.push_back(8 * grains[rank] * here);
     }
     std::vector<int64_t> theirs(
         static_cast<size_t>(std::accumulate(received.begin(), received.end(), int64_t{0}) / 8));
     ranks_.all_to_all_v(bytes_of(counts), sent, std::as_writable_bytes(std::span(theirs)),
                         received);
-    const Counts by_expert(std::move(all_grains), std::move(theirs), here, tensor_);
-    for (size_t rank = 0; rank < ranks; ++rank) {
-        exchange->received.push_back(0);
-        for (int64_t e = 0; e < here; ++e) exchange->received.back() += by_expert.of(rank, e);
+    return theirs;
+}
+
+std::shared_ptr<const TokenExchanges> TokenDispatcher::plan(const TokenMap& map, int64_t grains,
+                                                            ExpertSums sums) const {
+    const auto own = static_cast<size_t>(ranks_.rank());
+    const Totals totals = gather_totals(map, grains);
+    const Counts counts(totals.grains, gather_counts(map, totals.grains),
+                        first_[own + 1] - first_[own], tensor_);
+    const std::vector<std::vector<int64_t>> waves = cut(totals.rows_of_experts);
+    auto exchanges = std::make_shared<TokenExchanges>(waves[own].size() - 1);
+    for (size_t wave = 0; wave < exchanges->size(); ++wave) {
+        TokenExchange& exchange = (*exchanges)[wave];
+        exchange.only = exchanges->size() == 1;
+        exchange.begin = waves[own][wave];
+        exchange.end = waves[own][wave + 1];
+        for (size_t rank = 0; rank < waves.size(); ++rank) {
+            const int64_t begin = offset(map, first_[rank] + waves[rank][wave]);
+            const int64_t end = offset(map, first_[rank] + waves[rank][wave + 1]);
+            exchange.sent.push_back(end - begin);
+            for (int64_t slot = begin; slot < end && !exchange.only; ++slot)
+                exchange.slots.push_back(static_cast<int32_t>(slot));
+            exchange.received.push_back(counts.of_experts(rank, exchange.begin, exchange.end));
+        }
+        exchange.experts = map_experts(counts, exchange.begin, exchange.end);
+        if (sums != ExpertSums::together)
+            exchange.parts = part_slots(exchange.experts, counts.leaves(sums));
     }
-    exchange->experts = map_experts(by_expert);
-    if (sums != ExpertSums::together)
-        exchange->parts = part_slots(exchange->experts, by_expert.leaves(sums));
-    return exchange;
+    return exchanges;
 }
 
 TokenDispatcher::Move TokenDispatcher::move(const Tensor& from, std::span<const int64_t> sent,

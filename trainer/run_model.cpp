@@ -23,6 +23,7 @@ ModelOptions model_options(const Recipe& recipe, const Mesh& mesh) {
     options.with_mtp = train.mtp_loss() > 0;
     options.recompute = recompute_kind(train.recompute());
     options.weight_shards = recipe.parallel().zero() >= 3 && mesh.world().size() > 1;
+    options.dispatch_rows = recipe.parallel().dispatch_rows();
     options.sequence = !recipe.parallel().has_sequence() || recipe.parallel().sequence();
     return options;
 }

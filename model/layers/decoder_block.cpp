@@ -62,15 +62,15 @@ void DecoderBlock::drop(RecomputeKind kind, Saved& saved) const {
 
 DecoderBlock::Kept DecoderBlock::kept(Saved& saved) const {
     auto* moe = std::get_if<Moe::Saved>(&saved.feed_forward);
-    if (moe == nullptr || moe->received.exchange == nullptr) return std::nullopt;
-    return Moe::Kept{std::move(moe->route), std::move(moe->received)};
+    if (moe == nullptr || moe->experts.received.waves == nullptr) return std::nullopt;
+    return Moe::Kept{std::move(moe->route), std::move(moe->experts.received)};
 }
 
 void DecoderBlock::restore(Kept kept, Saved& saved) const {
     if (!kept) return;
     auto& moe = saved.feed_forward.emplace<Moe::Saved>();
     moe.route = std::move(kept->route);
-    moe.received = std::move(kept->received);
+    moe.experts.received = std::move(kept->received);
 }
 
 DecoderBlock::In DecoderBlock::backward(const PassContext& context, const Out& grad,

@@ -8,8 +8,8 @@
 
 #include "kernels/moe.h"
 #include "model/layers/mlp.h"
+#include "model/layers/routed_experts.h"
 #include "model/model_spec.h"
-#include "parallel/token_dispatcher.h"
 
 namespace fucina {
 
@@ -29,21 +29,15 @@ class Moe {
         Tensor weights;  // fp32 [T, k]
         std::shared_ptr<const TokenMap> map;
     };
-    // What other ranks sent for the experts here: [rows received, D], and the way they came.
-    struct Received {
-        std::shared_ptr<const TokenExchange> exchange;  // null where all experts are here
-        Tensor x;
-    };
     // What recomputation does not do again.
     struct Kept {
         Route route;
-        Received received;
+        RoutedExperts::Received received;
     };
     struct Saved {
         Tensor x;  // [T, D] stream
         Route route;
-        Received received;
-        Tensor gate_up;  // [slots of the experts here, 2F]
+        RoutedExperts::Saved experts;
         Mlp::Saved shared;
         void drop_input() { x = shared.x = Tensor(); }
         void restore_input(const Tensor& input) { x = shared.x = input; }
@@ -62,28 +56,8 @@ class Moe {
 
   private:
     void route(const PassContext& context, Saved& saved) const;
-    TokenDispatcher::Move send(const PassContext& context, Saved& saved) const;
-    // Of rows x taken by map, [slots, D] in slot order.
-    Tensor experts(const PassContext& context, const Tensor& x, const TokenMap& map,
-                   Tensor& gate_up) const;
     Tensor combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                    const Tensor& shared, const Tensor& residual) const;
-    // d_weights fp32 [T, k] is filled.
-    struct ExpertsBackward {
-        Tensor dy, x;  // rows, taken by map
-        const TokenMap& map;
-        std::span<const float> weights;     // [slots]
-        std::span<float> d_weights;         // out [slots]
-        std::shared_ptr<const void> holds;  // the map
-        // That have gradients of their own; null: one sum of all.
-        std::shared_ptr<const std::vector<SlotPart>> parts;
-    };
-    Tensor experts_backward(const PassContext& context, const ExpertsBackward& io,
-                            Tensor& gate_up) const;  // [slots, D] in slot order
-    Tensor experts_here_backward(const PassContext& context, const Tensor& dy,
-                                 const Tensor& d_weights, Saved& saved) const;
-    TokenDispatcher::Move experts_there_backward(const PassContext& context, const Tensor& dy,
-                                                 const Tensor& d_weights, Saved& saved) const;
     Tensor route_backward(const PassContext& context, const Tensor& d_weights, Saved& saved) const;
     Tensor report_balance(const PassContext& context, const Route& route) const;
 
@@ -91,8 +65,7 @@ class Moe {
     int64_t report_index_;  // of this layer in MoeReport
     Parameter* router_;     // [E, D], fp32 in every precision
     Parameter* bias_;       // [E]
-    Parameter* gate_up_;    // [E, 2, F, D], of them those here
-    Parameter* down_;       // [E, D, F]
+    RoutedExperts experts_;
     std::optional<Mlp> shared_;
 };
 

@@ -66,6 +66,12 @@ std::vector<Ranks> layouts() {
         for (const auto& [ranks, expert] : {std::pair{2, 1}, {2, 2}, {4, 1}, {4, 2}})
             all.push_back(
                 {ranks, expert, {zero, "train.micro_batch=2", "train.merge_passes=false"}});
+    // As many waves as a rank has experts.
+    all.push_back({2, 2, {"parallel.dispatch_rows=1"}});
+    all.push_back({2, 2, {"parallel.dispatch_rows=40", "train.recompute=block"}});
+    all.push_back({4, 2, {"parallel.dispatch_rows=1", "parallel.zero=3"}});
+    all.push_back(
+        {4, 4, {"parallel.dispatch_rows=1", "train.recompute=mla_up", "parallel.zero=2"}});
     all.push_back({2, 1, {"train.recompute=block", "parallel.zero=3"}});
     all.push_back({4, 2, {"train.recompute=block", "train.micro_batch=2", "parallel.zero=3"}});
     all.push_back({4, 2, {"train.recompute=block"}});
@@ -92,6 +98,9 @@ std::vector<Ranks> tensor_layouts() {
         all.push_back({4, 2, {"parallel.tensor=2", concat("parallel.zero=", zero)}});
     all.push_back({8, 4, {"parallel.tensor=2", "parallel.zero=3", "train.recompute=mla_up"}});
     all.push_back({8, 4, {"parallel.tensor=2", "parallel.zero=2"}});
+    all.push_back({8, 4, {"parallel.tensor=2", "parallel.dispatch_rows=1"}});
+    all.push_back(
+        {4, 4, {"parallel.tensor=2", "parallel.dispatch_rows=20", "parallel.sequence=false"}});
     all.push_back({4,
                    4,
                    {"parallel.tensor=2", "parallel.zero=1", "parallel.sequence=false",
@@ -168,6 +177,7 @@ TEST(Layouts, SumsOfIntegersFitAnyNumberOfRanks) {
                                     {6, 2, {"train.recompute=block"}},
                                     {6, 3, {"parallel.zero=2"}},
                                     {6, 2, tensor},
+                                    {3, 3, {"parallel.dispatch_rows=1"}},
                                     {6, 6, {"parallel.tensor=2", "parallel.sequence=false"}},
                                     {7, 1},
                                     {8, 8}}) {

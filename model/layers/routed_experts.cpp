@@ -1,0 +1,270 @@
+#include "model/layers/routed_experts.h"
+
+#include "kernels/gemm.h"
+#include "kernels/parallel_for.h"
+#include "model/layers/elementwise.h"
+
+namespace fucina {
+
+namespace {
+
+constexpr int64_t kSlots = 4096;  // whose weights one thread moves at a time
+
+struct Operand {
+    Tensor rows;
+    bool by_row;  // taken through the map; else one a slot
+};
+
+// out[i] = values[index[i]]
+void gather(std::span<const float> values, const std::vector<int32_t>& index, float* out) {
+    parallel_ranges(std::ssize(index), kSlots, kSlots, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+            out[i] = values[static_cast<size_t>(index[static_cast<size_t>(i)])];
+    });
+}
+
+// out[index[i]] = values[i]
+void scatter(std::span<const float> values, const std::vector<int32_t>& index, float* out) {
+    parallel_ranges(std::ssize(index), kSlots, kSlots, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+            out[index[static_cast<size_t>(i)]] = values[static_cast<size_t>(i)];
+    });
+}
+
+std::span<float> values_of(const Tensor& x) {
+    return {x.data<float>(), static_cast<size_t>(x.size())};
+}
+
+// Slots in the order of the rows that they were received as.
+Tensor as_rows(const PassContext& context, const Tensor& slots, const TokenExchange& exchange) {
+    Tensor rows = context.activations(slots.rows(), slots.dim(1));
+    scatter_rows(slots, exchange.experts.slot_token, rows);
+    return rows;
+}
+
+// Rows of tokens in the order of the map's slots.
+Tensor as_slots(const PassContext& context, const Tensor& x, const TokenMap& map) {
+    Tensor slots = context.activations(map.slots(), x.dim(1));
+    ops::permute(x, map, slots);
+    return slots;
+}
+
+// Tokens and choices of the slots that a wave sends; its other members are empty.
+RoutedExperts::Map sent_slots(const RoutedExperts::Map& map, const TokenExchange& wave) {
+    if (wave.only) return map;
+    auto sent = std::make_shared<TokenMap>();
+    for (const int32_t slot : wave.slots) {
+        sent->slot_token.push_back(map->slot_token[static_cast<size_t>(slot)]);
+        sent->slot_choice.push_back(map->slot_choice[static_cast<size_t>(slot)]);
+    }
+    return sent;
+}
+
+// dW = dyᵀ x of experts here, the others have no rows.
+WeightGradQueue::Item expert_grad(Parameter* parameter, WeightGradQueue::Rows experts, Operand dy,
+                                  Operand x, RoutedExperts::Map map) {
+    const auto begin = static_cast<size_t>(experts.begin);
+    const auto count = static_cast<size_t>(experts.end) - begin;
+    return {.parameter = parameter,
+            .compute =
+                [=, dy = std::move(dy), x = std::move(x), map = std::move(map)](const SumNode&,
+                                                                                const Tensor& dw) {
+                    const int32_t* rows = map->slot_token.data();
+                    ops::grouped_linear_wgrad(
+                        {.dy = dy.rows,
+                         .dy_index = dy.by_row ? rows : nullptr,
+                         .x = x.rows,
+                         .x_index = x.by_row ? rows : nullptr,
+                         .trees = std::span(map->trees).subspan(begin, count),
+                         .group_offsets = std::span(map->expert_offsets).subspan(begin, count + 1)},
+                        dw);
+                },
+            .rows = experts};
+}
+
+// The same of each part of the slots apart.
+WeightGradQueue::Item part_grad(Parameter* parameter, WeightGradQueue::Rows experts, Operand dy,
+                                Operand x, std::shared_ptr<const std::vector<SlotPart>> parts) {
+    auto nodes = std::make_shared<SumNodes>();
+    for (int64_t part = 0; part < std::ssize(*parts); ++part)
+        nodes->push_back({part, part + 1, {}});
+    const auto begin = static_cast<size_t>(experts.begin);
+    const auto count = static_cast<size_t>(experts.end) - begin;
+    return {.parameter = parameter,
+            .nodes = std::move(nodes),
+            .compute =
+                [=, dy = std::move(dy), x = std::move(x), parts = std::move(parts)](
+                    const SumNode& node, const Tensor& dw) {
+                    const SlotPart& part = (*parts)[static_cast<size_t>(node.begin)];
+                    ops::grouped_linear_wgrad(
+                        {.dy = dy.rows,
+                         .dy_index = (dy.by_row ? part.rows : part.slots).data(),
+                         .x = x.rows,
+                         .x_index = (x.by_row ? part.rows : part.slots).data(),
+                         .trees = std::span(part.trees).subspan(begin, count),
+                         .group_offsets = std::span(part.offsets).subspan(begin, count + 1)},
+                        dw);
+                },
+            .rows = experts};
+}
+
+}  // namespace
+
+RoutedExperts::RoutedExperts(ParameterSet& set, const std::string& prefix, const ModelSpec& spec)
+    : width_(spec.moe.expert_width),
+      gate_up_(set.experts(prefix + "experts.gate_up",
+                           {spec.moe.router.experts, 2, width_, spec.hidden_size},
+                           PackKind::gate_up)),
+      down_(set.experts(prefix + "experts.down",
+                        {spec.moe.router.experts, spec.hidden_size, width_})) {}
+
+Tensor RoutedExperts::experts(const PassContext& context, const Tensor& x, const TokenMap& map,
+                              Tensor* gate_up) const {
+    if (gate_up != nullptr) *gate_up = context.activations(map.slots(), 2 * width_);
+    Tensor h = context.activations(map.slots(), width_);
+    ops::gate_up_swiglu(x, map.groups(true), gate_up_->forward,
+                        gate_up != nullptr ? *gate_up : Tensor(), h);
+    Tensor slots = context.activations(map.slots(), x.dim(1));
+    ops::grouped_linear(h, map.groups(false), down_->forward, slots);
+    return slots;
+}
+
+std::optional<TokenDispatcher::Move> RoutedExperts::send(const PassContext& context,
+                                                         const Tensor& x, const Map& map,
+                                                         Saved& saved) const {
+    if (context.dispatcher == nullptr) return std::nullopt;
+    saved.received.waves = context.dispatcher->plan(*map, context.grains(), context.expert_sums);
+    const TokenExchange& first = saved.received.waves->front();
+    return context.dispatcher->start_dispatch(first, as_slots(context, x, *sent_slots(map, first)));
+}
+
+Tensor RoutedExperts::forward(const PassContext& context, const Tensor& x, const Map& map,
+                              std::optional<TokenDispatcher::Move> sent, Saved& saved) const {
+    Tensor* const gate_up = context.keeps ? &saved.gate_up : nullptr;
+    if (context.dispatcher == nullptr) return experts(context, x, *map, gate_up);
+    const TokenExchanges& waves = *saved.received.waves;
+    if (!sent) {
+        experts(context, saved.received.x, waves[0].experts, gate_up);
+        return {};
+    }
+    saved.received.x = sent->finish();
+    const auto sent_back = [&](const TokenExchange& wave, const Tensor& rows, Tensor* kept) {
+        const Tensor slots = experts(context, rows, wave.experts, kept);
+        return context.dispatcher->combine(wave, as_rows(context, slots, wave));
+    };
+    Tensor slots = sent_back(waves[0], saved.received.x, gate_up);
+    if (waves[0].only) return slots;
+    Tensor all = context.activations(map->slots(), x.dim(1));
+    scatter_rows(slots, waves[0].slots, all);
+    for (const TokenExchange& wave : std::span(waves).subspan(1)) {
+        const Tensor rows =
+            context.dispatcher->dispatch(wave, as_slots(context, x, *sent_slots(map, wave)));
+        scatter_rows(sent_back(wave, rows, nullptr), wave.slots, all);
+    }
+    return all;
+}
+
+// Gradient of the rows, in slot order.
+Tensor RoutedExperts::experts_backward(const PassContext& context, const Rows& rows,
+                                       Tensor& gate_up) const {
+    const TokenMap& map = *rows.map;
+    const auto add = [&](Parameter* parameter, Operand dy, Operand x) {
+        context.weight_grads->add(
+            rows.parts != nullptr
+                ? part_grad(parameter, rows.experts, std::move(dy), std::move(x), rows.parts)
+                : expert_grad(parameter, rows.experts, std::move(dy), std::move(x), rows.map));
+    };
+    Tensor d_gate_up = context.activations(map.slots(), 2 * width_);
+    {
+        Tensor weighted_h = context.activations(map.slots(), width_);
+        ops::down_swiglu_backward({.dy = rows.dy,
+                                   .rows = map.groups(true),
+                                   .down = down_->dgrad,
+                                   .gate_up = gate_up,
+                                   .row_weight = rows.weights.data(),
+                                   .d_gate_up = d_gate_up,
+                                   .weighted_h = weighted_h,
+                                   .d_row_weight = rows.d_weights.data()});
+        gate_up = Tensor();
+        add(down_, {rows.dy, true}, {weighted_h, false});
+    }
+    add(gate_up_, {d_gate_up, false}, {rows.x, true});
+    Tensor dx = context.activations(map.slots(), rows.x.dim(1));
+    ops::grouped_linear(d_gate_up, map.groups(false), gate_up_->dgrad, dx);
+    return dx;
+}
+
+Tensor RoutedExperts::here_backward(const PassContext& context, const Backward& io,
+                                    Saved& saved) const {
+    const std::vector<int32_t>& choices = io.map->slot_choice;
+    std::vector<float> weights(choices.size()), d_slots(choices.size());
+    gather(values_of(io.weights), choices, weights.data());
+    std::shared_ptr<const std::vector<SlotPart>> parts;
+    if (context.expert_sums == ExpertSums::by_grain)
+        parts = std::make_shared<const std::vector<SlotPart>>(
+            part_slots(*io.map, std::vector<int64_t>(static_cast<size_t>(context.grains()), 1)));
+    Tensor dx = experts_backward(context,
+                                 {.map = io.map,
+                                  .parts = std::move(parts),
+                                  .experts = {0, std::ssize(io.map->trees)},
+                                  .dy = io.dy,
+                                  .x = io.x,
+                                  .weights = weights,
+                                  .d_weights = d_slots},
+                                 saved.gate_up);
+    scatter(d_slots, choices, io.d_weights.data<float>());
+    return dx;
+}
+
+// With experts on several ranks gradients and weights go the way of the tokens.
+TokenDispatcher::Move RoutedExperts::wave_backward(
+    const PassContext& context, const Backward& io,
+    const std::shared_ptr<const TokenExchanges>& waves, size_t number, Saved& saved) const {
+    const TokenDispatcher& dispatcher = *context.dispatcher;
+    const TokenExchange& wave = (*waves)[number];
+    const Map sent = sent_slots(io.map, wave), map{waves, &wave.experts};
+    Tensor dy = dispatcher.dispatch(wave, as_slots(context, io.dy, *sent));
+    Tensor x = std::exchange(saved.received.x, {}), gate_up = std::exchange(saved.gate_up, {});
+    if (number > 0) {
+        x = dispatcher.dispatch(wave, as_slots(context, io.x, *sent));
+        Tensor h = context.activations(map->slots(), width_);
+        gate_up = context.activations(map->slots(), 2 * width_);
+        ops::gate_up_swiglu(x, map->groups(true), gate_up_->forward, gate_up, h);
+    }
+    const Tensor sent_weights = Tensor::empty({sent->slots(), 1}, DType::f32);
+    gather(values_of(io.weights), sent->slot_choice, sent_weights.data<float>());
+    const Tensor row_weights = dispatcher.dispatch(wave, sent_weights);
+    std::vector<float> weights(map->slot_token.size()), d_slots(weights.size());
+    gather(values_of(row_weights), map->slot_token, weights.data());
+    std::shared_ptr<const std::vector<SlotPart>> parts;
+    if (context.expert_sums != ExpertSums::together) parts = {waves, &wave.parts};
+    const Tensor dx = experts_backward(
+        context,
+        {.map = map,
+         .parts = std::move(parts),
+         .experts = {wave.begin, wave.end, number + 1 == waves->size(), !wave.only},
+         .dy = dy,
+         .x = x,
+         .weights = weights,
+         .d_weights = d_slots},
+        gate_up);
+    x = dy = {};
+    scatter(d_slots, map->slot_token, row_weights.data<float>());
+    scatter(values_of(dispatcher.combine(wave, row_weights)), sent->slot_choice,
+            io.d_weights.data<float>());
+    return dispatcher.start_combine(wave, as_rows(context, dx, wave));
+}
+
+RoutedExperts::Slots RoutedExperts::backward(const PassContext& context, const Backward& io,
+                                             Saved& saved) const {
+    if (context.dispatcher == nullptr) return here_backward(context, io, saved);
+    const std::shared_ptr<const TokenExchanges> waves = std::move(saved.received.waves);
+    if (waves->size() == 1) return wave_backward(context, io, waves, 0, saved);
+    Tensor all = context.activations(io.map->slots(), io.x.dim(1));
+    for (size_t number = 0; number < waves->size(); ++number)
+        scatter_rows(wave_backward(context, io, waves, number, saved).finish(),
+                     (*waves)[number].slots, all);
+    return all;
+}
+
+}  // namespace fucina
