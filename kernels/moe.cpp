@@ -62,10 +62,12 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
 }
 
 TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets) {
+                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room) {
     FUCINA_CHECK(!grain_offsets.empty() && grain_offsets.back() == indices.rows(), "grains of ",
                  indices.rows(), " tokens");
-    return cpu::make_token_map(indices, experts, grain_offsets);
+    FUCINA_CHECK(room.empty() || std::ssize(room) == (std::ssize(grain_offsets) - 1) * experts,
+                 "room of ", room.size(), " pairs of grain and expert");
+    return cpu::make_token_map(indices, experts, grain_offsets, room);
 }
 
 void combine(const Combine& io, const TokenMap& map) {

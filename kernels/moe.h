@@ -26,9 +26,10 @@ void check_router(const RouterConfig& config);
 // Where each (token, choice) pair goes. Slots are ordered by expert, then by token.
 struct TokenMap {
     std::vector<int64_t> expert_offsets;  // [E + 1] slots
-    std::vector<int32_t> slot_token;      // [T*k]
-    std::vector<int32_t> slot_choice;     // [T*k] flat (token, choice) index token * k + choice
-    std::vector<int32_t> choice_slot;     // [T*k] inverse of slot_choice
+    std::vector<int32_t> slot_token;      // [slots], T*k of them but for what is dropped
+    std::vector<int32_t> slot_choice;     // [slots] flat (token, choice) index token * k + choice
+    std::vector<int32_t> choice_slot;     // [T*k] inverse of slot_choice; -1: dropped
+    std::vector<int64_t> dropped;         // [E] choices; empty: none of any
     std::vector<LeafTree> trees;          // [E] leaves of the grains within each expert's slots
     int64_t slots() const { return static_cast<int64_t>(slot_token.size()); }
     RowGroups groups(bool through_index) const {
@@ -58,19 +59,20 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
                       std::span<const int64_t> sequence_offsets, float scale,
                       const Tensor& d_scores);
 
-// indices i32 [T, k]; grain_offsets [grains + 1] token rows.
+// indices i32 [T, k]; grain_offsets [grains + 1] token rows. room [grains, E]: so many tokens of a
+// grain an expert takes, in the order of tokens, the others are dropped; empty: no limit.
 TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets);
+                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room = {});
 
 struct Combine {
-    Tensor slots;                    // [T*k, D] expert outputs in slot order
+    Tensor slots;                    // [slots, D] expert outputs in slot order
     const float* weights = nullptr;  // [T*k] by (token, choice), or null for 1
     Tensor add1, add2;  // [T, D] more addends (any float dtype), added after the slots in this
                         // order; may be undefined
     Tensor out;         // [T, D]
 };
-// out[t] = sum over t's choices, in ascending expert id, of weight · slots[slot], + add1 + add2;
-// fp32, rounded once.
+// out[t] = sum over t's choices that are not dropped, in ascending expert id, of weight ·
+// slots[slot], + add1 + add2; fp32, rounded once.
 void combine(const Combine& io, const TokenMap& map);
 
 // Copies rows into slot order: out[s] = x[slot_token[s]]. (What dispatch does on one rank.)

@@ -167,6 +167,7 @@ void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
     pass.context = context(pass.batch);
     pass.context.keeps = true;
     pass.context.balance_scale = options.balance_scale;
+    pass.context.expert_capacity = options.expert_capacity;
     pass.context.expert_sums = options.expert_sums;
     if (options.grains_apart) pass.context.cut_grains(true);
     pass.context.weight_grads = &pass.weight_grads;

@@ -31,8 +31,8 @@ struct ModelOptions {
     // Master weights are shards (Parameter::shard); a pass is a call of all ranks. Not in a
     // pipeline.
     bool weight_shards = false;
-    int64_t chunks = 0;     // exact.chunks; 0: ModelSpec::most_chunks()
-    bool sequence = false;  // tensor-parallel ranks share the rows between their products too
+    int64_t chunks = 0;         // exact.chunks; 0: ModelSpec::most_chunks()
+    bool sequence = false;      // tensor-parallel ranks share the rows between their products too
     int64_t dispatch_rows = 0;  // TokenDispatcher's rows
     // Decoder blocks of each stage of the pipeline, as many stages on each of its ranks: rank r's
     // are number r, r + ranks and so on. Empty: one stage a rank, as equal as can be.

@@ -24,7 +24,8 @@ namespace fucina {
 // What MoE layers report, once per layer and pass, from backward (which runs once even under
 // recompute).
 struct MoeReport {
-    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E]
+    std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], the dropped too
+    int64_t dropped = 0;                              // choices, of all layers
     ExactSum balance;                                 // unscaled, summed over layers
 };
 
@@ -49,6 +50,7 @@ struct PassContext {
     RecomputeKind recompute = RecomputeKind::none;
     bool keeps = false;  // what backward needs; without backward, layers let go of all they can
     double balance_scale = 0;
+    double expert_capacity = 0;  // 0: no token is dropped
     WeightGradQueue* weight_grads = nullptr;
     const TokenDispatcher* dispatcher = nullptr;  // null: all experts are here
     BlockWeights* weights = nullptr;              // null: all weights are here all the time

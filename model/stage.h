@@ -41,7 +41,9 @@ struct StagePass {
     ExactSum loss, mtp_loss;
 
     // After backward.
-    PassResult result() const { return {loss, mtp_loss, report.balance, report.expert_counts}; }
+    PassResult result() const {
+        return {loss, mtp_loss, report.balance, report.expert_counts, report.dropped};
+    }
 };
 
 class Stage {

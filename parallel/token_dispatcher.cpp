@@ -132,7 +132,7 @@ std::vector<int64_t> cut_waves(std::span<const int64_t> rows_of_experts, int64_t
     int64_t rows = 0;
     for (int64_t e = 0; e < std::ssize(rows_of_experts); ++e) {
         const int64_t more = rows_of_experts[static_cast<size_t>(e)];
-        if (rows > 0 && rows + more > limit) {
+        if (rows > 0 && more > 0 && rows + more > limit) {
             first.push_back(e);
             rows = 0;
         }

@@ -91,6 +91,7 @@ std::string metrics_line(const StepMetrics& metrics) {
                 return json_list(layer, [](int64_t count) { return std::to_string(count); });
             }));
     }
+    if (metrics.dropped) add("dropped", std::to_string(*metrics.dropped));
     if (metrics.skipped) add("skipped", "true");
     return text + "}";
 }
@@ -116,6 +117,7 @@ std::optional<StepMetrics> parse_metrics_line(const std::string& line) {
             metrics.expert_load.push_back(load.is_null() ? std::nan("") : load.get<double>());
         }
         metrics.expert_counts = json.value("expert_counts", std::vector<std::vector<int64_t>>());
+        if (json.contains("dropped")) metrics.dropped = json.at("dropped").get<int64_t>();
         metrics.skipped = json.value("skipped", false);
         return metrics;
     } catch (const nlohmann::json::exception&) {

@@ -26,7 +26,8 @@ struct StepMetrics {
     std::optional<double> compute_s, exposed_s;
     std::vector<double> expert_load;                  // [MoE layers] max / mean tokens per expert
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], at eval.every, else empty
-    bool skipped = false;                             // not finite: the optimizer did not step
+    std::optional<int64_t> dropped;  // pairs of a token and an expert, with train.expert_capacity
+    bool skipped = false;            // not finite: the optimizer did not step
 };
 
 // The line without its newline. Values that are not finite become null, which JSON can say.

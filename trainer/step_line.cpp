@@ -36,6 +36,8 @@ std::string StepLine::text(const StepMetrics& metrics, double seconds, double pe
         text += fmt::format("  load {:.2f}", *std::max_element(metrics.expert_load.begin(),
                                                                metrics.expert_load.end()));
     }
+    if (metrics.dropped)
+        text += fmt::format("  dropped {}", thousands(static_cast<double>(*metrics.dropped)));
     if (metrics.valid_loss) text += fmt::format("  valid {:.4f}", *metrics.valid_loss);
     const auto left = static_cast<double>(last_step_ - metrics.step);
     text += fmt::format("  eta {}", duration_text(left * mean_seconds_));

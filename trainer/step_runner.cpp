@@ -1,6 +1,7 @@
 #include "trainer/step_runner.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/error.h"
@@ -20,6 +21,7 @@ struct StepRunner::Sums {
         if (losses) loss.add(pass.loss);
         if (losses) mtp.add(pass.mtp_loss);
         balance.add(pass.balance);
+        dropped[0] += pass.dropped;
         for (size_t l = 0; l < pass.expert_counts.size(); ++l)
             for (size_t e = 0; e < pass.expert_counts[l].size(); ++e)
                 counts[l][e] += pass.expert_counts[l][e];
@@ -27,9 +29,12 @@ struct StepRunner::Sums {
     void all_reduce(Communicator& communicator) {
         for (ExactSum* sum : {&loss, &mtp, &balance}) communicator.all_reduce_sum(sum->words());
         for (auto& layer : counts) communicator.all_reduce_sum(layer);
+        if (drops) communicator.all_reduce_sum(dropped);
     }
 
+    bool drops = false;
     ExactSum loss, mtp, balance;
+    std::array<int64_t, 1> dropped{};
     std::vector<std::vector<int64_t>> counts;  // [MoE layers][E]
 };
 
@@ -148,14 +153,15 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
                                 attention_pairs(own)};
     parts_.mesh.data().all_reduce_sum(totals);
 
-    Sums sums;
+    Sums sums{.drops = train.expert_capacity() > 0};
     const int64_t moe_layers = spec.moe_layers() + (with_mtp && spec.is_moe(spec.layers) ? 1 : 0);
     sums.counts.assign(static_cast<size_t>(moe_layers),
                        std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
     run_passes(own,
                {.loss_scale = ratio(1, totals[0]),
                 .mtp_scale = ratio(train.mtp_loss(), totals[1]),
-                .balance_scale = ratio(train.balance_loss(), train.global_batch())},
+                .balance_scale = ratio(train.balance_loss(), train.global_batch()),
+                .expert_capacity = train.expert_capacity()},
                sums);
     sums.all_reduce(parts_.mesh.world());
 
@@ -167,6 +173,7 @@ StepResult StepRunner::run(int64_t step, int64_t first_sample) {
     result.tokens = totals[2];
     result.pairs = totals[3];
     result.expert_counts = std::move(sums.counts);
+    result.dropped = sums.dropped[0];
     result.outside = outside_;
     update(step, result);
     // The next backward makes them anew, in the room that activations leave.

@@ -26,6 +26,7 @@ struct StepResult {
     int64_t tokens = 0;  // of the global batch
     int64_t pairs = 0;   // (query, key) pairs of attention, of the global batch
     std::vector<std::vector<int64_t>> expert_counts;  // [MoE layers][E], of the global batch
+    int64_t dropped = 0;  // pairs of a token and an expert, by train.expert_capacity
     // The first parameter whose gradient is not finite or too large for sums of integers; the norm
     // is NaN then.
     std::string outside;

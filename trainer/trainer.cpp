@@ -162,6 +162,7 @@ void Trainer::write_metrics(const StepResult& result, const StepTime& time) {
     for (const auto& layer : result.expert_counts) {
         metrics.expert_load.push_back(expert_load(layer));
     }
+    if (train.expert_capacity() > 0) metrics.dropped = result.dropped;
     metrics.skipped = !result.finite;
     if (due(run_.recipe.eval().every())) {
         metrics.expert_counts = result.expert_counts;
@@ -181,6 +182,7 @@ void Trainer::write_metrics(const StepResult& result, const StepTime& time) {
                                                         {"peak_share", share}};
     if (metrics.mtp_loss) scalars.emplace_back("mtp_loss", *metrics.mtp_loss);
     if (metrics.balance_loss) scalars.emplace_back("balance_loss", *metrics.balance_loss);
+    if (metrics.dropped) scalars.emplace_back("dropped", static_cast<double>(*metrics.dropped));
     if (metrics.compute_s) scalars.emplace_back("compute_s", *metrics.compute_s);
     if (metrics.exposed_s) scalars.emplace_back("exposed_s", *metrics.exposed_s);
     if (metrics.valid_loss) scalars.emplace_back("valid_loss", *metrics.valid_loss);

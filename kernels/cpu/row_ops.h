@@ -36,7 +36,7 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
                       std::span<const int64_t> sequence_offsets, float scale,
                       const Tensor& d_scores);
 TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets);
+                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room);
 void combine(const ops::Combine& io, const TokenMap& map);
 void permute(const Tensor& x, const TokenMap& map, const Tensor& out);
 

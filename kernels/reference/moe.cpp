@@ -134,19 +134,26 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
 }
 
 TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets) {
+                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room) {
     const int64_t tokens = indices.rows(), top_k = indices.row_size();
     FUCINA_CHECK(!grain_offsets.empty() && grain_offsets.back() == tokens, "grains of ", tokens,
                  " tokens");
     TokenMap map;
-    map.choice_slot.resize(static_cast<size_t>(tokens * top_k));
+    map.choice_slot.assign(static_cast<size_t>(tokens * top_k), -1);
+    if (!room.empty()) map.dropped.assign(static_cast<size_t>(experts), 0);
     map.expert_offsets.push_back(0);
     for (int64_t expert = 0; expert < experts; ++expert) {
         std::vector<int64_t> leaves{0};
         for (size_t grain = 0; grain + 1 < grain_offsets.size(); ++grain) {
+            int64_t taken = 0;
             for (int64_t t = grain_offsets[grain]; t < grain_offsets[grain + 1]; ++t)
                 for (int64_t j = 0; j < top_k; ++j) {
                     if (indices.row<int32_t>(t)[j] != expert) continue;
+                    if (!room.empty() && taken++ >= room[grain * static_cast<size_t>(experts) +
+                                                         static_cast<size_t>(expert)]) {
+                        ++map.dropped[static_cast<size_t>(expert)];
+                        continue;
+                    }
                     map.choice_slot[static_cast<size_t>(t * top_k + j)] =
                         static_cast<int32_t>(map.slots());
                     map.slot_token.push_back(static_cast<int32_t>(t));
@@ -157,16 +164,18 @@ TokenMap make_token_map(const Tensor& indices, int64_t experts,
         map.trees.push_back(make_leaf_tree(std::move(leaves)));
         map.expert_offsets.push_back(map.slots());
     }
-    FUCINA_CHECK(map.slots() == tokens * top_k, "expert indices beyond [0, ", experts, ")");
+    FUCINA_CHECK(!room.empty() || map.slots() == tokens * top_k, "expert indices beyond [0, ",
+                 experts, ")");
     return map;
 }
 
 void combine(const ops::Combine& io, const TokenMap& map) {
     const int64_t tokens = io.out.rows();
-    const int64_t top_k = tokens == 0 ? 0 : map.slots() / tokens;
+    const int64_t top_k = tokens == 0 ? 0 : std::ssize(map.choice_slot) / tokens;
     parallel_for(tokens, top_k * io.out.row_size(), [&](int64_t t) {
         std::vector<float> sum(static_cast<size_t>(io.out.row_size()), 0.0f);
         for (int64_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
+            if (map.choice_slot[static_cast<size_t>(choice)] < 0) continue;
             const float weight = io.weights == nullptr ? 1.0f : io.weights[choice];
             const std::vector<float> row =
                 load_row(io.slots, map.choice_slot[static_cast<size_t>(choice)]);

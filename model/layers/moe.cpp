@@ -1,5 +1,8 @@
 #include "model/layers/moe.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/gemm.h"
 #include "model/layers/elementwise.h"
 
@@ -27,8 +30,38 @@ void Moe::route(const PassContext& context, Saved& saved) const {
     route.indices = Tensor::empty({tokens, config.top_k}, DType::i32);
     route.weights = Tensor::empty({tokens, config.top_k}, DType::f32);
     ops::router(config, logits, bias_->value, route.scores, route.indices, route.weights);
-    route.map = std::make_shared<const TokenMap>(
-        ops::make_token_map(route.indices, config.experts, context.own_grains()));
+    route.map = std::make_shared<const TokenMap>(ops::make_token_map(
+        route.indices, config.experts, context.own_grains(), room(context, route.indices)));
+}
+
+// [grains, E] What each expert takes of own rows, as ops::make_token_map has it. Of a grain that
+// tensor-parallel ranks share, those before us fill it first.
+std::vector<int64_t> Moe::room(const PassContext& context, const Tensor& indices) const {
+    if (context.expert_capacity == 0) return {};
+    const int64_t experts = spec_.router.experts;
+    const double share = context.expert_capacity * static_cast<double>(spec_.router.top_k) /
+                         static_cast<double>(experts);
+    const std::span<const int64_t> whole = context.grain_offsets, own = context.own_grains();
+    std::vector<int64_t> room, chosen;
+    for (size_t grain = 0; grain + 1 < whole.size(); ++grain) {
+        const auto tokens = static_cast<double>(whole[grain + 1] - whole[grain]);
+        const auto most = static_cast<int64_t>(std::ceil(share * tokens));
+        room.insert(room.end(), static_cast<size_t>(experts), most);
+        chosen.insert(chosen.end(), static_cast<size_t>(experts), 0);
+        for (int64_t t = own[grain]; t < own[grain + 1]; ++t)
+            for (int64_t j = 0; j < indices.row_size(); ++j)
+                ++chosen[grain * static_cast<size_t>(experts) +
+                         static_cast<size_t>(indices.row<int32_t>(t)[j])];
+    }
+    if (context.tensor == nullptr) return room;
+    std::vector<int64_t> all(chosen.size() * static_cast<size_t>(context.tensor->size()));
+    context.tensor->all_gather(std::as_bytes(std::span(chosen)),
+                               std::as_writable_bytes(std::span(all)));
+    for (size_t i = 0; i < room.size() * static_cast<size_t>(context.tensor->rank()); ++i) {
+        int64_t& left = room[i % room.size()];
+        left = std::max<int64_t>(left - all[i], 0);
+    }
+    return room;
 }
 
 Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
@@ -64,7 +97,11 @@ Tensor Moe::report_balance(const PassContext& context, const Route& route) const
     std::vector<int64_t>& counts =
         context.report->expert_counts[static_cast<size_t>(report_index_)];
     const std::vector<int64_t>& offsets = route.map->expert_offsets;
-    for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
+    const std::vector<int64_t>& dropped = route.map->dropped;
+    for (size_t e = 0; e < counts.size(); ++e) {
+        counts[e] = offsets[e + 1] - offsets[e] + (dropped.empty() ? 0 : dropped[e]);
+        context.report->dropped += dropped.empty() ? 0 : dropped[e];
+    }
     if (context.balance_scale == 0) return {};
 
     Tensor scores = route.scores, indices = route.indices;

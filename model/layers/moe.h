@@ -56,6 +56,7 @@ class Moe {
 
   private:
     void route(const PassContext& context, Saved& saved) const;
+    std::vector<int64_t> room(const PassContext& context, const Tensor& indices) const;
     Tensor combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                    const Tensor& shared, const Tensor& residual) const;
     Tensor route_backward(const PassContext& context, const Tensor& d_weights, Saved& saved) const;

@@ -164,37 +164,50 @@ Tensor as_tensor(const std::vector<int32_t>& values) {
     return x;
 }
 
-KernelCase token_map_case(int64_t tokens, int64_t top_k, int64_t experts) {
-    return {.name = concat("make_token_map ", tokens, " tokens, top ", top_k, " of ", experts),
-            .inputs = {random_indices(tokens, top_k, experts)},
-            .run =
-                [experts](Version version, const Tensors& in) {
-                    const std::vector<int64_t> grains = uneven_sequences(in[0].rows());
-                    const TokenMap map = version == Version::fast
-                                             ? ops::make_token_map(in[0], experts, grains)
-                                             : reference::make_token_map(in[0], experts, grains);
-                    std::vector<int32_t> shape(map.expert_offsets.begin(),
-                                               map.expert_offsets.end());
-                    for (const LeafTree& tree : map.trees) {
-                        shape.insert(shape.end(), tree.offsets.begin(), tree.offsets.end());
-                        shape.insert(shape.end(), tree.merges.begin(), tree.merges.end());
-                    }
-                    return Tensors{as_tensor(shape), as_tensor(map.slot_token),
-                                   as_tensor(map.slot_choice), as_tensor(map.choice_slot)};
-                },
-            .bytes = static_cast<double>(16 * tokens * top_k)};
+// Of uneven_sequences: some experts take all, some a few, one none.
+std::vector<int64_t> some_room(int64_t tokens, int64_t experts) {
+    std::vector<int64_t> room;
+    const auto grains = std::ssize(uneven_sequences(tokens)) - 1;
+    for (int64_t cell = 0; cell < grains * experts; ++cell)
+        room.push_back(cell % experts == 2 ? 0 : cell % 3 == 0 ? tokens : cell % 5);
+    return room;
+}
+
+KernelCase token_map_case(int64_t tokens, int64_t top_k, int64_t experts, bool drops = false) {
+    const std::vector<int64_t> room = drops ? some_room(tokens, experts) : std::vector<int64_t>();
+    return {
+        .name = concat("make_token_map ", tokens, " tokens, top ", top_k, " of ", experts,
+                       drops ? ", some dropped" : ""),
+        .inputs = {random_indices(tokens, top_k, experts)},
+        .run =
+            [experts, room](Version version, const Tensors& in) {
+                const std::vector<int64_t> grains = uneven_sequences(in[0].rows());
+                const TokenMap map = version == Version::fast
+                                         ? ops::make_token_map(in[0], experts, grains, room)
+                                         : reference::make_token_map(in[0], experts, grains, room);
+                std::vector<int32_t> shape(map.expert_offsets.begin(), map.expert_offsets.end());
+                shape.insert(shape.end(), map.dropped.begin(), map.dropped.end());
+                for (const LeafTree& tree : map.trees) {
+                    shape.insert(shape.end(), tree.offsets.begin(), tree.offsets.end());
+                    shape.insert(shape.end(), tree.merges.begin(), tree.merges.end());
+                }
+                return Tensors{as_tensor(shape), as_tensor(map.slot_token),
+                               as_tensor(map.slot_choice), as_tensor(map.choice_slot)};
+            },
+        .bytes = static_cast<double>(16 * tokens * top_k)};
 }
 
 struct CombineShape {
     int64_t tokens, top_k, experts, width;
     DType type;
     bool addends;
+    bool drops = false;
 };
 
 KernelCase combine_case(const CombineShape& s) {
     const DType addend = s.type == DType::bf16 ? DType::f32 : DType::bf16;
     return {.name = concat("combine ", name_of(s.type), " [", s.tokens, " x ", s.top_k, ", ",
-                           s.width, "]"),
+                           s.width, s.drops ? "], some dropped" : "]"),
             .inputs = {random_indices(s.tokens, s.top_k, s.experts),
                        random_tensor({s.tokens * s.top_k, s.width}, s.type, 30),
                        random_tensor({s.tokens, s.top_k}, DType::f32, 31),
@@ -202,9 +215,10 @@ KernelCase combine_case(const CombineShape& s) {
                        random_tensor({s.tokens, s.width}, addend, 33)},
             .run =
                 [s](Version version, const Tensors& in) {
-                    const TokenMap map =
-                        reference::make_token_map(in[0], s.experts, uneven_sequences(s.tokens));
-                    const ops::Combine io{.slots = in[1],
+                    const TokenMap map = reference::make_token_map(
+                        in[0], s.experts, uneven_sequences(s.tokens),
+                        s.drops ? some_room(s.tokens, s.experts) : std::vector<int64_t>());
+                    const ops::Combine io{.slots = in[1].slice(0, map.slots()),
                                           .weights = s.addends ? in[2].data<float>() : nullptr,
                                           .add1 = s.addends ? in[3] : Tensor(),
                                           .add2 = s.addends ? in[4] : Tensor(),
@@ -274,9 +288,13 @@ const AddCases kMoe([](Cases& cases) {
     cases.gradients.push_back(balance_gradient());
     cases.kernels.push_back(token_map_case(1, 1, 2));
     cases.kernels.push_back(token_map_case(50, 8, 256));
+    cases.kernels.push_back(token_map_case(50, 8, 256, true));
+    cases.kernels.push_back(token_map_case(300, 2, 5, true));
     for (const DType type : {DType::f32, DType::bf16}) {
         cases.kernels.push_back(combine_case({1, 1, 2, 1, type, false}));
         cases.kernels.push_back(combine_case({13, 3, 5, 33, type, true}));
+        cases.kernels.push_back(combine_case({37, 3, 5, 33, type, true, true}));
+        cases.kernels.push_back(combine_case({37, 3, 5, 64, type, false, true}));
         cases.kernels.push_back(combine_case({6, 8, 256, 7168, type, true}));
         cases.kernels.push_back(permute_case(1, 3, type));
         cases.kernels.push_back(permute_case(121, 515, type));

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <iterator>
+#include <numeric>
 
 #include "tests/layouts/train_layout.h"
 
@@ -51,6 +52,7 @@ const std::vector<Task> kTasks{
     {"few", {"train.global_batch=3"}},
     {"experts_without_tokens", {"train.router_bias_update=0"}, test::starve(2)},
     {"ties", {}, test::make_ties},
+    {"drops", {"train.expert_capacity=0.8"}},
 };
 
 std::vector<Ranks> layouts() {
@@ -248,6 +250,26 @@ TEST(Layouts, FastGradientsDifferByLessThanTheirBound) {
         }
     }
     EXPECT_TRUE(any_differs) << "nothing is shown";
+}
+
+// All tokens choose two experts of six, which take a third of each sequence, rounded up.
+TEST(Layouts, CapacityDropsAndSaysHowMany) {
+    Overrides base = test::all_losses();
+    const Trained all = test::train({}, base, test::make_ties, 1);
+    EXPECT_EQ(all.steps[0].dropped, 0);
+    base.push_back("train.expert_capacity=1000");
+    test::expect_same(test::train({}, base, test::make_ties),
+                      test::train({}, test::all_losses(), test::make_ties));
+    base.back() = "train.expert_capacity=1";
+    const StepResult got = test::train({}, base, test::make_ties, 1).steps[0];
+    EXPECT_EQ(got.expert_counts, all.steps[0].expert_counts) << "dropped tokens are routed too";
+    int64_t choices = 0;
+    for (const auto& layer : got.expert_counts)
+        choices = std::accumulate(layer.begin(), layer.end(), choices);
+    const auto layers = static_cast<int64_t>(got.expert_counts.size());
+    EXPECT_LE(got.dropped, choices * 2 / 3);
+    EXPECT_GT(got.dropped, choices * 2 / 3 - 2 * 8 * layers);
+    EXPECT_NE(got.loss, all.steps[0].loss);
 }
 
 TEST(Layouts, TasksAreWhatTheySay) {

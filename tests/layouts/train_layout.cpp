@@ -94,6 +94,7 @@ void expect_same(const Trained& got, const Trained& expected) {
         EXPECT_EQ(a.balance_loss, b.balance_loss) << step;
         EXPECT_EQ(a.grad_norm, b.grad_norm) << step;
         EXPECT_EQ(a.tokens, b.tokens) << step;
+        EXPECT_EQ(a.dropped, b.dropped) << step;
         EXPECT_EQ(a.expert_counts, b.expert_counts) << step;
     }
     ASSERT_EQ(got.state.size(), expected.state.size());

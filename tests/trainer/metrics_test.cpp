@@ -73,12 +73,13 @@ TEST(Metrics, HasTheKeysOfItsFormat) {
     metrics.tokens_per_s = 1234.5;
     metrics.compute_s = 0.5;
     metrics.exposed_s = 0.25;
+    metrics.dropped = 3;
     metrics.grad_norm = 0.1;
     EXPECT_EQ(metrics_line(metrics),
               "{\"step\":7,\"loss\":1.4285714285714286,\"balance_loss\":1.0,\"mtp_loss\":2.5,"
               "\"valid_loss\":4.0,\"valid_bits_per_byte\":1.5,\"grad_norm\":0.1,\"lr\":0.0003,\"tokens\":512,\"tokens_per_s\":1234.5,"
               "\"compute_s\":0.5,\"exposed_s\":0.25,"
-              "\"expert_load\":[1.5,2.0],\"expert_counts\":[[1,2],[3,0]]}");
+              "\"expert_load\":[1.5,2.0],\"expert_counts\":[[1,2],[3,0]],\"dropped\":3}");
 }
 
 TEST(Metrics, ResumeDropsLaterAndTornLines) {
