@@ -39,6 +39,11 @@ class Layers {
     Held whole_fp32(int64_t columns) const { return hold(shape_.tokens, columns, 4); }
     Held own(int64_t columns) const { return hold(own_rows(), columns, element()); }
     Held own_fp32(int64_t columns) const { return hold(own_rows(), columns, 4); }
+    // Rows of the experts here.
+    Held received(int64_t columns) const {
+        const int64_t sent = own_rows() * spec_.moe.router.top_k;
+        return hold(shape_.received > 0 ? shape_.received : sent, columns, element());
+    }
     // Copies that an exchange makes, if it makes any.
     Held whole_of_stream(int64_t columns) const {
         return shape_.sequence ? whole(columns) : nullptr;
@@ -182,16 +187,16 @@ class Layers {
         Held shared, sent;
         if (exchanges() && !again) {
             sent = own(k * d());
-            saved.received = own(k * d());
+            saved.received = received(d());
         }
         if (spec.shared_width > 0) shared = mlp(spec.shared_width, keeps, saved.shared_gate_up);
         sent = nullptr;
-        if (keeps) saved.gate_up = own(2 * k * spec.expert_width);
-        Held h = own(k * spec.expert_width);
-        Held slots = own(k * d());
+        if (keeps) saved.gate_up = received(2 * spec.expert_width);
+        Held h = received(spec.expert_width);
+        Held slots = received(d());
         h = nullptr;
         if (exchanges() && !again) {
-            const Held rows = own(k * d());
+            const Held rows = received(d());
             slots = own(k * d());
         }
         return own(d());
@@ -227,18 +232,18 @@ class Layers {
         Held d_rows;
         if (exchanges()) {
             const Held sent = own(k * d());
-            d_rows = own(k * d());
+            d_rows = received(d());
         }
-        Held d_gate_up = own(2 * k * width), weighted_h = own(k * width);
+        Held d_gate_up = received(2 * width), weighted_h = received(width);
         saved.gate_up = nullptr;
         gradient(experts * d() * width, true);
         weighted_h = nullptr;
         gradient(experts * 2 * width * d(), true);
-        Held slots = own(k * d());
+        Held slots = received(d());
         d_gate_up = saved.received = d_rows = nullptr;
         Held shared, rows;
         if (exchanges()) {
-            rows = own(k * d());
+            rows = received(d());
             slots = own(k * d());
         }
         if (spec.shared_width > 0) shared = mlp_backward(spec.shared_width, saved.shared_gate_up);

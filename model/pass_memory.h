@@ -22,6 +22,7 @@ struct PassShape {
     // Of the layer's experts those on this rank, if they are on several: rows are exchanged then,
     // as many as the rank's own if experts are met evenly. 0: all are here.
     int64_t experts_here = 0;
+    int64_t received = 0;   // rows for these, if they are not met evenly
     int64_t chunks = 1;     // exact.chunks
     int tensor = 1;         // ranks that share the matrices
     bool sequence = false;  // and the rows between them

@@ -152,7 +152,7 @@ std::vector<std::vector<int64_t>> TokenDispatcher::cut(
     std::span<const int64_t> rows_of_experts) const {
     const int64_t rows =
         std::accumulate(rows_of_experts.begin(), rows_of_experts.end(), int64_t{0});
-    const int64_t limit = rows_ > 0 ? rows_ : std::max(kLeastRows, 2 * rows / ranks_.size());
+    const int64_t limit = this->limit(rows_, (rows + ranks_.size() - 1) / ranks_.size());
     std::vector<std::vector<int64_t>> waves;
     size_t most = 0;
     for (size_t rank = 0; rank + 1 < first_.size(); ++rank) {

@@ -9,6 +9,7 @@
 // among them, each send their pieces of the same grains (parallel/row_shares.h): they are one
 // source.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -59,6 +60,9 @@ class TokenDispatcher {
     // kLeastRows.
     TokenDispatcher(Communicator& ranks, int64_t experts, int tensor = 1, int64_t rows = 0);
     static constexpr int64_t kLeastRows = 1024;
+    static int64_t limit(int64_t rows, int64_t mean) {
+        return rows > 0 ? rows : std::max(kLeastRows, 2 * mean);
+    }
 
     // map: of this rank's tokens, of `grains` grains. sums: what gradients are sums of.
     std::shared_ptr<const TokenExchanges> plan(const TokenMap& map, int64_t grains,

@@ -1,10 +1,7 @@
 #include "trainer/memory_plan.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -16,11 +13,10 @@
 #include "parallel/weight_gatherer.h"
 #include "trainer/grad_accumulator.h"
 #include "trainer/pass_batch.h"
+#include "trainer/process_memory.h"
 
 namespace fucina {
 namespace {
-
-constexpr const char* kProgram = "program";
 
 // How much more memory than the recipe's micro-batches need may be spent on merging them. A pass
 // less is a writing, and an adding, of all gradients less.
@@ -33,21 +29,6 @@ constexpr int64_t kTravelProgram = int64_t{3} << 19;  // and MPI's, for weights 
 // chunks of the head's loss, which do not grow with the model, are the only ones that fit nowhere.
 constexpr int64_t kGapShare = 10;
 constexpr int64_t kMostGaps = int64_t{16} << 20;
-
-// Bytes of a line "VmHWM:  298872 kB" of /proc/self/status.
-int64_t process_bytes(const std::string& key) {
-    std::ifstream status("/proc/self/status");
-    for (std::string word; status >> word;) {
-        int64_t kilobytes = 0;
-        if (word == key + ":" && status >> kilobytes) return 1024 * kilobytes;
-    }
-    return 0;
-}
-
-// Code, libraries, data, tables of tokens and whatever else is no tensor.
-int64_t program_bytes() {
-    return std::max<int64_t>(process_bytes("VmRSS") - Arena::process().resident(), 0);
-}
 
 int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
     if (parameter.forward.defined()) {
@@ -188,6 +169,7 @@ class PassPlanner {
         shape.end = shape.begin + layers[stage];
         shape.has_embedding = stage == 0;
         shape.has_head = stage + 1 == stages;
+        if (shape.experts_here > 0) shape.received = std::min(own_choices(shape), wave_rows(shape));
         return shape;
     }
 
@@ -215,6 +197,22 @@ class PassPlanner {
         for (const Pass& pass : passes)
             most = std::max(most, kernel_scratch(model_.spec(), shape(pass, 0), longest));
         return most;
+    }
+
+    // Activations beyond `even` where the experts here get as many rows as they can at a time.
+    int64_t uneven(const std::vector<Pass>& passes, int64_t even) const {
+        int64_t most = even;
+        for (const Pass& pass : passes)
+            for (int chunk = 0; chunk < model_.chunks(); ++chunk) {
+                PassShape shape = this->shape(pass, chunk);
+                if (shape.experts_here == 0) return 0;
+                const int64_t top_k = model_.spec().moe.router.top_k;
+                const int64_t all = shape.tokens / mesh_.tensor * mesh_.expert;
+                shape.received = std::min(all * std::min(top_k, shape.experts_here),
+                                          std::max(all, wave_rows(shape)));
+                most = std::max(most, pass_memory(model_.spec(), shape).activations);
+            }
+        return most - even;
     }
 
   private:
@@ -249,6 +247,15 @@ class PassPlanner {
             if (pass.ends_wave && by_wave_) held = 1;
         }
         return most;
+    }
+    int64_t own_choices(const PassShape& shape) const {
+        return shape.tokens / mesh_.tensor * model_.spec().moe.router.top_k;
+    }
+    // Of an exchange's wave; one expert's are as many as it gets evenly.
+    int64_t wave_rows(const PassShape& shape) const {
+        const int64_t mean = own_choices(shape);
+        return std::max(TokenDispatcher::limit(model_.options().dispatch_rows, mean),
+                        mean * mesh_.expert / model_.spec().moe.router.experts);
     }
     // By stage of this rank: what other micro-batches keep at most while one is at it. Weights'
     // gradients that wait are counted as all that forward kept.
@@ -342,6 +349,7 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
             of_other_stages > 0 ? most.all_gradients + of_other_stages : most.gradients;
         plan.predicted.emplace_back("gradients", std::max(most.gradients, at_end));
         plan.predicted.emplace_back("activations", most.activations);
+        plan.uneven = planner.uneven(plan.passes, most.activations);
         plan.predicted.emplace_back("communication", exchanged + gathered);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
@@ -366,35 +374,9 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     }
     // What depends on threads and the moment has no say in how passes are cut.
     best.predicted.emplace_back("kernel scratch", planner.scratch(best.passes));
-    best.predicted.emplace_back(kProgram,
+    best.predicted.emplace_back(kProgramPurpose,
                                 program_bytes() + kLaterProgram + (by_block ? kTravelProgram : 0));
     return best;
-}
-
-std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured) {
-    std::vector<std::string> lines{measured ? "memory           predicted     measured"
-                                            : "memory           predicted"};
-    const auto add = [&](const std::string& name, int64_t predicted, int64_t most) {
-        if (predicted == 0 && most == 0) return;
-        lines.push_back(
-            fmt::format("  {:<16}{:>9.1f} MiB", name, static_cast<double>(predicted) / (1 << 20)));
-        if (measured)
-            lines.back() += fmt::format("{:>9.1f} MiB", static_cast<double>(most) / (1 << 20));
-    };
-    const std::vector<MemoryUse> used = Arena::process().table();
-    const auto most_of = [&](const std::string& purpose) {
-        for (const MemoryUse& use : used) {
-            if (use.purpose == purpose) return use.peak;
-        }
-        return int64_t{0};
-    };
-    for (const auto& [purpose, bytes] : plan.predicted)
-        add(purpose, bytes, purpose == kProgram ? program_bytes() : most_of(purpose));
-    for (const MemoryUse& use : used) {
-        if (!plan.has(use.purpose)) add(use.purpose, 0, use.peak);
-    }
-    add("in all", plan.total(), process_bytes("VmHWM"));
-    return lines;
 }
 
 }  // namespace fucina

@@ -17,6 +17,9 @@ struct MemoryPlan {
     // Bytes, each the most at any moment: by Arena's purposes, then "program", which is what the
     // process holds besides (code, libraries, data, tables) and already holds when it plans.
     std::vector<std::pair<std::string, int64_t>> predicted;
+    // More activations where routing is so uneven that a rank's experts get as many rows as they
+    // can at a time (parallel.dispatch_rows); 0: all experts are here.
+    int64_t uneven = 0;
     int64_t shared = 0;  // gradients and activations have their most at different moments,
                          // less the gaps that they leave between each other
     bool has(const std::string& purpose) const;
