@@ -28,6 +28,7 @@ struct WeightEntry {
     // A tensor of the parameter's shape that stands for it where a file has none of the spellings:
     // a tied model's other half.
     std::string stand_in;
+    bool fp32 = false;  // wherever it is written, whatever the others are
 };
 
 class WeightMap {

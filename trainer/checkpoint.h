@@ -66,6 +66,11 @@ std::filesystem::path checkpoint_directory(const std::filesystem::path& run_dir,
 // directory is there and cannot be listed.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run_dir);
 
+// Removes all but the `keep` newest valid checkpoints, and damaged ones that are older; each
+// disappears by a rename first. Returns what was removed. Not while another process saves there.
+std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& run_dir,
+                                                     int64_t keep);
+
 // Removes what interrupted saves left. Not while another process saves there.
 void remove_leftovers(const std::filesystem::path& run_dir);
 

@@ -13,6 +13,7 @@
 #include "kernels/runtime.h"
 #include "kernels/tensor.h"
 #include "trainer/checkpoint.h"
+#include "trainer/checkpoint_reader.h"
 #include "trainer/manifest.h"
 #include "trainer/shard_file.h"
 
@@ -32,15 +33,7 @@ bool is_checkpoint_name(const std::string& name) {
 void read_box(const InputFile& file, const SavedTensor& tensor, const SavedBox& box,
               std::span<std::byte> into) {
     file.read(box.byte_offset(), into);
-    if (XXH3_64bits(into.data(), into.size()) != box.xxh3()) {
-        fail_damaged(file.path().string(), ": checksum of ", tensor.kind(), " ", tensor.name(),
-                     " differs at byte ", box.byte_offset(), ": the file is damaged");
-    }
-}
-
-Box box_in(const SavedBox& saved) {
-    return {{saved.offset().begin(), saved.offset().end()},
-            {saved.extent().begin(), saved.extent().end()}};
+    check_box_hash(file.path(), tensor, box, XXH3_64bits(into.data(), into.size()));
 }
 
 // A box that lies as one run in what is wanted is read in place.
@@ -206,16 +199,18 @@ void load_tensors(const fs::path& dir, const Manifest& manifest,
 }
 
 void verify_checkpoint(const fs::path& dir) {
-    const Manifest manifest = read_manifest(dir);
-    const std::vector<InputFile> files = open_shards(dir, manifest);
-    std::vector<std::byte> bytes;
-    for (const SavedTensor& tensor : manifest.tensors()) {
-        for (const SavedBox& box : tensor.boxes()) {
-            bytes.resize(static_cast<size_t>(box.nbytes()));
-            read_box(files[box.file()], tensor, box, bytes);
-        }
+    const CheckpointReader reader(dir);
+    const Manifest& manifest = reader.manifest();
+    for (const SavedTensor& tensor : manifest.tensors()) reader.check(tensor);
+    for (int f = 0; f < manifest.files_size(); ++f) {
+        const SavedFile& file = manifest.files(f);
+        const InputFile opened(dir / file.name());
+        if (file.has_frame_xxh3() && frame_hash(opened, manifest, f) != file.frame_xxh3())
+            fail_damaged(opened.path().string(),
+                         ": checksum of HDF5's own bytes differs: the file is damaged, "
+                         "its tensors are not");
+        cross_check_shard(dir, manifest, f);
     }
-    for (int f = 0; f < manifest.files_size(); ++f) cross_check_shard(dir, manifest, f);
 }
 
 }  // namespace fucina

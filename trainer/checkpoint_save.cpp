@@ -143,6 +143,34 @@ bool is_valid(const fs::path& dir) {
     }
 }
 
+// Checkpoints to be removed so that the `keep` newest valid ones stay. Damaged ones do not count;
+// they stay as long as they are not older than the ones kept. `known` is valid, and stays.
+std::vector<fs::path> beyond(const fs::path& run_dir, int64_t keep, const fs::path& known = {}) {
+    std::vector<fs::path> old;
+    int64_t kept = 0;
+    for (const fs::path& dir : list_checkpoints(run_dir)) {
+        if (kept < keep)
+            kept += dir == known || is_valid(dir) ? 1 : 0;
+        else if (dir != known)
+            old.push_back(dir);
+    }
+    return old;
+}
+
+// A directory disappears under another name first, durably, so that neither a kill nor a crash
+// leaves half of it under its own.
+fs::path to_trash(const fs::path& dir) {
+    const fs::path trash = dir.string() + fmt::format(".trash-{}", getpid());
+    rename_path(dir, trash);
+    return trash;
+}
+
+void empty_trash(const fs::path& parent, const std::vector<fs::path>& trash) {
+    if (trash.empty()) return;
+    sync_directory(parent);
+    for (const fs::path& dir : trash) remove_tree(dir);
+}
+
 // Without a mesh all ranks hold the same.
 MeshShape mesh_of(const SaveRequest& request, int ranks) {
     return request.mesh.ranks() == ranks ? request.mesh : MeshShape{.data = ranks};
@@ -220,9 +248,9 @@ class Save {
         }
         reach("save.begin");
         const std::string name = shard_name(rank, communicator_.size());
-        const int64_t size = write_shard(temporary_ / name, datasets);
+        const WrittenShard shard = write_shard(temporary_ / name, datasets);
         reach("save.shard");
-        own_.push_back(size);
+        own_ = {shard.size, static_cast<int64_t>(shard.frame_xxh3)};
         for (const ShardDataset& dataset : datasets) {
             own_.push_back(dataset.byte_offset);
             own_.push_back(static_cast<int64_t>(dataset.xxh3));
@@ -245,6 +273,7 @@ class Save {
             SavedFile* file = manifest_.add_files();
             file->set_name(shard_name(static_cast<int>(r), communicator_.size()));
             file->set_size(all[r * width]);
+            file->set_frame_xxh3(static_cast<uint64_t>(all[r * width + 1]));
         }
         for (const NamedTensor& named : request_.tensors) {
             SavedTensor* saved = manifest_.add_tensors();
@@ -254,7 +283,7 @@ class Save {
             for (int64_t dim : named.shape()) saved->add_shape(dim);
         }
         std::vector<size_t> next(ranks);
-        for (size_t r = 0; r < ranks; ++r) next[r] = r * width + 1;
+        for (size_t r = 0; r < ranks; ++r) next[r] = r * width + 2;
         for (const Share& share : shares_) {
             const auto writer = static_cast<size_t>(share.writer);
             add_box(share, all[next[writer]], static_cast<uint64_t>(all[next[writer] + 1]));
@@ -299,29 +328,16 @@ class Save {
         }
     }
 
-    // A directory disappears under another name first, durably, so that neither a kill nor a crash
-    // leaves half of it under its own.
-    void move_to_trash(const fs::path& dir) {
-        trash_.push_back(dir.string() + fmt::format(".trash-{}", getpid()));
-        rename_path(dir, trash_.back());
-    }
+    void move_to_trash(const fs::path& dir) { trash_.push_back(to_trash(dir)); }
 
-    // Damaged checkpoints do not count; they stay as long as they are not older than the ones kept.
     // Too many old checkpoints are no reason to fail a save that stands.
     void retire() {
         try {
-            int64_t kept = 0;
-            for (const fs::path& dir : list_checkpoints(request_.run_dir)) {
-                if (kept < request_.keep) {
-                    kept += dir == target_ || is_valid(dir) ? 1 : 0;
-                } else if (dir != target_) {
-                    reach("save.retire");
-                    move_to_trash(dir);
-                }
+            for (const fs::path& dir : beyond(request_.run_dir, request_.keep, target_)) {
+                reach("save.retire");
+                move_to_trash(dir);
             }
-            if (trash_.empty()) return;
-            sync_directory(target_.parent_path());
-            for (const fs::path& dir : trash_) remove_tree(dir);
+            empty_trash(target_.parent_path(), trash_);
         } catch (const std::exception&) {
         }
     }
@@ -331,7 +347,7 @@ class Save {
     const std::vector<Share> shares_;
     const fs::path target_;
     fs::path temporary_;
-    std::vector<int64_t> own_;  // size of our shard, then offset and checksum of each box
+    std::vector<int64_t> own_;  // our shard's size and checksum, each box's offset and checksum
     Manifest manifest_;
     bool renamed_ = false;
     std::vector<fs::path> trash_;  // to be removed when the save stands
@@ -350,6 +366,14 @@ NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& te
     result.part = part;
     result.shared_out = shared_out;
     return result;
+}
+
+std::vector<fs::path> prune_checkpoints(const fs::path& run_dir, int64_t keep) {
+    const std::vector<fs::path> old = beyond(run_dir, keep);
+    std::vector<fs::path> trash;
+    for (const fs::path& dir : old) trash.push_back(to_trash(dir));
+    empty_trash(run_dir / "checkpoints", trash);
+    return old;
 }
 
 SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request) {

@@ -257,6 +257,18 @@ void check_manifest(const Manifest& manifest, const std::string& path) {
     check_files(manifest, path);
 }
 
+Box box_in(const SavedBox& saved) {
+    return {{saved.offset().begin(), saved.offset().end()},
+            {saved.extent().begin(), saved.extent().end()}};
+}
+
+void check_box_hash(const std::filesystem::path& file, const SavedTensor& tensor,
+                    const SavedBox& box, uint64_t xxh3) {
+    if (xxh3 == box.xxh3()) return;
+    fail_damaged(file.string(), ": checksum of ", tensor.kind(), " ", tensor.name(),
+                 " differs at byte ", box.byte_offset(), ": the file is damaged");
+}
+
 Manifest read_manifest(const std::filesystem::path& dir) {
     const std::filesystem::path path = dir / kManifestName;
     size_of_file(path);

@@ -8,6 +8,7 @@
 
 #include "configs/manifest.pb.h"
 #include "kernels/dtype.h"
+#include "parallel/layout.h"
 
 namespace fucina {
 
@@ -35,5 +36,10 @@ std::string shard_name(int shard, int shards);
 std::string content_hash(std::string_view bytes);
 
 DType saved_dtype(const SavedTensor& tensor);
+Box box_in(const SavedBox& saved);
+
+// DamagedFile, naming tensor and byte, unless xxh3, of the box's bytes in `file`, is what it was.
+void check_box_hash(const std::filesystem::path& file, const SavedTensor& tensor,
+                    const SavedBox& box, uint64_t xxh3);
 
 }  // namespace fucina

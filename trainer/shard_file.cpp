@@ -91,21 +91,56 @@ void make_skeleton(const fs::path& path, std::span<ShardDataset> datasets) {
     if (!file.reset()) fail_hdf5(path, "close the file");
 }
 
+// A hash that grows by pieces.
+class GrowingHash {
+  public:
+    GrowingHash() : state_(XXH3_createState(), XXH3_freeState) { XXH3_64bits_reset(state_.get()); }
+    void add(std::span<const std::byte> bytes) {
+        XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
+    }
+    uint64_t value() const { return XXH3_64bits_digest(state_.get()); }
+
+  private:
+    std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
+};
+
+struct Extent {
+    int64_t offset, nbytes;
+};
+
+// Of a file's bytes outside `boxes`, by read(offset, into).
+template <class Read>
+uint64_t hash_outside(std::vector<Extent> boxes, int64_t size, const Read& read) {
+    std::ranges::sort(boxes, {}, &Extent::offset);
+    boxes.push_back({size, 0});
+    GrowingHash hash;
+    std::vector<std::byte> piece;
+    int64_t at = 0;
+    for (const Extent& box : boxes) {
+        while (at < box.offset) {
+            piece.resize(static_cast<size_t>(std::min(kPiece, box.offset - at)));
+            read(at, std::span(piece));
+            hash.add(piece);
+            at += std::ssize(piece);
+        }
+        at = box.offset + box.nbytes;
+    }
+    return hash.value();
+}
+
 void write_dataset(const FileDescriptor& file, const fs::path& path, ShardDataset& dataset) {
-    const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                         XXH3_freeState);
-    XXH3_64bits_reset(state.get());
+    GrowingHash hash;
     for (int64_t done = 0; done < dataset.nbytes; done += kPiece) {
         const auto count = static_cast<size_t>(std::min(kPiece, dataset.nbytes - done));
         write_at(file, path, dataset.byte_offset + done, {dataset.data + done, count});
-        XXH3_64bits_update(state.get(), dataset.data + done, count);
+        hash.add({dataset.data + done, count});
     }
-    dataset.xxh3 = XXH3_64bits_digest(state.get());
+    dataset.xxh3 = hash.value();
 }
 
 }  // namespace
 
-int64_t write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
+WrittenShard write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
     quiet_hdf5();
     make_skeleton(path, datasets);
     const FileDescriptor file = create_file(path, O_RDWR | O_NOFOLLOW, path);
@@ -117,8 +152,28 @@ int64_t write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
     }
     run_on_threads(static_cast<int64_t>(datasets.size()), runtime().threads,
                    [&](int64_t i) { write_dataset(file, path, datasets[static_cast<size_t>(i)]); });
+    std::vector<Extent> boxes;
+    for (const ShardDataset& dataset : datasets)
+        boxes.push_back({dataset.byte_offset, dataset.nbytes});
+    const uint64_t frame =
+        hash_outside(std::move(boxes), size, [&](int64_t offset, std::span<std::byte> into) {
+            if (read_at(file, path, offset, into) != std::ssize(into))
+                fail(ExitCode::storage, path.string(), ": ends before byte ",
+                     offset + std::ssize(into));
+        });
     sync_file(file, path);
-    return size;
+    return {size, frame};
+}
+
+uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number) {
+    std::vector<Extent> boxes;
+    for (const SavedTensor& tensor : manifest.tensors())
+        for (const SavedBox& box : tensor.boxes())
+            if (box.file() == static_cast<uint32_t>(number))
+                boxes.push_back({box.byte_offset(), box.nbytes()});
+    return hash_outside(
+        std::move(boxes), file.size(),
+        [&](int64_t offset, std::span<std::byte> into) { file.read(offset, into); });
 }
 
 void cross_check_shard(const fs::path& dir, const Manifest& manifest, int file) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "configs/manifest.pb.h"
+#include "data/file.h"
 #include "kernels/dtype.h"
 
 namespace fucina {
@@ -22,8 +23,15 @@ struct ShardDataset {
     uint64_t xxh3 = 0;
 };
 
-// Writes, fsyncs and closes a new file; returns its size. Fails with exit 11.
-int64_t write_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
+struct WrittenShard {
+    int64_t size = 0;
+    uint64_t frame_xxh3 = 0;  // SavedFile's
+};
+// Writes, fsyncs and closes a new file. Fails with exit 11.
+WrittenShard write_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
+
+// SavedFile's frame_xxh3 of a shard that is there.
+uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number);
 
 // Opens every dataset of a shard with libhdf5 and compares shape, type and offset with the
 // manifest; fails with exit 3 at the first difference.

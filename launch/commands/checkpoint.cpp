@@ -1,21 +1,26 @@
-// `fucina checkpoint inspect DIR` and `fucina checkpoint verify DIR`.
+// `fucina checkpoint inspect | verify | diff | prune`.
 #include <cstdio>
 #include <map>
 #include <memory>
 
 #include "kernels/error.h"
+#include "kernels/tensor.h"
 #include "launch/commands.h"
 #include "launch/process.h"
 #include "launch/recipe.h"
 #include "trainer/checkpoint.h"
+#include "trainer/checkpoint_diff.h"
 #include "trainer/manifest.h"
+#include "trainer/run_directory.h"
+#include "trainer/step_line.h"
 
 namespace fucina {
 namespace {
 
 struct CheckpointOptions {
-    std::string directory;
+    std::string directory, other;
     bool tensors = false;
+    int64_t keep = 0;
 };
 
 // A checkpoint directory, or a run's newest.
@@ -29,14 +34,6 @@ std::filesystem::path find(const std::string& directory) {
     });
 }
 
-std::string shape_of(const SavedTensor& tensor) {
-    std::string text = "[";
-    for (int d = 0; d < tensor.shape_size(); ++d) {
-        text += concat(d == 0 ? "" : ", ", tensor.shape(d));
-    }
-    return text + "]";
-}
-
 int64_t bytes_of(const SavedTensor& tensor) {
     int64_t bytes = 0;
     for (const SavedBox& box : tensor.boxes()) bytes += box.nbytes();
@@ -46,7 +43,7 @@ int64_t bytes_of(const SavedTensor& tensor) {
 void print_tensors(const Manifest& manifest) {
     for (const SavedTensor& tensor : manifest.tensors()) {
         std::printf("%-7s %-40s %-5s %-20s", tensor.kind().c_str(), tensor.name().c_str(),
-                    tensor.dtype().c_str(), shape_of(tensor).c_str());
+                    tensor.dtype().c_str(), shape_text(shape_of(tensor)).c_str());
         for (const SavedBox& box : tensor.boxes()) {
             std::printf(" %u:%lld", box.file(), static_cast<long long>(box.byte_offset()));
         }
@@ -88,23 +85,64 @@ void verify(const CheckpointOptions& options) {
     std::printf("%s: every checksum is right, and HDF5 sees the same datasets\n", dir.c_str());
 }
 
+void print(const TensorDiff& diff) {
+    std::printf("%-7s %-40s ", diff.kind.c_str(), diff.name.c_str());
+    if (!diff.apart.empty())
+        std::printf("%s\n", diff.apart.c_str());
+    else
+        std::printf("%s of %s values differ, by at most %.3g; all of them by %.2g of the norm\n",
+                    thousands(static_cast<double>(diff.differing)).c_str(),
+                    thousands(static_cast<double>(diff.elements)).c_str(), diff.largest,
+                    diff.relative);
+}
+
+void diff(const CheckpointOptions& options) {
+    if (process().rank() != 0) return;
+    const CheckpointReader a(find(options.directory)), b(find(options.other));
+    const CheckpointDiff diff = diff_checkpoints(a, b);
+    for (const TensorDiff& tensor : diff.tensors) print(tensor);
+    for (const std::string& line : diff.other) std::printf("%s\n", line.c_str());
+    std::printf("%lld tensors are equal to the last bit, %zu differ\n",
+                static_cast<long long>(diff.equal), diff.tensors.size());
+    if (!diff.same()) fail(ExitCode::data, a.dir().string(), " and ", b.dir().string(), " differ");
+}
+
+void prune(const CheckpointOptions& options) {
+    if (process().rank() != 0) return;
+    const RunDirectory run = RunDirectory::open(options.directory);  // not while it trains
+    const std::vector<std::filesystem::path> removed = prune_checkpoints(run.path(), options.keep);
+    for (const std::filesystem::path& dir : removed) std::printf("removed %s\n", dir.c_str());
+    std::printf("%zu removed, %zu left\n", removed.size(), list_checkpoints(run.path()).size());
+}
+
 }  // namespace
 
 void add_checkpoint_command(Command app) {
-    Command command = app.subcommand("checkpoint", "Look into a checkpoint, or check it");
+    Command command =
+        app.subcommand("checkpoint", "Look into checkpoints, check, compare or remove them");
     auto options = std::make_shared<CheckpointOptions>();
     Command inspect_command = command.subcommand("inspect", "What a checkpoint holds");
     Command verify_command =
         command.subcommand("verify", "Read everything and compare all checksums");
-    for (Command each : {inspect_command, verify_command}) {
+    Command diff_command = command.subcommand(
+        "diff", "Which tensors differ, and by how much; exit code 3 if any does");
+    for (Command each : {inspect_command, verify_command, diff_command}) {
         each.option("directory", options->directory, "run or checkpoint directory")
             .path()
             .required();
     }
+    diff_command.option("other", options->other, "run or checkpoint directory").path().required();
+    Command prune_command = command.subcommand("prune", "Remove a run's older checkpoints");
+    prune_command.option("run", options->directory, "run directory").path().required();
+    prune_command.option("--keep", options->keep, "So many newest valid ones stay")
+        .range(int64_t{1}, int64_t{1000000})
+        .required();
     inspect_command.flag("--tensors", options->tensors,
                          "every tensor, with the file and byte where each box begins");
     inspect_command.run([options] { inspect(*options); });
     verify_command.run([options] { verify(*options); });
+    diff_command.run([options] { diff(*options); });
+    prune_command.run([options] { prune(*options); });
 }
 
 }  // namespace fucina

@@ -87,6 +87,7 @@ void add_block(const ModelSpec& spec, bool moe, const std::string& ours, const s
     out.push_back(whole(ours + "moe.router", theirs + "mlp.gate.weight", {n, d}));
     out.push_back(
         whole(ours + "moe.router_bias", theirs + "mlp.gate.e_score_correction_bias", {n}));
+    out.back().fp32 = true;
     add_experts(spec, ours + "moe.experts.", theirs + "mlp.experts.", out);
     if (spec.moe.shared_width > 0)
         add_mlp(d, spec.moe.shared_width, ours + "moe.shared.", theirs + "mlp.shared_experts.",

@@ -94,6 +94,24 @@ def test_verify_compares_with_hdf5(tmp_path, whole):
     assert done.returncode == 3 and "HDF5" in done.stderr, done.stderr
 
 
+def test_diff_and_prune(tmp_path, whole):
+    runs.copy_run(whole, tmp_path)
+    names = runs.checkpoints(tmp_path)
+    steps = [tmp_path / "run" / "checkpoints" / name for name in names]
+    done = runs.run("checkpoint", "diff", whole / "run", tmp_path / "run")
+    assert done.returncode == 0 and " 0 differ" in done.stdout, done.stdout + done.stderr
+    done = runs.run("checkpoint", "diff", steps[0], steps[-1])
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+    assert "layers.1.moe.experts.gate_up" in done.stdout and "values differ" in done.stdout
+    done = runs.run("checkpoint", "prune", tmp_path / "run", "--keep", "1")
+    assert done.returncode == 0 and f"{len(names) - 1} removed, 1 left" in done.stdout
+    assert runs.checkpoints(tmp_path) == names[-1:]
+    for arguments in [(), ("--keep", "0"), ("--keep", "x")]:
+        done = runs.run("checkpoint", "prune", tmp_path / "run", *arguments)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert runs.run("checkpoint", "prune", steps[-1], "--keep", "1").returncode == 10
+
+
 def test_inspect_lists_what_is_there(whole):
     done = runs.run("checkpoint", "inspect", whole / "run", "--tensors")
     assert done.returncode == 0

@@ -1,0 +1,113 @@
+#include "trainer/checkpoint_reader.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "kernels/error.h"
+#include "kernels/tensor.h"
+#include "trainer/manifest.h"
+
+namespace fucina {
+namespace {
+
+constexpr int64_t kPiece = int64_t{8} << 20;  // bytes read at a time
+
+}  // namespace
+
+CheckpointReader::CheckpointReader(std::filesystem::path dir)
+    : dir_(std::move(dir)), manifest_(read_manifest(dir_)) {
+    for (const SavedFile& file : manifest_.files()) files_.emplace_back(dir_ / file.name());
+    for (const SavedTensor& tensor : manifest_.tensors())
+        by_name_[{tensor.kind(), tensor.name()}] = &tensor;
+}
+
+const SavedTensor* CheckpointReader::find(const std::string& kind, const std::string& name) const {
+    const auto found = by_name_.find({kind, name});
+    return found == by_name_.end() ? nullptr : found->second;
+}
+
+const SavedTensor& CheckpointReader::at(const std::string& kind, const std::string& name) const {
+    if (const SavedTensor* tensor = find(kind, name)) return *tensor;
+    fail(ExitCode::data, dir_.string(), ": has no ", kind, " ", name);
+}
+
+void CheckpointReader::check(const SavedTensor& tensor) const {
+    const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                         XXH3_freeState);
+    std::vector<std::byte> piece;
+    for (const SavedBox& box : tensor.boxes()) {
+        const InputFile& file = files_[box.file()];
+        XXH3_64bits_reset(state.get());
+        for (int64_t done = 0; done < box.nbytes(); done += std::ssize(piece)) {
+            piece.resize(static_cast<size_t>(std::min(kPiece, box.nbytes() - done)));
+            file.read(box.byte_offset() + done, piece);
+            XXH3_64bits_update(state.get(), piece.data(), piece.size());
+        }
+        check_box_hash(file.path(), tensor, box, XXH3_64bits_digest(state.get()));
+    }
+}
+
+void CheckpointReader::read(const SavedTensor& tensor, const Box& box,
+                            std::span<std::byte> into) const {
+    const int64_t element = size_of(saved_dtype(tensor));
+    FUCINA_CHECK(std::ssize(into) == box.size() * element, into.size(), " bytes for ", box.size(),
+                 " elements of ", tensor.name());
+    std::vector<std::byte> shared;
+    for (const SavedBox& saved : tensor.boxes()) {
+        const Box whole = box_in(saved);
+        const std::optional<Box> part = intersection(whole, box);
+        if (!part) continue;
+        Box local = *part;
+        for (size_t d = 0; d < local.offset.size(); ++d) local.offset[d] -= whole.offset[d];
+        shared.resize(static_cast<size_t>(part->size() * element));
+        const bool all = *part == box;
+        std::byte* const to = all ? into.data() : shared.data();
+        for_each_run(whole.extent, local, [&](int64_t first, int64_t at, int64_t count) {
+            files_[saved.file()].read(saved.byte_offset() + first * element,
+                                      {to + at * element, static_cast<size_t>(count * element)});
+        });
+        if (!all) copy_shared(*part, shared.data(), box, into.data(), element);
+    }
+}
+
+void CheckpointReader::read(const SavedTensor& tensor, const Box& box,
+                            std::span<float> into) const {
+    if (saved_dtype(tensor) == DType::f32) return read(tensor, box, std::as_writable_bytes(into));
+    std::vector<bfloat16> halves(into.size());
+    read(tensor, box, std::as_writable_bytes(std::span(halves)));
+    std::ranges::transform(halves, into.begin(), [](bfloat16 half) { return to_float(half); });
+}
+
+std::vector<int64_t> shape_of(const SavedTensor& tensor) {
+    return {tensor.shape().begin(), tensor.shape().end()};
+}
+
+void for_each_box(std::span<const int64_t> shape, int64_t first, int64_t count, int64_t most,
+                  const std::function<void(const Box& box, int64_t first)>& body) {
+    if (shape.empty()) return body(whole_box(shape), 0);
+    const int64_t columns = shape.back();
+    if (shape.size() == 1) {
+        for (int64_t done = 0; done < count; done += most)
+            body({{first + done}, {std::min(most, count - done)}}, first + done);
+        return;
+    }
+    FUCINA_CHECK(first % columns == 0 && count % columns == 0, "elements ", first, " and ", count,
+                 " on, inside rows of ", columns);
+    const int64_t matrix = shape[shape.size() - 2];  // rows
+    const int64_t step = std::max<int64_t>(most / columns, 1);
+    for (int64_t row = first / columns, end = (first + count) / columns; row < end;) {
+        const int64_t rows = std::min({step, end - row, matrix - row % matrix});
+        Box box{std::vector<int64_t>(shape.size(), 0), std::vector<int64_t>(shape.size(), 1)};
+        box.extent.back() = columns;
+        box.extent[shape.size() - 2] = rows;
+        int64_t left = row;
+        for (size_t d = shape.size() - 1; d-- > 0; left /= shape[d])
+            box.offset[d] = left % shape[d];
+        body(box, row * columns);
+        row += rows;
+    }
+}
+
+}  // namespace fucina

@@ -1,0 +1,269 @@
+#include "trainer/hf_export.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "data/json.h"
+#include "data/tensor_file.h"
+#include "kernels/error.h"
+#include "model/weight_map.h"
+#include "trainer/checkpoint.h"
+#include "trainer/step_line.h"
+#include "trainer/weights.h"
+
+namespace fucina {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kElements = int64_t{2} << 20;       // at a time
+constexpr int64_t kPiece = int64_t{8} << 20;          // bytes read back at a time
+constexpr int64_t kLargestFile = int64_t{256} << 20;  // bytes, of a tokenizer's files
+constexpr std::chrono::seconds kSpeakEvery{5};
+
+// A tensor to be written, and where it comes from.
+struct Piece {
+    const SavedTensor* saved;
+    WeightPiece place;
+    DType dtype;
+    int file = 0;
+    uint64_t xxh3 = 0;  // of what was written
+
+    int64_t elements() const { return element_count(place.shape); }
+    int64_t bytes() const { return elements() * size_of(dtype); }
+};
+
+class Hash {
+  public:
+    Hash() : state_(XXH3_createState(), XXH3_freeState) { XXH3_64bits_reset(state_.get()); }
+    void add(std::span<const std::byte> bytes) {
+        XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
+    }
+    uint64_t value() const { return XXH3_64bits_digest(state_.get()); }
+
+  private:
+    std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
+};
+
+void write_json(const fs::path& path, const nlohmann::json& json) {
+    write_text_file(path, json.dump(2) + "\n");
+}
+
+void copy_small_file(const fs::path& from, const fs::path& to) {
+    write_text_file(to, read_text_file(from, kLargestFile));
+}
+
+class Export {
+  public:
+    Export(const CheckpointReader& from, const fs::path& out, const ExportOptions& options)
+        : from_(from),
+          out_(out),
+          temporary_(out.string() + fmt::format(".tmp-{}", getpid())),
+          options_(options),
+          spec_(saved_spec(from.manifest(), from.dir())),
+          with_mtp_(options.with_mtp && from.find("weight", "mtp.join") != nullptr) {
+        plan();
+    }
+
+    Exported run() {
+        check_free();
+        remove_tree(temporary_);
+        make_directories(temporary_);
+        try {
+            write_files();
+            write_config();
+            copy_tokenizer();
+            read_back();
+            if (fs::exists(out_)) fs::remove(out_);  // empty
+            rename_path(temporary_, out_);
+            sync_directory(fs::absolute(out_).parent_path());
+        } catch (...) {
+            std::error_code ignored;
+            fs::remove_all(temporary_, ignored);
+            throw;
+        }
+        return {
+            .tensors = std::ssize(pieces_), .files = files_, .bytes = total_, .seconds = seconds()};
+    }
+
+  private:
+    void plan() {
+        int64_t in_file = 0;
+        files_ = 1;
+        const WeightMap map(spec_, with_mtp_);
+        for (const WeightEntry& entry : map.entries()) {
+            const SavedTensor& saved = from_.at("weight", entry.parameter);
+            for (const WeightPiece& place : entry.spellings.front()) {
+                Piece piece{&saved, place, entry.fp32 ? DType::f32 : options_.dtype};
+                if (in_file > 0 && in_file + piece.bytes() > options_.shard_bytes) {
+                    ++files_;
+                    in_file = 0;
+                }
+                in_file += piece.bytes();
+                total_ += piece.bytes();
+                piece.file = static_cast<int>(files_) - 1;
+                pieces_.push_back(std::move(piece));
+            }
+        }
+    }
+
+    void check_free() const {
+        std::error_code error;
+        if (!fs::exists(fs::symlink_status(out_, error))) return;
+        if (fs::is_directory(out_, error) && fs::is_empty(out_, error)) return;
+        fail(ExitCode::usage, out_.string(),
+             ": is there already; name a directory that is not, or an empty one");
+    }
+
+    std::string file_name(int file) const {
+        if (files_ == 1) return "model.safetensors";
+        return fmt::format("model-{:05d}-of-{:05d}.safetensors", file + 1, files_);
+    }
+
+    void write_files() {
+        const SavedTensor* checked = nullptr;
+        nlohmann::json weight_map = nlohmann::json::object();
+        for (auto first = pieces_.begin(); first != pieces_.end();) {
+            const auto end = std::find_if(first, pieces_.end(), [&](const Piece& piece) {
+                return piece.file != first->file;
+            });
+            std::vector<TensorSpec> specs;
+            for (auto piece = first; piece != end; ++piece) {
+                specs.push_back({piece->place.tensor, piece->dtype, piece->place.shape});
+                weight_map[piece->place.tensor] = file_name(piece->file);
+            }
+            TensorFileWriter writer(temporary_ / file_name(first->file), std::move(specs),
+                                    {{"format", "pt"}});
+            for (; first != end; ++first) {
+                if (first->saved != checked) from_.check(*(checked = first->saved));
+                write(*first, writer);
+            }
+            writer.commit();
+        }
+        if (files_ > 1)
+            write_json(temporary_ / "model.safetensors.index.json",
+                       {{"metadata", {{"total_size", total_}}}, {"weight_map", weight_map}});
+    }
+
+    void write(Piece& piece, TensorFileWriter& writer) {
+        Hash hash;
+        std::vector<float> values;
+        std::vector<bfloat16> halves;
+        const std::string where =
+            concat(from_.dir().string(), ": ", piece.saved->kind(), " ", piece.saved->name());
+        for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), kElements,
+                     [&](const Box& box, int64_t first) {
+                         values.resize(static_cast<size_t>(box.size()));
+                         from_.read(*piece.saved, box, std::span(values));
+                         check_finite(where, shape_of(*piece.saved), first, values);
+                         std::span<const std::byte> bytes = std::as_bytes(std::span(values));
+                         if (piece.dtype == DType::bf16) {
+                             halves.resize(values.size());
+                             std::ranges::transform(values, halves.begin(), to_bfloat16);
+                             bytes = std::as_bytes(std::span(halves));
+                         }
+                         writer.append(bytes);
+                         hash.add(bytes);
+                         done_ += std::ssize(bytes);
+                         progress();
+                     });
+        piece.xxh3 = hash.value();
+    }
+
+    // Every tensor that was written is there with its shape, dtype and bytes.
+    void read_back() const {
+        const TensorFile file(temporary_);
+        FUCINA_CHECK(file.tensors().size() == pieces_.size(), file.tensors().size(),
+                     " tensors read back, ", pieces_.size(), " written");
+        std::vector<std::byte> bytes;
+        for (const Piece& piece : pieces_) {
+            const TensorInfo& tensor = file.at(piece.place.tensor);
+            const InputFile input(file.file_of(tensor));
+            Hash hash;
+            for (int64_t done = 0; done < tensor.nbytes; done += std::ssize(bytes)) {
+                bytes.resize(static_cast<size_t>(std::min(kPiece, tensor.nbytes - done)));
+                input.read(tensor.offset + done, bytes);
+                hash.add(bytes);
+            }
+            if (tensor.shape != piece.place.shape || tensor.dtype != piece.dtype ||
+                hash.value() != piece.xxh3)
+                fail(ExitCode::storage, input.path().string(), ": tensor ", tensor.name,
+                     " does not read back as it was written");
+        }
+    }
+
+    void write_config() const {
+        nlohmann::json config = spec_.to_config();
+        config["torch_dtype"] = options_.dtype == DType::f32 ? "float32" : "bfloat16";
+        config["num_nextn_predict_layers"] = with_mtp_ ? 1 : 0;
+        write_json(temporary_ / "config.json", config);
+        nlohmann::json generation = {{"_from_model_config", true}};
+        for (const char* key : {"bos_token_id", "eos_token_id"})
+            if (config.contains(key)) generation[key] = config[key];
+        write_json(temporary_ / "generation_config.json", generation);
+    }
+
+    // tokenizer.json, and what lies beside it of the names that transformers looks for.
+    void copy_tokenizer() const {
+        if (options_.tokenizer.empty()) return;
+        copy_small_file(options_.tokenizer, temporary_ / "tokenizer.json");
+        const fs::path beside = options_.tokenizer.parent_path();
+        for (const char* name : {"tokenizer_config.json", "special_tokens_map.json",
+                                 "chat_template.jinja", "generation_config.json"})
+            if (fs::exists(beside / name)) copy_small_file(beside / name, temporary_ / name);
+        if (!fs::exists(temporary_ / "tokenizer_config.json"))
+            write_json(temporary_ / "tokenizer_config.json", tokenizer_config());
+    }
+
+    nlohmann::json tokenizer_config() const {
+        nlohmann::json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                                 {"model_max_length", spec_.max_positions}};
+        const nlohmann::json tokenizer =
+            read_json_file(temporary_ / "tokenizer.json", kLargestFile, ExitCode::data);
+        for (const nlohmann::json& token :
+             tokenizer.value("added_tokens", nlohmann::json::array())) {
+            const auto id = token.value("id", int64_t{-1});
+            if (!spec_.eos_ids.empty() && id == spec_.eos_ids.front())
+                config["eos_token"] = token.at("content");
+            if (spec_.bos_id && id == *spec_.bos_id) config["bos_token"] = token.at("content");
+        }
+        return config;
+    }
+
+    void progress() {
+        const auto now = Clock::now();
+        if (now < speak_at_) return;
+        speak_at_ = now + kSpeakEvery;
+        const auto done = static_cast<double>(done_), all = static_cast<double>(total_);
+        options_.say(fmt::format("{:.1f} of {:.1f} GB written, {:.0f} MB/s, eta {}", done / 1e9,
+                                 all / 1e9, done / 1e6 / seconds(),
+                                 duration_text((all - done) / done * seconds())));
+    }
+    double seconds() const { return std::chrono::duration<double>(Clock::now() - began_).count(); }
+
+    const CheckpointReader& from_;
+    const fs::path out_, temporary_;
+    const ExportOptions& options_;
+    const ModelSpec spec_;
+    const bool with_mtp_;
+    std::vector<Piece> pieces_;
+    int64_t files_ = 0, total_ = 0, done_ = 0;
+    const Clock::time_point began_ = Clock::now();
+    Clock::time_point speak_at_ = began_ + kSpeakEvery;
+};
+
+}  // namespace
+
+Exported export_model(const CheckpointReader& from, const fs::path& out,
+                      const ExportOptions& options) {
+    return Export(from, out, options).run();
+}
+
+}  // namespace fucina

@@ -1,0 +1,35 @@
+// A checkpoint's weights as a Hugging Face directory, which transformers and `fucina` itself load:
+// config.json, generation_config.json, safetensors with an index, and the tokenizer's files.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/dtype.h"
+#include "trainer/checkpoint_reader.h"
+
+namespace fucina {
+
+struct ExportOptions {
+    DType dtype = DType::bf16;            // f32 or bf16, rounded to the nearest even; router biases
+                                          // are F32 in both, as on the hub
+    int64_t shard_bytes = 5'000'000'000;  // a file has at most so many, or one tensor
+    std::filesystem::path tokenizer;  // tokenizer.json; files of known names beside it come along
+    bool with_mtp = true;             // if the checkpoint has it
+    std::function<void(const std::string& line)> say = [](const std::string&) {};
+};
+
+struct Exported {
+    int64_t tensors = 0, files = 0, bytes = 0;  // of safetensors
+    double seconds = 0;
+};
+
+// `out` must not be there, or be empty (exit 2); it appears by one rename, when all is on disk and
+// has been read back and compared. Checksums of the checkpoint are compared, and all values must be
+// finite (exit 3). Takes some tens of MiB, whatever the model's size.
+Exported export_model(const CheckpointReader& from, const std::filesystem::path& out,
+                      const ExportOptions& options);
+
+}  // namespace fucina
