@@ -104,8 +104,10 @@ std::string replica_difference(const Mesh& mesh, std::span<Parameter* const> par
         const std::string found = difference_among(*holders, held[holders], mesh.rank());
         if (difference.empty()) difference = found;
     }
-    const std::string ends = difference_of_ends(mesh, parameters);
-    return first_text(mesh.world(), difference.empty() ? ends : difference);
+    // Where ranks of a stage disagree, these name the odd one; between two stages nobody can.
+    difference = first_text(mesh.world(), difference);
+    if (!difference.empty()) return difference;
+    return first_text(mesh.world(), difference_of_ends(mesh, parameters));
 }
 
 }  // namespace fucina

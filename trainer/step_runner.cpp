@@ -53,6 +53,21 @@ double ratio(double sum, int64_t count) {
     return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
+// Of the latest stage that has any: backward begins there, and what is behind it may be outside for
+// no other reason.
+std::string first_outside(const Mesh& mesh, std::span<const GradAccumulator> accumulators) {
+    std::string outside;
+    std::vector<int64_t> latest{-1};
+    for (size_t chunk = 0; chunk < accumulators.size(); ++chunk) {
+        if (accumulators[chunk].outside().empty()) continue;
+        outside = accumulators[chunk].outside();
+        latest[0] = static_cast<int64_t>(chunk) * mesh.pipeline().size() + mesh.pipeline().rank();
+    }
+    const int64_t own = latest[0];
+    mesh.world().all_reduce_max(latest);
+    return first_text(mesh.world(), own == latest[0] ? outside : "");
+}
+
 // Ranks that exchange tokens or weights go through their passes together, so they cut them alike.
 MemoryPlan agree_on_memory(const Recipe& recipe, const StepRunner::Parts& parts,
                            const BatchPlan& plan) {
@@ -132,12 +147,8 @@ void StepRunner::run_passes(const PackedSequences& own, const PassOptions& scale
                          sums.add(result, parts_.mesh.tensor().rank() == 0);
                          fault_point("step.backward", parts_.mesh.rank());
                      }});
-    std::string outside;
-    for (GradAccumulator& accumulator : accumulators) {
-        accumulator.finish();
-        if (outside.empty()) outside = accumulator.outside();
-    }
-    if (plan_.order().integers) outside_ = first_text(parts_.mesh.world(), outside);
+    for (GradAccumulator& accumulator : accumulators) accumulator.finish();
+    if (plan_.order().integers) outside_ = first_outside(parts_.mesh, accumulators);
     exchange_uses(parts_.mesh.pipeline(), parts_.model.parameters());
 }
 

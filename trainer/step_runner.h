@@ -64,7 +64,7 @@ class StepRunner {
     MicroBatchRunner runner_;
     std::vector<std::unique_ptr<GradReducer>> reducers_;  // of each of our stages
     Prefetcher prefetcher_;
-    std::string outside_;  // GradAccumulator::outside() of the step, on the first rank that has any
+    std::string outside_;  // StepResult::outside of the step, on all ranks
 };
 
 }  // namespace fucina

@@ -212,7 +212,10 @@ TEST(Layouts, AGradientBeyondTheIntegersIsNamedAndUpdatesNothing) {
         Parameter* const norm = model.find("norm");
         for (int64_t i = 0; i < norm->value.size(); ++i) norm->value.data<float>()[i] = 1e6f;
     };
-    for (const Ranks& layout : {Ranks{}, {3, 3}}) {
+    for (const Ranks& layout : {Ranks{},
+                                {3, 3},
+                                {4, 1, {"parallel.pipeline=2"}},
+                                {2, 1, {"parallel.pipeline=2", "parallel.schedule=zero_bubble"}}}) {
         const Trained got = test::train(layout, with_integers(), enlarge, 1);
         EXPECT_TRUE(std::isfinite(got.steps[0].loss));
         EXPECT_TRUE(std::isnan(got.steps[0].grad_norm));

@@ -45,6 +45,9 @@ const std::vector<Task> kTasks{
     {"waves", {"exact.replicas=4"}},
     {"uneven_waves", {"train.global_batch=7", "exact.replicas=4"}},
     {"few_micro_batches", {"train.global_batch=3", "model.tie_word_embeddings=true"}},
+    {"integers", {"exact.sums=integers"}},
+    {"integers_tied",
+     {"exact.sums=integers", "model.tie_word_embeddings=true", "train.global_batch=7"}},
 };
 
 std::vector<Ranks> layouts() {
@@ -55,6 +58,12 @@ std::vector<Ranks> layouts() {
         all.push_back(pipeline(4, 2, 1, schedule));
         all.push_back(pipeline(4, 2, 2, schedule));
         all.push_back(pipeline(4, 2, 2, schedule, {"train.recompute=block", "parallel.zero=1"}));
+        for (const int zero : {1, 2}) {
+            const std::string key = concat("parallel.zero=", zero);
+            all.push_back(pipeline(4, 2, 1, schedule, {key}));
+            all.push_back(pipeline(4, 2, 1, schedule, {key, "train.micro_batch=4"}));
+            all.push_back(pipeline(8, 2, 2, schedule, {key, "train.micro_batch=2"}));
+        }
     }
     all.push_back(pipeline(3, 3, 1, "1f1b"));
     all.push_back(pipeline(4, 4, 1, "1f1b"));

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -78,6 +79,47 @@ TEST(ReplicaCheck, NamesTheOddRankAndTheFirstTensor) {
     EXPECT_NE(two_odd.find("rank 1 on"), std::string::npos);
     EXPECT_NE(two_odd.find("rank 4 on"), std::string::npos);
     EXPECT_NE(two_odd.find("against 3 ranks"), std::string::npos);
+}
+
+// A table that the first stage of a pipeline and the last hold, and a weight of each stage alone.
+// Data-parallel ranks of a stage that drift together agree with each other.
+std::string difference_in_pipeline(int stages, const std::vector<int>& odd, const char* drifts) {
+    const MeshShape shape{.pipeline = stages, .data = 2};
+    std::vector<std::string> heard(static_cast<size_t>(shape.ranks()));
+    run_on_threads(shape.ranks(), [&](Communicator& communicator) {
+        const int stage = shape.pipeline_index(communicator.rank());
+        Parameter table{.name = "table"}, own{.name = "own"};
+        table.layout.other_stage = stages - 1;
+        own.layout.stage = own.layout.other_stage = stage;
+        std::vector<Parameter*> held{&own};
+        if (table.layout.on_stage(stage)) held.push_back(&table);
+        for (Parameter* parameter : held) {
+            parameter->value = Tensor::empty({5}, DType::f32);
+            parameter->value.zero();
+            if (parameter == &own) parameter->value.raw()[0] = static_cast<std::byte>(stage);
+            if (parameter->name == drifts && std::ranges::count(odd, communicator.rank()) > 0)
+                parameter->value.raw()[7] = std::byte{1};
+        }
+        heard[static_cast<size_t>(communicator.rank())] =
+            replica_difference(Mesh(communicator, shape), held);
+    });
+    for (const std::string& text : heard) EXPECT_EQ(text, heard[0]);
+    return heard[0];
+}
+
+TEST(ReplicaCheck, ComparesWhatTwoStagesHold) {
+    for (const int stages : {2, 3}) {
+        const int last = 2 * (stages - 1);  // the first rank of the last stage
+        EXPECT_EQ(difference_in_pipeline(stages, {}, ""), "");
+        for (const std::vector<int>& odd : {std::vector{0, 1}, {last, last + 1}})
+            EXPECT_EQ(difference_in_pipeline(stages, odd, "table").substr(0, 53),
+                      "table differs between the first stage and the last, r");
+        EXPECT_EQ(difference_in_pipeline(stages, {last + 1}, "table").substr(0, 14),
+                  "table differs:");
+        // Each stage has weights of its own, which only its own ranks are to agree on.
+        EXPECT_EQ(difference_in_pipeline(stages, {0, 1}, "own"), "");
+        EXPECT_EQ(difference_in_pipeline(stages, {1}, "own").substr(0, 12), "own differs:");
+    }
 }
 
 }  // namespace
