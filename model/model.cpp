@@ -20,13 +20,16 @@ struct Model::Parts {
     // decodes: by its last rows alone, which ranks do not share.
     PassContext context(const TokenBatch& batch, bool decodes = false);
     const RopeTable& rope_for(int64_t positions);
-    void prepare(StagePass& pass, const PassOptions& options);
+    void prepare(StagePass& pass, int chunk, const PassOptions& options);
+    BlockWeights* weights_of(size_t chunk) const {
+        return weights.empty() ? nullptr : weights[chunk].get();
+    }
     void zero_mtp_grads(const StagePass& pass);
     void make_stages();
     // Takes rows through all stages, by x = visit(stage, x) and between ranks: what the last stage
     // gives, and nothing on the ranks of others.
     template <class Visit>
-    Tensor through(const PassContext& context, const Visit& visit);
+    Tensor through(PassContext& context, const Visit& visit);
     bool has_last() const { return here.back()->is_last(); }
     size_t moe_layers() const {
         return static_cast<size_t>(spec.moe_layers()) +
@@ -44,7 +47,7 @@ struct Model::Parts {
     RopeTable rope;
     int64_t rope_positions = 0;
     std::optional<TokenDispatcher> dispatcher;
-    std::optional<BlockWeights> weights;
+    std::vector<std::unique_ptr<BlockWeights>> weights;  // of each of our stages, if any
 };
 
 Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_options)
@@ -58,11 +61,12 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)
         dispatcher.emplace(options.mesh->expert(), spec.moe.router.experts,
                            options.mesh->shape().tensor, options.dispatch_rows);
-    FUCINA_CHECK(!options.weight_shards || stages.size() == 1, "shards of weights in a pipeline");
-    if (options.weight_shards)
-        weights.emplace(
-            *options.mesh, stages[0].weights(),
-            BlockWeights::Options{.compute = options.compute, .with_dgrad = options.training});
+    // No two stages of a rank use the same weights: the first and the last are on different ranks.
+    for (const Stage* stage : here)
+        if (options.weight_shards)
+            weights.push_back(std::make_unique<BlockWeights>(
+                *options.mesh, stage->weights(),
+                BlockWeights::Options{.compute = options.compute, .with_dgrad = options.training}));
     if (options.mesh != nullptr && options.mesh->shape().pipeline > 1)
         link.emplace(options.mesh->pipeline());
 }
@@ -110,10 +114,12 @@ void Model::Parts::make_stages() {
 }
 
 template <class Visit>
-Tensor Model::Parts::through(const PassContext& context, const Visit& visit) {
+Tensor Model::Parts::through(PassContext& context, const Visit& visit) {
     Tensor x;
     for (size_t chunk = 0; chunk < here.size(); ++chunk) {
         const Stage& stage = *here[chunk];
+        context.weights = weights_of(chunk);
+        stage.expect_forward(context);
         if (!stage.is_first()) {
             x = context.activations(context.stream_rows(), spec.hidden_size);
             link->receive(x, static_cast<int>(chunk), StageLink::rows);
@@ -151,11 +157,10 @@ PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
     context.dtype = options.compute;
     context.recompute = options.recompute;
     if (dispatcher) context.dispatcher = &*dispatcher;
-    if (weights) context.weights = &*weights;
     return context;
 }
 
-void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
+void Model::Parts::prepare(StagePass& pass, int chunk, const PassOptions& options) {
     pass.options = options;
     pass.report.expert_counts.assign(
         moe_layers(), std::vector<int64_t>(static_cast<size_t>(spec.moe.router.experts), 0));
@@ -165,6 +170,7 @@ void Model::Parts::prepare(StagePass& pass, const PassOptions& options) {
         tree_sum(this->options.mesh->tensor(), grad);
     };
     pass.context = context(pass.batch);
+    pass.context.weights = weights_of(static_cast<size_t>(chunk));
     pass.context.keeps = true;
     pass.context.balance_scale = options.balance_scale;
     pass.context.expert_capacity = options.expert_capacity;
@@ -204,8 +210,8 @@ const ModelOptions& Model::options() const {
     return parts_->options;
 }
 
-const BlockWeights* Model::block_weights() const {
-    return parts_->weights ? &*parts_->weights : nullptr;
+std::span<const std::unique_ptr<BlockWeights>> Model::block_weights() const {
+    return parts_->weights;
 }
 
 std::span<Parameter* const> Model::parameters() {
@@ -259,7 +265,7 @@ std::unique_ptr<StagePass> Model::begin(int chunk, const TokenBatch& batch,
     FUCINA_CHECK(parts_->options.training, "the model was made without gradients");
     MemoryPurpose purpose("activations");
     auto pass = std::make_unique<StagePass>(*parts_->here[static_cast<size_t>(chunk)], batch);
-    parts_->prepare(*pass, options);
+    parts_->prepare(*pass, chunk, options);
     return pass;
 }
 
@@ -290,7 +296,7 @@ PassResult Model::forward_backward(const TokenBatch& batch, const PassOptions& o
 
 PassResult Model::evaluate(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
-    const PassContext context = parts_->context(batch);
+    PassContext context = parts_->context(batch);
     BlockWeights::Use end;
     const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {
         return stage.hidden(context, batch, std::move(x), end);
@@ -305,7 +311,7 @@ PassResult Model::evaluate(const TokenBatch& batch) {
 
 Tensor Model::logits(const TokenBatch& batch) {
     MemoryPurpose purpose("activations");
-    const PassContext context = parts_->context(batch, true);
+    PassContext context = parts_->context(batch, true);
     BlockWeights::Use end;
     const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {
         return stage.hidden(context, batch, std::move(x), end);
@@ -358,7 +364,7 @@ Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
     for (int64_t t = 0; t < count; ++t)
         batch.positions.push_back(static_cast<int32_t>(cache.length + t));
     batch.cu_seqlens = batch.sequence_offsets = batch.grain_offsets = {0, count};
-    const PassContext context = parts_->context(batch, true);
+    PassContext context = parts_->context(batch, true);
     size_t first = 0;  // of the cache's layers
     BlockWeights::Use end;
     const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {

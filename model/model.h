@@ -28,8 +28,7 @@ struct ModelOptions {
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;
     const Mesh* mesh = nullptr;  // null: one rank; must outlive the model
-    // Master weights are shards (Parameter::shard); a pass is a call of all ranks. Not in a
-    // pipeline.
+    // Master weights are shards (Parameter::shard); a pass is a call of all ranks of its stage.
     bool weight_shards = false;
     int64_t chunks = 0;         // exact.chunks; 0: ModelSpec::most_chunks()
     bool sequence = false;      // tensor-parallel ranks share the rows between their products too
@@ -50,8 +49,8 @@ class Model {
 
     const ModelSpec& spec() const;
     const ModelOptions& options() const;
-    // With ModelOptions::weight_shards, else null.
-    const BlockWeights* block_weights() const;
+    // Of each of our stages, with ModelOptions::weight_shards; else empty.
+    std::span<const std::unique_ptr<BlockWeights>> block_weights() const;
     // What this rank holds; stable order and addresses for the lifetime of the model; buffers
     // (router biases) included.
     std::span<Parameter* const> parameters();

@@ -67,6 +67,15 @@ BlockWeights::Use Stage::use_block(const PassContext& context, size_t block, siz
     return use;
 }
 
+void Stage::expect_forward(const PassContext& context) const {
+    if (context.weights != nullptr) context.weights->start(embedding_ ? 0 : 1);
+}
+
+// The last stage has what its losses use, and its last block's come meanwhile.
+void Stage::expect_backward(const PassContext& context) const {
+    if (context.weights != nullptr) context.weights->start(blocks_.size());
+}
+
 Tensor Stage::embed(const PassContext& context, const TokenBatch& batch, Tensor x) const {
     if (!embedding_) return x;
     const auto use = use_block(context, 0, 1);
@@ -103,8 +112,7 @@ Tensor Stage::losses_backward(StagePass& pass) const {
 }
 
 Tensor Stage::backward(StagePass& pass, Tensor dx) const {
-    if (pass.context.weights != nullptr && !blocks_.empty())
-        pass.context.weights->start(blocks_.size());
+    expect_backward(pass.context);
     if (head_) dx = losses_backward(pass);
     pass.end_weights = {};
     for (size_t i = blocks_.size(); i-- > 0;) {

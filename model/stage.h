@@ -58,6 +58,10 @@ class Stage {
     Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Parameter* table,
           bool with_mtp);
 
+    // Begin to gather the weights that forward, or backward, uses first, so that they come while it
+    // waits for its input. Forward and backward do without.
+    void expect_forward(const PassContext& context) const;
+    void expect_backward(const PassContext& context) const;
     // x [T, D]: the residual stream before the stage; undefined for the first, which begins with
     // the ids. Gives the one behind it; undefined for the last, which keeps it.
     Tensor forward(StagePass& pass, Tensor x) const;

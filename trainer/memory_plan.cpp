@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
-#include <optional>
 #include <set>
 
 #include "kernels/arena.h"
@@ -38,48 +37,52 @@ int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
     return parameter.gemm ? 2 * (parameter.fp32 ? 4 : compute) * parameter.box.size() : 0;
 }
 
-// What weights that are gathered block by block take at the most.
+// What weights that are gathered block by block take at the most, over a rank's stages.
 struct Gathered {
-    explicit Gathered(const BlockWeights& weights) {
-        for (size_t block = 0; block < weights.blocks().size(); ++block) {
-            travelling = std::max(travelling, weights.gathered_bytes(block));
-            values = std::max(values, weights.packing_bytes(block));
+    Gathered(const Model& model, int64_t compute) {
+        int64_t widest = 0;
+        for (const auto& weights : model.block_weights()) {
+            for (size_t block = 0; block < weights->blocks().size(); ++block) {
+                travelling = std::max(travelling, weights->gathered_bytes(block));
+                values = std::max(values, weights->packing_bytes(block));
+                int64_t bytes = 0;
+                for (const Parameter* parameter : weights->blocks()[block])
+                    if (parameter->shard.defined()) bytes += packed_bytes(*parameter, compute);
+                packed = std::max(packed, bytes);
+            }
+            // Activations are most when backward begins: the weights of the head, if there is one,
+            // are used, and the last block's travel.
+            const size_t end = weights->blocks().size() - 1;
+            widest = std::max(widest, weights->gathered_bytes(end - 1) + weights->used_bytes(end));
         }
-        // Activations are most when the losses' backward begins: the head's weights are used, and
-        // the last block's travel.
-        const size_t end = weights.blocks().size() - 1;
-        apart = travelling - weights.gathered_bytes(end - 1) + values - weights.used_bytes(end);
+        apart = travelling + values - widest;
     }
-    int64_t travelling = 0, values = 0;
-    int64_t apart = 0;  // of both, not at the process's widest moment
+    int64_t travelling = 0, values = 0, packed = 0;
+    int64_t apart = 0;  // of the first two, not at the process's widest moment
 };
+
+// Of what is shared out from that `parallel.zero` on, what this rank has.
+int64_t updated_elements(const Recipe& recipe, const Model& model, const Parameter& parameter,
+                         int zero) {
+    const Mesh* const mesh = model.options().mesh;
+    if (mesh == nullptr || recipe.parallel().zero() < zero) return parameter.box.size();
+    return owned_box(parameter.shape, parameter.layout, mesh->shape(), mesh->rank()).size();
+}
 
 std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Model& model) {
     const int64_t compute = recipe.train().precision() == "fp32" ? 4 : 2;
     const int64_t moment = recipe.train().moments() == "bf16" ? 2 : 4;
-    const Mesh* const mesh = model.options().mesh;
-    const auto updated = [&](const Parameter& parameter) {
-        if (mesh == nullptr || recipe.parallel().zero() == 0) return parameter.box.size();
-        return owned_box(parameter.shape, parameter.layout, mesh->shape(), mesh->rank()).size();
-    };
     int64_t values = 0, packed = 0, moments = 0;
     for (const Parameter* parameter : model.parameters()) {
         values += 4 * parameter->master().size();
         if (!parameter->shard.defined()) packed += packed_bytes(*parameter, compute);
-        if (parameter->trained) moments += 2 * moment * updated(*parameter);
+        if (parameter->trained)
+            moments += 2 * moment * updated_elements(recipe, model, *parameter, 1);
     }
-    if (const BlockWeights* weights = model.block_weights()) {
-        int64_t most = 0;
-        for (const std::vector<Parameter*>& block : weights->blocks()) {
-            int64_t bytes = 0;
-            for (const Parameter* parameter : block)
-                if (parameter->shard.defined()) bytes += packed_bytes(*parameter, compute);
-            most = std::max(most, bytes);
-        }
-        values += Gathered(*weights).values;
-        packed += most;
-    }
-    return {{"weights", values}, {"packed weights", packed}, {"moments", moments}};
+    const Gathered gathered(model, compute);
+    return {{"weights", values + gathered.values},
+            {"packed weights", packed + gathered.packed},
+            {"moments", moments}};
 }
 
 // Of a data index in a wave.
@@ -106,11 +109,11 @@ Exchange exchange_of(const Recipe& recipe, Model& model) {
 }
 
 // Of weights that another stage of the pipeline uses too.
-int64_t received_gradients(Model& model) {
+int64_t received_gradients(const Recipe& recipe, Model& model) {
     int64_t bytes = 0;
     for (const Parameter* parameter : model.parameters())
         for (size_t use = 0; use < parameter->grads.size(); ++use)
-            if (!parameter->makes(use)) bytes += parameter->value.bytes();
+            if (!parameter->makes(use)) bytes += 4 * updated_elements(recipe, model, *parameter, 2);
     return bytes;
 }
 
@@ -335,12 +338,10 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     const PassPlanner planner(recipe, model, batch, mesh, sample_tokens);
     const auto held = held_bytes(recipe, model);
     const int64_t gathered = gatherer_bytes(recipe, model);
-    const int64_t of_other_stages = received_gradients(model);
-    const BlockWeights* const blocks = model.block_weights();
+    const int64_t of_other_stages = received_gradients(recipe, model);
     const Exchange exchange = exchange_of(recipe, model);
-    const std::optional<Gathered> by_block =
-        blocks != nullptr ? std::optional<Gathered>(*blocks) : std::nullopt;
-    const int64_t exchanged = exchange.bytes + (by_block ? by_block->travelling : 0);
+    const Gathered by_block(model, size_of(model.options().compute));
+    const int64_t exchanged = exchange.bytes + by_block.travelling;
     const auto plan_for = [&](int64_t grains) {
         MemoryPlan plan{
             .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};
@@ -353,16 +354,16 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         plan.predicted.emplace_back("communication", exchanged + gathered);
         const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
         plan.shared = most.gradients + most.activations - most.together - gaps;
-        if (by_block) plan.shared += by_block->apart;
+        plan.shared += by_block.apart;
         // Weights are gathered beside all gradients, when activations are gone.
         const int64_t beyond = most.all_gradients + gathered - most.together;
         plan.shared += gathered - std::clamp<int64_t>(beyond, 0, gathered);
         return plan;
     };
-    const int64_t grain = recipe.exact().grain();
     const bool given = pass_grains > 0;
     const int64_t largest = most_grains(batch, index);
-    if (!given) pass_grains = std::max<int64_t>(recipe.train().micro_batch() / grain, 1);
+    if (!given)
+        pass_grains = std::max<int64_t>(recipe.train().micro_batch() / recipe.exact().grain(), 1);
     MemoryPlan best = plan_for(pass_grains);
     const auto bound = static_cast<int64_t>(kMostGrowth * static_cast<double>(best.total()));
     // A pipeline runs better with more passes.
@@ -374,8 +375,9 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     }
     // What depends on threads and the moment has no say in how passes are cut.
     best.predicted.emplace_back("kernel scratch", planner.scratch(best.passes));
-    best.predicted.emplace_back(kProgramPurpose,
-                                program_bytes() + kLaterProgram + (by_block ? kTravelProgram : 0));
+    best.predicted.emplace_back(
+        kProgramPurpose,
+        program_bytes() + kLaterProgram + (by_block.travelling > 0 ? kTravelProgram : 0));
     return best;
 }
 

@@ -29,6 +29,7 @@ MicroBatchRunner::UnderWay& MicroBatchRunner::begin(const Step& step, const Acti
 void MicroBatchRunner::forward(const Step& step, const Action& action) {
     MemoryPurpose purpose("activations");
     StagePass& pass = *begin(step, action).pass;
+    pass.stage.expect_forward(pass.context);
     Tensor x;
     if (!pass.stage.is_first()) {
         x = stream_of(pass, model_.spec().hidden_size);
@@ -40,6 +41,7 @@ void MicroBatchRunner::forward(const Step& step, const Action& action) {
 
 void MicroBatchRunner::backward(const Step& step, const Action& action, StagePass& pass) {
     MemoryPurpose purpose("activations");
+    pass.stage.expect_backward(pass.context);
     Tensor dx;
     if (!pass.stage.is_last()) {
         dx = stream_of(pass, model_.spec().hidden_size);

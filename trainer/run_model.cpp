@@ -88,9 +88,6 @@ std::unique_ptr<Model> make_model(const ModelSpec& spec, const Mesh& mesh, Recip
     if (recipe.train().numerics() != "fast" && chunks % ranks != 0)
         fail(ExitCode::usage, "parallel.tensor = ", ranks,
              " does not divide exact.chunks = ", chunks, "; legal: ", legal_chunks(chunks));
-    if (recipe.parallel().zero() == 3 && mesh.shape().pipeline > 1)
-        fail(ExitCode::usage, "parallel.zero = 3 with parallel.pipeline = ", mesh.shape().pipeline,
-             ": stages keep their weights; legal: 0, 1, 2");
     ModelOptions options = model_options(recipe, mesh);
     options.stage_layers = stage_layers(recipe.parallel(), spec, options.with_mtp);
     return std::make_unique<Model>(spec, options);

@@ -58,18 +58,21 @@ std::vector<Ranks> layouts() {
         all.push_back(pipeline(4, 2, 1, schedule));
         all.push_back(pipeline(4, 2, 2, schedule));
         all.push_back(pipeline(4, 2, 2, schedule, {"train.recompute=block", "parallel.zero=1"}));
-        for (const int zero : {1, 2}) {
+        for (const int zero : {1, 2, 3}) {
             const std::string key = concat("parallel.zero=", zero);
             all.push_back(pipeline(4, 2, 1, schedule, {key}));
             all.push_back(pipeline(4, 2, 1, schedule, {key, "train.micro_batch=4"}));
             all.push_back(pipeline(8, 2, 2, schedule, {key, "train.micro_batch=2"}));
         }
+        all.push_back(pipeline(4, 2, 2, schedule, {"parallel.zero=3", "train.recompute=block"}));
     }
     all.push_back(pipeline(3, 3, 1, "1f1b"));
     all.push_back(pipeline(4, 4, 1, "1f1b"));
     all.push_back(pipeline(4, 4, 1, "zero_bubble", {"train.micro_batch=2"}));
     all.push_back(pipeline(8, 4, 2, "1f1b", {"train.recompute=mla_up"}));
     all.push_back(pipeline(8, 2, 2, "zero_bubble", {"parallel.zero=1", "train.micro_batch=2"}));
+    all.push_back(pipeline(6, 3, 1, "zero_bubble", {"parallel.zero=3"}));
+    all.push_back(pipeline(2, 2, 1, "1f1b", {"parallel.zero=3"}));
     all.push_back(pipeline(2, 2, 1, "1f1b", {"parallel.stage_layers=[1, 4]"}));
     all.push_back(pipeline(2, 2, 1, "1f1b", {"parallel.stage_layers=[4, 1]"}));
     all.push_back(pipeline(2, 2, 1, "interleaved", {"parallel.stage_layers=[1, 1, 2, 1]"}));
@@ -97,7 +100,8 @@ TEST(Pipelines, WithTensorParallelRanks) {
         for (const Ranks& layout :
              {pipeline(4, 2, 2, schedule, {"parallel.tensor=2"}),
               pipeline(4, 2, 2, schedule, {"parallel.tensor=2", "parallel.sequence=false"}),
-              pipeline(8, 2, 4, schedule, {"parallel.tensor=2", "train.recompute=block"})}) {
+              pipeline(8, 2, 4, schedule, {"parallel.tensor=2", "train.recompute=block"}),
+              pipeline(8, 2, 2, schedule, {"parallel.tensor=2", "parallel.zero=3"})}) {
             SCOPED_TRACE(layout.name());
             expect_same(test::train(layout, base), expected);
         }

@@ -35,10 +35,12 @@ def quickstart(directory, **keys):
 @pytest.mark.parametrize("ranks, keys", [(2, {}), (2, {"parallel__expert": 2}), (2, {"parallel__tensor": 2}),
                                          (2, {"parallel__tensor": 2, "parallel__sequence": False}),
                                          (2, {"parallel__zero": 1}), (2, {"parallel__zero": 2}), (2, {"parallel__zero": 3}),
+                                         (2, {"parallel__pipeline": 2, "train__micro_batch": 1}),
+                                         (4, {"parallel__pipeline": 2, "parallel__zero": 3, "train__micro_batch": 1}),
                                          (2, {"exact__replicas": 4}), (1, {"exact__replicas": 4}), (1, {}), (1, {"train__recompute": "block"}),
                                          (1, {"train__numerics": "fast", "train__precision": "fp32"})])
 def test_predicted_is_what_is_measured(tmp_path, ranks, keys):
-    done = runs.run("train", quickstart(tmp_path, **keys), ranks=ranks, env={"FUCINA_THREADS": "2"}, timeout=600)
+    done = runs.run("train", quickstart(tmp_path, **keys), ranks=ranks, env={"FUCINA_THREADS": "2" if ranks < 4 else "1"}, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = {name: (float(predicted), float(measured)) for name, predicted, measured in ROW.findall(done.stdout)}
     assert {"weights", "packed weights", "moments", "gradients", "activations", "kernel scratch", "program",

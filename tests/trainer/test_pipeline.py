@@ -36,6 +36,8 @@ def one_rank(tmp_path_factory):
     (2, {"pipeline": 2}),
     (2, {"pipeline": 2, "schedule": "interleaved"}),
     (4, {"pipeline": 2, "schedule": "zero_bubble", "expert": 2, "zero": 1}),
+    (4, {"pipeline": 2, "schedule": "interleaved", "zero": 2}),
+    (4, {"pipeline": 2, "zero": 3}),
     (4, {"pipeline": 4}),
     (4, {"pipeline": 2, "tensor": 2, "stage_layers": [3, 1]}),
 ])
@@ -50,6 +52,8 @@ def test_same_bits(tmp_path, one_rank, ranks, layout):
     (2, {"pipeline": 2, "schedule": "interleaved"}, 1, {"pipeline": 1}),
     (1, {}, 4, {"pipeline": 4}),
     (4, {"pipeline": 4, "schedule": "zero_bubble"}, 4, {"pipeline": 2, "zero": 1}),
+    (4, {"pipeline": 2, "schedule": "zero_bubble", "zero": 3}, 2, {"pipeline": 2, "zero": 0}),
+    (2, {"pipeline": 2}, 4, {"pipeline": 2, "schedule": "interleaved", "zero": 3}),
 ])
 def test_a_checkpoint_is_for_any_pipeline(tmp_path, one_rank, ranks, before, later_ranks, later):
     start(tmp_path, ranks=ranks, train__steps=STEPS // 2, **{f"parallel__{key}": value for key, value in before.items()})
