@@ -42,8 +42,6 @@ class Timeline {
         gradients_ -= (apart ? sums(experts) - shape_.new_replicas : shape_.merges) * 4 * elements;
         if (apart && shape_.last)
             gradients_ -= (shape_.replicas + shape_.new_replicas - 1) * 4 * elements;
-        if (apart && shape_.last)
-            gradients_ -= (shape_.replicas + shape_.new_replicas - 1) * 4 * elements;
         if (shape_.bucket > 0) late ? late_.push_back(elements) : fill(elements, experts);
     }
     // What is left is exchanged.

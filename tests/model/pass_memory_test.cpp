@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "kernels/arena.h"
 #include "kernels/runtime.h"
 #include "tests/support/tiny_model.h"
@@ -26,7 +28,54 @@ void expect_close(int64_t predicted, int64_t measured, const std::string& what) 
         << what;
 }
 
-// Gradients as a pass makes them: added to earlier ones (merges of them), which are not there.
+// What is done with gradients, as trainer/grad_accumulator.cpp does it, but that nothing is added:
+// merges take their gradient away, and earlier passes' whole sets (held) are not there.
+class Sums {
+  public:
+    Sums(Model& model, const PassShape& shape) : model_(model), shape_(shape) {}
+
+    // Those of replicas that have some before the pass.
+    void begin() {
+        sums_.clear();
+        MemoryPurpose purpose("gradients");
+        for (Parameter* parameter : model_.parameters()) {
+            if (!parameter->trained || !apart(*parameter)) continue;
+            for (size_t use = 0; use < parameter->grads.size(); ++use)
+                for (int replica = 0; replica < shape_.replicas; ++replica)
+                    sums_[{parameter, use}].push_back(
+                        Tensor::empty(parameter->box.extent, DType::f32));
+        }
+    }
+    void take(Parameter& parameter, size_t use, size_t node) {
+        Tensor grad = std::exchange(parameter.grads[use], {});
+        std::vector<Tensor>& sums = sums_[{&parameter, use}];
+        if (shape_.integers) {
+            MemoryPurpose purpose("gradients");
+            if (shape_.held == 0 && node == 0)
+                sums.push_back(Tensor::empty(grad.shape(), DType::i64));
+            return;
+        }
+        if (apart(parameter) ? static_cast<int>(node) < shape_.new_replicas : shape_.merges == 0)
+            sums.push_back(std::move(grad));
+        const bool whole = static_cast<int64_t>(node) + 1 == shape_.leaves;
+        if (shape_.last && apart(parameter) && whole) sums.resize(1);
+    }
+    void end() {
+        sums_.clear();
+        for (Parameter* parameter : model_.parameters())
+            for (Tensor& grad : parameter->grads) grad = {};
+    }
+
+  private:
+    bool apart(const Parameter& parameter) const {
+        return shape_.apart && !shape_.integers && parameter.layout.expert < 0;
+    }
+
+    Model& model_;
+    const PassShape& shape_;
+    std::map<std::pair<const Parameter*, size_t>, std::vector<Tensor>> sums_;
+};
+
 void check_pass(const ModelSpec& spec, PassShape shape, const std::vector<int64_t>& lengths,
                 int64_t grains_of = 1) {
     set_runtime(1, Numerics::exact);
@@ -44,23 +93,15 @@ void check_pass(const ModelSpec& spec, PassShape shape, const std::vector<int64_
     options.balance_scale = shape.balance ? 1 : 0;
     options.grains_apart = shape.apart;
     if (shape.integers) options.expert_sums = ExpertSums::by_grain;
-    std::vector<Tensor> kept;  // the sums of new replicas
+    Sums sums(model, shape);
     if (shape.merges > 0 || shape.apart)
         options.grad_done = [&](Parameter& parameter, size_t use, size_t node) {
-            const Tensor grad = std::exchange(parameter.grads[use], {});
-            MemoryPurpose purpose("gradients");
-            if (shape.integers && shape.held == 0 && node == 0)
-                kept.push_back(Tensor::empty(grad.shape(), DType::i64));
-            if (shape.integers) return;
-            const bool apart = shape.apart && parameter.layout.expert < 0;
-            if (apart ? static_cast<int>(node) < shape.new_replicas : shape.merges == 0)
-                kept.push_back(grad);
+            sums.take(parameter, use, node);
         };
     model.forward_backward(batch, options);  // makes the kernels' scratch
-    for (Parameter* parameter : model.parameters())
-        for (Tensor& grad : parameter->grads) grad = {};
-    kept.clear();
+    sums.end();
     const int64_t before = Arena::process().total().current;
+    sums.begin();
     Arena::process().forget_peaks();
     model.forward_backward(batch, options);
     const PassMemory predicted = pass_memory(spec, shape);
@@ -132,6 +173,20 @@ TEST_P(PassMemoryOf, APassThatAddsToAnEarlierOne) {
     check_pass(wide_spec(),
                {.recompute = GetParam(), .with_mtp = true, .apart = true, .new_replicas = 1},
                {128, 128, 128, 128}, 2);
+}
+
+TEST_P(PassMemoryOf, TheLastPassAddsUpReplicas) {
+    const std::vector<int64_t> lengths{128, 128, 128, 128};
+    PassShape shape{.recompute = GetParam(), .with_mtp = true, .merges = 1, .apart = true};
+    shape.last = true;
+    shape.replicas = 4;
+    check_pass(wide_spec(), shape, lengths);
+    shape.replicas = 2;
+    shape.new_replicas = 2;
+    check_pass(wide_spec(), shape, lengths);
+    // The fewer there are, the more the end of the pass decides.
+    shape.replicas = 0;
+    check_pass(wide_spec({{"vocab_size", 5000}}), shape, {128, 128, 128, 128}, 2);
 }
 
 }  // namespace
