@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/embedding.h"
-#include "model/pass_timeline.h"
+#include "model/row_memory.h"
 
 namespace fucina {
 
@@ -27,45 +27,22 @@ struct SavedBlock {
 };
 
 // The layers of `rows` tokens; each function is the namesake of one in model/layers.
-class Layers {
+class Layers : public RowMemory {
   public:
     Layers(const ModelSpec& spec, const PassShape& shape, Timeline& timeline)
-        : spec_(spec), shape_(shape), timeline_(timeline) {}
+        : RowMemory(shape, timeline), spec_(spec) {}
 
-    // Of stream, whole and own rows (model/pass_context.h).
-    Held activations(int64_t columns) const { return hold(stream_rows(), columns, element()); }
-    Held fp32(int64_t columns) const { return hold(stream_rows(), columns, 4); }
-    Held whole(int64_t columns) const { return hold(shape_.tokens, columns, element()); }
-    Held whole_fp32(int64_t columns) const { return hold(shape_.tokens, columns, 4); }
-    Held own(int64_t columns) const { return hold(own_rows(), columns, element()); }
-    Held own_fp32(int64_t columns) const { return hold(own_rows(), columns, 4); }
     // Rows of the experts here.
     Held received(int64_t columns) const {
         const int64_t sent = own_rows() * spec_.moe.router.top_k;
         return hold(shape_.received > 0 ? shape_.received : sent, columns, element());
     }
-    // Copies that an exchange makes, if it makes any.
-    Held whole_of_stream(int64_t columns) const {
-        return shape_.sequence ? whole(columns) : nullptr;
+
+    void gradient(int64_t elements, bool experts = false) const {
+        gradient({elements, experts, in_mtp ? Order::mtp : Order::head_and_blocks});
     }
-    Held stream_of_own(Held own, int64_t columns) const {
-        return shape_.tensor > 1 && !shape_.sequence ? whole(columns) : own;
-    }
-    // Own rows of a product that ranks have parts of.
-    Held sum_linear(int64_t columns) const {
-        if (shape_.tensor == 1) return whole(columns);
-        Held sent = whole_fp32(columns);
-        return sum_rows(std::move(sent), columns);
-    }
-    Held sum_rows(Held partial, int64_t columns) const {
-        if (shape_.leaves > 1) partial = whole_fp32(columns);
-        const Held received = whole_fp32(columns);
-        return own(columns);
-    }
-    void gradient(int64_t elements, bool experts = false, bool late = false) const {
-        timeline_.make_gradient(elements, experts);
-        timeline_.add_gradient(elements, experts, late);
-    }
+    // Of the embedding's table.
+    void table_gradient() const { gradient({here(spec_.vocab_size) * d(), false, Order::table}); }
 
     Held forward(bool is_moe, Held x, bool keeps, SavedBlock& saved) const {
         saved.x = std::move(x);
@@ -117,23 +94,24 @@ class Layers {
                 std::bit_width(static_cast<uint64_t>(shape_.apart ? 1 : shape_.leaves));
             const Held others = timeline_.hold((sums - 1) * weights * 4);
         }
-        timeline_.add_gradient(weights, false, spec_.tied_head);
+        timeline_.add_gradient(
+            {weights, false, spec_.tied_head ? Order::table : Order::head_and_blocks});
         if (shape_.tensor > 1) d_normed = sum_rows(std::move(d_normed), d());
         d_normed = stream_of_own(std::move(d_normed), d());
         Held dx = activations(d());
         gradient(d());
         return dx;
     }
-    int64_t here(int64_t count) const { return count / shape_.tensor; }
+    bool in_mtp = false;
 
   private:
-    Held hold(int64_t rows, int64_t columns, int64_t element) const {
-        return timeline_.hold(rows * columns * element);
+    using Order = GradExchange::Order;
+    void gradient(const GradExchange::Gradient& gradient) const {
+        timeline_.make_gradient(gradient.elements, gradient.experts);
+        timeline_.add_gradient(gradient);
     }
-    int64_t own_rows() const { return shape_.tokens / shape_.tensor; }
-    int64_t stream_rows() const { return shape_.sequence ? own_rows() : shape_.tokens; }
+    int64_t here(int64_t count) const { return count / shape_.tensor; }
     bool exchanges() const { return shape_.experts_here > 0; }
-    int64_t element() const { return size_of(shape_.compute); }
     int64_t heads() const { return here(mla().heads); }
     int64_t d() const { return spec_.hidden_size; }
     const MlaSpec& mla() const { return spec_.attention; }
@@ -297,8 +275,6 @@ class Layers {
     }
 
     const ModelSpec& spec_;
-    const PassShape& shape_;
-    Timeline& timeline_;
 };
 
 // A block under any kind of recomputation.
@@ -331,8 +307,9 @@ std::vector<Block> blocks_of(const ModelSpec& spec, const PassShape& shape) {
 }
 
 // MTP's forward and backward; gives the gradient of the hidden states.
-Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
+Held mtp(const ModelSpec& spec, const PassShape& shape, Layers& layers) {
     const int64_t d = spec.hidden_size;
+    layers.in_mtp = true;
     const Held embedded = layers.activations(d), gathered = layers.activations(d);
     const Held joined = layers.activations(2 * d), rstds = layers.fp32(2);
     Block block{.is_moe = spec.is_moe(spec.layers),
@@ -343,21 +320,23 @@ Held mtp(const ModelSpec& spec, const PassShape& shape, const Layers& layers) {
     layers.gradient(2 * d * d);
     const Held d_joined = layers.activations(2 * d), d_embedded = layers.activations(d);
     layers.gradient(d);
-    layers.gradient(layers.here(spec.vocab_size) * d, false, true);
+    layers.table_gradient();
     const Held d_gathered = layers.activations(d);
     layers.gradient(d);
+    layers.in_mtp = false;
     return layers.activations(d);
 }
 
-}  // namespace
-
-PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
-    Timeline timeline(shape);
-    const Layers layers(spec, shape, timeline);
-    const Held beside = timeline.hold(shape.beside);
+// Forward and backward.
+void go_through(const ModelSpec& spec, const PassShape& shape, Timeline& timeline) {
+    Layers layers(spec, shape, timeline);
+    Held beside = timeline.hold(shape.beside.forward);
     std::vector<Block> blocks = blocks_of(spec, shape);
     Held x = layers.activations(spec.hidden_size), dx;
     for (Block& block : blocks) x = block.forward(layers, std::move(x));
+    timeline.begin_backward();
+    beside = nullptr;
+    beside = timeline.hold(shape.beside.backward);
     if (shape.has_head) {
         Held normed = layers.activations(spec.hidden_size), d_hidden;
         if (shape.with_mtp) d_hidden = mtp(spec, shape, layers);
@@ -367,14 +346,29 @@ PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
         dx = layers.activations(spec.hidden_size);
     }
     for (size_t i = blocks.size(); i-- > 0;) dx = blocks[i].backward(layers);
-    if (shape.has_embedding) layers.gradient(layers.here(spec.vocab_size) * spec.hidden_size);
-    dx = nullptr;
-    timeline.end();
+    if (shape.has_embedding) layers.table_gradient();
+}
+
+}  // namespace
+
+PassMemory pass_memory(const ModelSpec& spec, const PassShape& shape) {
+    Timeline* heard = nullptr;
+    GradExchange exchange(shape, [&](int64_t bytes) { heard->change_gradients(bytes); });
+    if (shape.bucket > 0) {
+        Timeline noted(shape, exchange);
+        go_through(spec, shape, noted);
+        exchange.plan();
+    }
+    Timeline timeline(shape, exchange);
+    heard = &timeline;
+    go_through(spec, shape, timeline);
+    exchange.end();
     return timeline.most();
 }
 
 int64_t kept_activations(const ModelSpec& spec, const PassShape& shape) {
-    Timeline timeline(shape);
+    GradExchange none(shape, {});
+    Timeline timeline(shape, none);
     const Layers layers(spec, shape, timeline);
     std::vector<Block> blocks = blocks_of(spec, shape);
     Held x = layers.activations(spec.hidden_size);

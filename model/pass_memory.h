@@ -16,7 +16,11 @@ struct PassShape {
     // whether it has the embedding, and head and MTP.
     int64_t begin = 0, end = -1;
     bool has_embedding = true, has_head = true;
-    int64_t beside = 0;  // bytes that other micro-batches keep
+    // Bytes that other micro-batches keep.
+    struct Beside {
+        int64_t forward = 0, backward = 0;
+    };
+    Beside beside = {};
     bool with_mtp = false;
     bool balance = false;  // whether the balance loss has a gradient
     // Of the layer's experts those on this rank, if they are on several: rows are exchanged then,
@@ -38,11 +42,14 @@ struct PassShape {
     // With apart: experts' too are made grain by grain, and added to one sum of 8 bytes a weight,
     // which is there before the pass if `held` is 1.
     bool integers = false;
-    // Sums over ranks leave a gradient's share of so many: of the earlier waves' experts (held),
-    // and where `bucket` is not 0 of what this pass makes, exchanged by so many bytes as it is
-    // made.
-    int expert_shards = 1, other_shards = 1, held_shards = 1;
+    // Of the experts' sums of earlier waves (held) this is one of so many shares.
+    int held_shards = 1;
+    // Where not 0, gradients are exchanged as they are made, by so many bytes, between so many
+    // ranks: experts', and in the last pass all others. shards: what this rank owns is left of
+    // them. joins: experts' sums, once exchanged, are added to those of earlier waves.
     int64_t bucket = 0;
+    int expert_holders = 1, other_holders = 1;
+    bool shards = false, joins = false;
 };
 
 // Bytes; each the most at any moment of the pass.

@@ -7,10 +7,9 @@
 
 #include "kernels/arena.h"
 #include "model/pass_memory.h"
-#include "parallel/grad_reducer.h"
 #include "parallel/pipeline_schedule.h"
-#include "parallel/weight_gatherer.h"
 #include "trainer/grad_accumulator.h"
+#include "trainer/held_memory.h"
 #include "trainer/pass_batch.h"
 #include "trainer/process_memory.h"
 
@@ -29,102 +28,11 @@ constexpr int64_t kTravelProgram = int64_t{3} << 19;  // and MPI's, for weights 
 constexpr int64_t kGapShare = 10;
 constexpr int64_t kMostGaps = int64_t{16} << 20;
 
-int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
-    if (parameter.forward.defined()) {
-        const int64_t dgrad = parameter.dgrad.defined() ? parameter.dgrad.storage.bytes() : 0;
-        return parameter.forward.storage.bytes() + dgrad;
-    }
-    return parameter.gemm ? 2 * (parameter.fp32 ? 4 : compute) * parameter.box.size() : 0;
-}
-
-// What weights that are gathered block by block take at the most, over a rank's stages.
-struct Gathered {
-    Gathered(const Model& model, int64_t compute) {
-        int64_t widest = 0;
-        for (const auto& weights : model.block_weights()) {
-            for (size_t block = 0; block < weights->blocks().size(); ++block) {
-                travelling = std::max(travelling, weights->gathered_bytes(block));
-                values = std::max(values, weights->packing_bytes(block));
-                int64_t bytes = 0;
-                for (const Parameter* parameter : weights->blocks()[block])
-                    if (parameter->shard.defined()) bytes += packed_bytes(*parameter, compute);
-                packed = std::max(packed, bytes);
-            }
-            // Activations are most when backward begins: the weights of the head, if there is one,
-            // are used, and the last block's travel.
-            const size_t end = weights->blocks().size() - 1;
-            widest = std::max(widest, weights->gathered_bytes(end - 1) + weights->used_bytes(end));
-        }
-        apart = travelling + values - widest;
-    }
-    int64_t travelling = 0, values = 0, packed = 0;
-    int64_t apart = 0;  // of the first two, not at the process's widest moment
-};
-
-// Of what is shared out from that `parallel.zero` on, what this rank has.
-int64_t updated_elements(const Recipe& recipe, const Model& model, const Parameter& parameter,
-                         int zero) {
-    const Mesh* const mesh = model.options().mesh;
-    if (mesh == nullptr || recipe.parallel().zero() < zero) return parameter.box.size();
-    return owned_box(parameter.shape, parameter.layout, mesh->shape(), mesh->rank()).size();
-}
-
-std::vector<std::pair<std::string, int64_t>> held_bytes(const Recipe& recipe, Model& model) {
-    const int64_t compute = recipe.train().precision() == "fp32" ? 4 : 2;
-    const int64_t moment = recipe.train().moments() == "bf16" ? 2 : 4;
-    int64_t values = 0, packed = 0, moments = 0;
-    for (const Parameter* parameter : model.parameters()) {
-        values += 4 * parameter->master().size();
-        if (!parameter->shard.defined()) packed += packed_bytes(*parameter, compute);
-        if (parameter->trained)
-            moments += 2 * moment * updated_elements(recipe, model, *parameter, 1);
-    }
-    const Gathered gathered(model, compute);
-    return {{"weights", values + gathered.values},
-            {"packed weights", packed + gathered.packed},
-            {"moments", moments}};
-}
-
 // Of a data index in a wave.
 int64_t most_grains(const BatchPlan& batch, int index) {
     int64_t most = 0;
     for (const GrainRange share : batch.shares(index)) most = std::max(most, share.count());
     return most;
-}
-
-// How gradients are exchanged.
-struct Exchange {
-    int64_t bytes = 0, bucket = 0;
-};
-Exchange exchange_of(const Recipe& recipe, Model& model) {
-    const Mesh* const mesh = model.options().mesh;
-    if (mesh == nullptr) return {};
-    Exchange exchange;
-    for (int chunk = 0; chunk < model.chunks(); ++chunk) {
-        const GradReducer reducer(*mesh, model.parameters(chunk), reducer_options(recipe));
-        exchange.bytes += reducer.bytes();
-        exchange.bucket = std::max(exchange.bucket, reducer.bucket_bytes());
-    }
-    return exchange;
-}
-
-// Of weights that another stage of the pipeline uses too.
-int64_t received_gradients(const Recipe& recipe, Model& model) {
-    int64_t bytes = 0;
-    for (const Parameter* parameter : model.parameters())
-        for (size_t use = 0; use < parameter->grads.size(); ++use)
-            if (!parameter->makes(use)) bytes += 4 * updated_elements(recipe, model, *parameter, 2);
-    return bytes;
-}
-
-// What weights that were updated elsewhere arrive in.
-int64_t gatherer_bytes(const Recipe& recipe, Model& model) {
-    const Mesh* const mesh = model.options().mesh;
-    if (mesh == nullptr || recipe.parallel().zero() == 0) return 0;
-    std::vector<Parameter*> trained;
-    for (Parameter* parameter : model.parameters())
-        if (parameter->trained) trained.push_back(parameter);
-    return WeightGatherer(*mesh, trained).bytes();
 }
 
 // The memory of a rank's passes.
@@ -179,7 +87,7 @@ class PassPlanner {
     // The most of each over the passes; sums of all stages' gradients are there together.
     // bucket: of gradients, of so many bytes.
     PassMemory most(const std::vector<Pass>& passes, int64_t bucket) const {
-        const std::vector<int64_t> beside = kept_beside(passes);
+        const auto beside = kept_beside(passes);
         PassMemory all;
         int64_t gaps = 0;  // between the most of all gradients and that at the widest moment
         for (int chunk = 0; chunk < model_.chunks(); ++chunk) {
@@ -219,15 +127,17 @@ class PassPlanner {
     }
 
   private:
-    PassMemory most(const std::vector<Pass>& passes, int chunk, int64_t beside,
-                    int64_t bucket) const {
+    PassMemory most(const std::vector<Pass>& passes, int chunk,
+                    const std::vector<PassShape::Beside>& beside, int64_t bucket) const {
         PassMemory most;
         int held = 0;
         std::set<int> replicas;  // that have sums of their own
         for (const Pass& pass : passes) {
             PassShape shape = this->shape(pass, chunk);
-            shape.beside = beside;
-            if (pass.ends_wave && pass.wave > 0 && !by_wave_) ++shape.merges;
+            shape.beside = beside[static_cast<size_t>(&pass - passes.data())];
+            // Those that no other rank holds need no exchange.
+            if (pass.ends_wave && pass.wave > 0 && (!by_wave_ || mesh_.expert_data() == 1))
+                ++shape.merges;
             shape.held = held;
             shape.integers = batch_.order().integers;
             shape.apart = !batch_.one_wave() || shape.integers;
@@ -235,10 +145,13 @@ class PassPlanner {
             for (int64_t grain = pass.grains.begin; grain < pass.grains.end; ++grain)
                 shape.new_replicas += replicas.insert(batch_.replica(pass.wave, grain)).second;
             shape.last = &pass == &passes.back();
-            shape.expert_shards = expert_shards_;
-            shape.other_shards = other_shards_;
             shape.held_shards = by_wave_ ? expert_shards_ : 1;
-            if (&pass == &passes.back() && exchanges_early()) shape.bucket = bucket;
+            shape.expert_holders = mesh_.expert_data();
+            shape.other_holders = mesh_.data;
+            shape.shards = recipe_.parallel().zero() >= 2;
+            shape.joins = by_wave_ && pass.wave > 0;
+            const bool ends = by_wave_ ? pass.ends_wave : shape.last;
+            if (ends && exchanges_early(pass.wave)) shape.bucket = bucket;
             const PassMemory one = pass_memory(model_.spec(), shape);
             most.activations = std::max(most.activations, one.activations);
             most.gradients = std::max(most.gradients, one.gradients);
@@ -260,35 +173,41 @@ class PassPlanner {
         return std::max(TokenDispatcher::limit(model_.options().dispatch_rows, mean),
                         mean * mesh_.expert / model_.spec().moe.router.experts);
     }
-    // By stage of this rank: what other micro-batches keep at most while one is at it. Weights'
-    // gradients that wait are counted as all that forward kept.
-    std::vector<int64_t> kept_beside(const std::vector<Pass>& passes) const {
+    // What other micro-batches keep while one goes through a stage of this rank, forward and
+    // backward: [stages][passes]. Weights' gradients that wait are counted as all that forward
+    // kept.
+    std::vector<std::vector<PassShape::Beside>> kept_beside(const std::vector<Pass>& passes) const {
         const auto chunks = static_cast<size_t>(model_.chunks());
-        std::vector<int64_t> kept(chunks, 0), beside(chunks, 0);
+        std::vector<int64_t> kept(chunks, 0);
         for (size_t chunk = 0; chunk < chunks; ++chunk)
             for (const Pass& pass : passes)
                 kept[chunk] =
                     std::max(kept[chunk],
                              kept_activations(model_.spec(), shape(pass, static_cast<int>(chunk))));
         const Schedule schedule = pipeline_schedule(recipe_);
+        std::vector<std::vector<PassShape::Beside>> beside(
+            chunks, std::vector<PassShape::Beside>(passes.size()));
         int64_t all = 0;
         for (const Action& action :
              schedule_actions(schedule, mesh_.pipeline, stage_, static_cast<int>(passes.size()),
                               model_.chunks())) {
             const auto chunk = static_cast<size_t>(action.chunk);
-            const bool forward = action.kind == Action::forward;
-            beside[chunk] = std::max(beside[chunk], all - (forward ? 0 : kept[chunk]));
-            if (forward) all += kept[chunk];
+            auto& [forward, backward] = beside[chunk][static_cast<size_t>(action.micro_batch)];
+            if (action.kind == Action::forward) {
+                forward = all;
+                all += kept[chunk];
+            } else {
+                backward = std::max(backward, all - kept[chunk]);
+            }
             if (action.kind == last_action(schedule)) all -= kept[chunk];
         }
         return beside;
     }
-    // Shards are left of gradients while backward runs.
-    bool exchanges_early() const {
-        bool all_hold = expert_shards_ > 1 || other_shards_ > 1;
+    // Gradients are exchanged while the wave's last backward runs.
+    bool exchanges_early(size_t wave) const {
         for (int index = 0; index < batch_.ranks(); ++index)
-            all_hold = all_hold && batch_.share(batch_.waves().size() - 1, index).count() > 0;
-        return all_hold;
+            if (batch_.share(wave, index).count() == 0) return false;
+        return true;
     }
     int64_t experts_here() const {
         const Mesh* mesh = model_.options().mesh;
@@ -346,17 +265,19 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         MemoryPlan plan{
             .passes = batch.passes(index, grains), .pass_grains = grains, .predicted = held};
         const PassMemory most = planner.most(plan.passes, exchange.bucket);
-        const int64_t at_end =
-            of_other_stages > 0 ? most.all_gradients + of_other_stages : most.gradients;
-        plan.predicted.emplace_back("gradients", std::max(most.gradients, at_end));
+        // Gradients of other stages come when activations are gone.
+        const int64_t at_end = of_other_stages > 0 ? most.all_gradients + of_other_stages : 0;
+        const int64_t gradients = std::max(most.gradients, at_end);
+        const int64_t together = std::max(most.together, at_end);
+        plan.predicted.emplace_back("gradients", gradients);
         plan.predicted.emplace_back("activations", most.activations);
         plan.uneven = planner.uneven(plan.passes, most.activations);
         plan.predicted.emplace_back("communication", exchanged + gathered);
-        const int64_t gaps = std::min(most.together / kGapShare, kMostGaps);
-        plan.shared = most.gradients + most.activations - most.together - gaps;
+        const int64_t gaps = std::min((together + exchanged + gathered) / kGapShare, kMostGaps);
+        plan.shared = gradients + most.activations - together - gaps;
         plan.shared += by_block.apart;
         // Weights are gathered beside all gradients, when activations are gone.
-        const int64_t beyond = most.all_gradients + gathered - most.together;
+        const int64_t beyond = most.all_gradients + gathered - together;
         plan.shared += gathered - std::clamp<int64_t>(beyond, 0, gathered);
         return plan;
     };
