@@ -1,10 +1,8 @@
 #include "trainer/checkpoint_reader.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
-#include <memory>
 
+#include "data/streaming_hash.h"
 #include "kernels/error.h"
 #include "kernels/tensor.h"
 #include "trainer/manifest.h"
@@ -34,18 +32,16 @@ const SavedTensor& CheckpointReader::at(const std::string& kind, const std::stri
 }
 
 void CheckpointReader::check(const SavedTensor& tensor) const {
-    const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                         XXH3_freeState);
     std::vector<std::byte> piece;
     for (const SavedBox& box : tensor.boxes()) {
         const InputFile& file = files_[box.file()];
-        XXH3_64bits_reset(state.get());
+        StreamingHash hash;
         for (int64_t done = 0; done < box.nbytes(); done += std::ssize(piece)) {
             piece.resize(static_cast<size_t>(std::min(kPiece, box.nbytes() - done)));
             file.read(box.byte_offset() + done, piece);
-            XXH3_64bits_update(state.get(), piece.data(), piece.size());
+            hash.add(piece);
         }
-        check_box_hash(file.path(), tensor, box, XXH3_64bits_digest(state.get()));
+        check_box_hash(file.path(), tensor, box, hash.value());
     }
 }
 

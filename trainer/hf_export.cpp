@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "data/json.h"
+#include "data/streaming_hash.h"
 #include "data/tensor_file.h"
 #include "kernels/error.h"
 #include "model/weight_map.h"
@@ -38,18 +37,6 @@ struct Piece {
 
     int64_t elements() const { return element_count(place.shape); }
     int64_t bytes() const { return elements() * size_of(dtype); }
-};
-
-class Hash {
-  public:
-    Hash() : state_(XXH3_createState(), XXH3_freeState) { XXH3_64bits_reset(state_.get()); }
-    void add(std::span<const std::byte> bytes) {
-        XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
-    }
-    uint64_t value() const { return XXH3_64bits_digest(state_.get()); }
-
-  private:
-    std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
 };
 
 void write_json(const fs::path& path, const nlohmann::json& json) {
@@ -153,7 +140,7 @@ class Export {
     }
 
     void write(Piece& piece, TensorFileWriter& writer) {
-        Hash hash;
+        StreamingHash hash;
         std::vector<float> values;
         std::vector<bfloat16> halves;
         const std::string where =
@@ -186,7 +173,7 @@ class Export {
         for (const Piece& piece : pieces_) {
             const TensorInfo& tensor = file.at(piece.place.tensor);
             const InputFile input(file.file_of(tensor));
-            Hash hash;
+            StreamingHash hash;
             for (int64_t done = 0; done < tensor.nbytes; done += std::ssize(bytes)) {
                 bytes.resize(static_cast<size_t>(std::min(kPiece, tensor.nbytes - done)));
                 input.read(tensor.offset + done, bytes);

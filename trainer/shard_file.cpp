@@ -3,17 +3,16 @@
 #include <fcntl.h>
 #include <hdf5.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <memory>
 #include <set>
 
 #include "data/file.h"
 #include "data/hdf5_handle.h"
 #include "data/run_on_threads.h"
+#include "data/streaming_hash.h"
 #include "kernels/error.h"
 #include "kernels/runtime.h"
 #include "trainer/manifest.h"
@@ -91,19 +90,6 @@ void make_skeleton(const fs::path& path, std::span<ShardDataset> datasets) {
     if (!file.reset()) fail_hdf5(path, "close the file");
 }
 
-// A hash that grows by pieces.
-class GrowingHash {
-  public:
-    GrowingHash() : state_(XXH3_createState(), XXH3_freeState) { XXH3_64bits_reset(state_.get()); }
-    void add(std::span<const std::byte> bytes) {
-        XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
-    }
-    uint64_t value() const { return XXH3_64bits_digest(state_.get()); }
-
-  private:
-    std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
-};
-
 struct Extent {
     int64_t offset, nbytes;
 };
@@ -113,7 +99,7 @@ template <class Read>
 uint64_t hash_outside(std::vector<Extent> boxes, int64_t size, const Read& read) {
     std::ranges::sort(boxes, {}, &Extent::offset);
     boxes.push_back({size, 0});
-    GrowingHash hash;
+    StreamingHash hash;
     std::vector<std::byte> piece;
     int64_t at = 0;
     for (const Extent& box : boxes) {
@@ -129,7 +115,7 @@ uint64_t hash_outside(std::vector<Extent> boxes, int64_t size, const Read& read)
 }
 
 void write_dataset(const FileDescriptor& file, const fs::path& path, ShardDataset& dataset) {
-    GrowingHash hash;
+    StreamingHash hash;
     for (int64_t done = 0; done < dataset.nbytes; done += kPiece) {
         const auto count = static_cast<size_t>(std::min(kPiece, dataset.nbytes - done));
         write_at(file, path, dataset.byte_offset + done, {dataset.data + done, count});

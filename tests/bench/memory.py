@@ -74,7 +74,7 @@ Off by more than 5 % and 1 MiB: {"; ".join(off) or "none"}.
 as well, 3 the weights. Communication is what gradients and weights travel in: two buckets of gradients, and of weights one
 bucket, or with `zero` 3 one block. Activations grow with
 an exchange: the rows that other ranks sent are kept for backward; how many come depends on the router, and the plan counts an even
-share.
+share. Where routing is uneven the memory table's last line says how much more that takes at most (`parallel.dispatch_rows`).
 """)
 
 
