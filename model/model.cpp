@@ -121,8 +121,9 @@ Tensor Model::Parts::through(PassContext& context, const Visit& visit) {
         context.weights = weights_of(chunk);
         stage.expect_forward(context);
         if (!stage.is_first()) {
-            x = context.activations(context.stream_rows(), spec.hidden_size);
-            link->receive(x, static_cast<int>(chunk), StageLink::rows);
+            link->expect(context.activations(context.stream_rows(), spec.hidden_size),
+                         static_cast<int>(chunk), StageLink::rows);
+            x = link->received(static_cast<int>(chunk), StageLink::rows);
         }
         x = visit(stage, std::move(x));
         if (!stage.is_last()) link->send(x, static_cast<int>(chunk), StageLink::rows);

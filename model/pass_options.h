@@ -1,6 +1,7 @@
 // What a pass of the model is asked for, and what it reports.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/exact_sum.h"
@@ -25,6 +26,8 @@ struct PassOptions {
     ExpertSums expert_sums = ExpertSums::together;
     bool weights_wait = false;  // backward leaves weights' gradients to a call of their own
     GradDone grad_done = {};
+    std::function<void()> between_blocks =
+        {};  // called after each, forward and backward; may be null
 };
 
 struct PassResult {

@@ -89,6 +89,7 @@ Tensor Stage::forward(StagePass& pass, Tensor x) const {
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const auto use = use_block(context, i + 1, i + 2);
         x = Recompute(blocks_[i]).forward(context, {x}, pass.blocks[i]).x;
+        if (pass.options.between_blocks) pass.options.between_blocks();
     }
     if (!head_) return x;
     pass.end_weights = use_end(context);
@@ -118,6 +119,7 @@ Tensor Stage::backward(StagePass& pass, Tensor dx) const {
     for (size_t i = blocks_.size(); i-- > 0;) {
         const auto use = use_block(pass.context, i + 1, std::max<size_t>(i, 1));
         dx = Recompute(blocks_[i]).backward(pass.context, {dx}, pass.blocks[i]).x;
+        if (pass.options.between_blocks) pass.options.between_blocks();
     }
     if (!embedding_) return dx;
     embedding_->backward(pass.context, pass.batch.ids.data(), dx);

@@ -4,8 +4,11 @@
 //
 // A send never waits for its receiver. So ranks that send to each other, in whatever order and of
 // whatever size, wait for what they receive alone, and the order of a schedule has no cycles.
+// Transports that move messages only inside their calls get some while the stages compute: see
+// poll().
 #pragma once
 #include <deque>
+#include <map>
 #include <memory>
 
 #include "kernels/tensor.h"
@@ -26,21 +29,26 @@ class StageLink {
 
     // From our chunk `chunk`. x, contiguous, is held until it has gone, and must not be written.
     void send(const Tensor& x, int chunk, Way way);
-    // What our chunk `chunk` takes, in the order of sending. x: contiguous, of the size that was
-    // sent; overwritten.
-    void receive(const Tensor& x, int chunk, Way way);
+    // Begins to receive what our chunk `chunk` takes, in the order of sending. x: contiguous, of
+    // the size that was sent; overwritten, and held until received() has given it.
+    void expect(Tensor x, int chunk, Way way);
+    // Waits for what was expected first of that chunk and way.
+    Tensor received(int chunk, Way way);
+    // Lets what is under way go on; never waits.
+    void poll();
     // Collective over the pipeline: the last rank's x to all.
     void from_last(const Tensor& x);
     // Until all that was sent has gone.
     void finish();
 
   private:
-    struct Sent {
+    struct Message {
         Tensor x;
         std::unique_ptr<Request> request;
     };
     Communicator& pipeline_;
-    std::deque<Sent> sent_;
+    std::deque<Message> sent_;
+    std::map<int, std::deque<Message>> expected_;  // by tag
 };
 
 }  // namespace fucina

@@ -187,21 +187,29 @@ class PassPlanner {
         const Schedule schedule = pipeline_schedule(recipe_);
         std::vector<std::vector<PassShape::Beside>> beside(
             chunks, std::vector<PassShape::Beside>(passes.size()));
-        int64_t all = 0;
+        int64_t all = 0, expected = 0;  // what the next action takes is on its way
+        for (const Pass& pass : passes)
+            if (mesh_.pipeline > 1) expected = std::max(expected, stream_bytes(pass));
         for (const Action& action :
              schedule_actions(schedule, mesh_.pipeline, stage_, static_cast<int>(passes.size()),
                               model_.chunks())) {
             const auto chunk = static_cast<size_t>(action.chunk);
             auto& [forward, backward] = beside[chunk][static_cast<size_t>(action.micro_batch)];
             if (action.kind == Action::forward) {
-                forward = all;
+                forward = all + expected;
                 all += kept[chunk];
             } else {
-                backward = std::max(backward, all - kept[chunk]);
+                backward = std::max(backward, all - kept[chunk] + expected);
             }
             if (action.kind == last_action(schedule)) all -= kept[chunk];
         }
         return beside;
+    }
+    // Of the residual stream.
+    int64_t stream_bytes(const Pass& pass) const {
+        const ModelOptions& options = model_.options();
+        const int64_t rows = tokens(pass) / (options.sequence ? mesh_.tensor : 1);
+        return rows * model_.spec().hidden_size * size_of(options.compute);
     }
     // Gradients are exchanged while the wave's last backward runs.
     bool exchanges_early(size_t wave) const {

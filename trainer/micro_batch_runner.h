@@ -40,9 +40,12 @@ class MicroBatchRunner {
         TokenBatch batch;
         std::unique_ptr<StagePass> pass;
     };
-    UnderWay& begin(const Step& step, const Action& action);
+    void begin(const Step& step, const Action& action);
+    // Makes the action's pass, if it is a forward, and begins to receive what it takes. Before the
+    // action before it is run, so that the message comes meanwhile.
+    void prepare(const Step& step, const Action& action);
     void run(const Step& step, const Action& action);
-    void forward(const Step& step, const Action& action);
+    void forward(const Action& action, StagePass& pass);
     void backward(const Step& step, const Action& action, StagePass& pass);
     void end_wave(const Step& step, const Action& action);
 
