@@ -37,6 +37,8 @@ def quickstart(directory, **keys):
                                          (2, {"parallel__zero": 1}), (2, {"parallel__zero": 2}), (2, {"parallel__zero": 3}),
                                          (2, {"parallel__pipeline": 2, "train__micro_batch": 1}),
                                          (4, {"parallel__pipeline": 2, "parallel__zero": 3, "train__micro_batch": 1}),
+                                         (4, {"parallel__expert": 2, "parallel__zero": 3, "train__recompute": "block"}),
+                                         (4, {"parallel__expert": 4, "parallel__zero": 1, "exact__replicas": 4}),
                                          (2, {"exact__replicas": 4}), (1, {"exact__replicas": 4}), (1, {}), (1, {"train__recompute": "block"}),
                                          (1, {"train__numerics": "fast", "train__precision": "fp32"})])
 def test_predicted_is_what_is_measured(tmp_path, ranks, keys):
