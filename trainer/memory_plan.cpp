@@ -23,6 +23,8 @@ constexpr int64_t kSamplesLookedAt = 1 << 16;  // for the widest pass
 // The code and the buffers of the first save and evaluation, as measured.
 constexpr int64_t kLaterProgram = int64_t{5} << 20;
 constexpr int64_t kTravelProgram = int64_t{3} << 19;  // and MPI's, for weights that travel
+// MPI's for each rank of a stage beyond two, as measured with four.
+constexpr int64_t kPeerProgram = int64_t{5} << 18;
 // What comes and goes leaves gaps between the arena's blocks, as measured: a part of it, until the
 // chunks of the head's loss, which do not grow with the model, are the only ones that fit nowhere.
 constexpr int64_t kGapShare = 10;
@@ -304,9 +306,9 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
     }
     // What depends on threads and the moment has no say in how passes are cut.
     best.predicted.emplace_back("kernel scratch", planner.scratch(best.passes));
-    best.predicted.emplace_back(
-        kProgramPurpose,
-        program_bytes() + kLaterProgram + (by_block.travelling > 0 ? kTravelProgram : 0));
+    const int64_t of_mpi = (by_block.travelling > 0 ? kTravelProgram : 0) +
+                           std::max(mesh.stage_ranks() - 2, 0) * kPeerProgram;
+    best.predicted.emplace_back(kProgramPurpose, program_bytes() + kLaterProgram + of_mpi);
     return best;
 }
 
