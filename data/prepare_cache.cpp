@@ -10,6 +10,7 @@
 #include "data/ids_file.h"
 #include "data/prepare.h"
 #include "data/source.h"
+#include "data/streaming_hash.h"
 #include "data/token_store_format.h"
 #include "kernels/error.h"
 
@@ -18,18 +19,7 @@ namespace {
 
 uint64_t hash_of_file(const std::filesystem::path& path) {
     const InputFile file(path);
-    constexpr int64_t kChunk = 1 << 20;
-    XXH3_state_t* state = XXH3_createState();
-    XXH3_64bits_reset(state);
-    std::vector<std::byte> chunk;
-    for (int64_t at = 0; at < file.size(); at += kChunk) {
-        chunk.resize(static_cast<size_t>(std::min(kChunk, file.size() - at)));
-        file.read(at, chunk);
-        XXH3_64bits_update(state, chunk.data(), chunk.size());
-    }
-    const uint64_t hash = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return hash;
+    return hash_range(file, 0, file.size());
 }
 
 bool is_whole(const std::filesystem::path& path, const TextTokenizer& tokenizer) {

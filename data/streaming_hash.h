@@ -2,10 +2,14 @@
 #pragma once
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
+
+#include "data/file.h"
 
 namespace fucina {
 
@@ -22,5 +26,18 @@ class StreamingHash {
   private:
     std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
 };
+
+// Of bytes [offset, offset + count) of a file.
+inline uint64_t hash_range(const InputFile& file, int64_t offset, int64_t count) {
+    constexpr int64_t kPiece = int64_t{8} << 20;
+    StreamingHash hash;
+    std::vector<std::byte> piece;
+    for (int64_t done = 0; done < count; done += std::ssize(piece)) {
+        piece.resize(static_cast<size_t>(std::min(kPiece, count - done)));
+        file.read(offset + done, piece);
+        hash.add(piece);
+    }
+    return hash.value();
+}
 
 }  // namespace fucina

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "data/hdf5_handle.h"
+#include "data/streaming_hash.h"
 #include "data/token_store_format.h"
 #include "kernels/error.h"
 
@@ -245,16 +246,7 @@ void TokenStore::verify() const {
     }
     if (!file_) return;
     const auto check = [&](const char* name, int64_t offset, int64_t bytes, uint64_t wanted) {
-        XXH3_state_t* state = XXH3_createState();
-        XXH3_64bits_reset(state);
-        std::vector<std::byte> chunk;
-        for (int64_t at = 0; at < bytes; at += kChunk) {
-            chunk.resize(static_cast<size_t>(std::min(kChunk, bytes - at)));
-            file_->read(offset + at, chunk);
-            XXH3_64bits_update(state, chunk.data(), chunk.size());
-        }
-        const uint64_t found = XXH3_64bits_digest(state);
-        XXH3_freeState(state);
+        const uint64_t found = hash_range(*file_, offset, bytes);
         if (found != wanted) {
             fail(ExitCode::data, name_, ": ", name, ": checksum ", found, ", expected ", wanted,
                  "; the file is damaged");

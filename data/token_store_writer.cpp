@@ -3,12 +3,12 @@
 // own error and not inside libhdf5, and no dataset needs to grow, which would mean chunks.
 #include <fcntl.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "data/hdf5_handle.h"
+#include "data/streaming_hash.h"
 #include "data/token_store.h"
 #include "data/token_store_format.h"
 #include "kernels/error.h"
@@ -48,14 +48,12 @@ class TokenStoreWriter::Spill {
         const std::string path = target.string() + suffix + std::to_string(::getpid());
         file_ = create_file(path, O_RDWR | O_TRUNC, target_);
         ::unlink(path.c_str());
-        XXH3_64bits_reset(hash_);
     }
-    ~Spill() { XXH3_freeState(hash_); }
     Spill(const Spill&) = delete;
     Spill& operator=(const Spill&) = delete;
 
     void append(std::span<const std::byte> bytes) {
-        XXH3_64bits_update(hash_, bytes.data(), bytes.size());
+        hash_.add(bytes);
         buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
         if (buffer_.size() >= kBufferBytes) flush();
     }
@@ -79,7 +77,7 @@ class TokenStoreWriter::Spill {
         buffer_.clear();
     }
 
-    uint64_t checksum() const { return XXH3_64bits_digest(hash_); }
+    uint64_t checksum() const { return hash_.value(); }
 
   private:
     static constexpr size_t kBufferBytes = 1 << 20;
@@ -87,7 +85,7 @@ class TokenStoreWriter::Spill {
     FileDescriptor file_;
     int64_t size_ = 0;
     std::vector<std::byte> buffer_;
-    XXH3_state_t* hash_ = XXH3_createState();
+    StreamingHash hash_;
 };
 
 TokenStoreWriter::TokenStoreWriter(const std::filesystem::path& path, int64_t vocab_size,

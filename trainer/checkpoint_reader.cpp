@@ -8,12 +8,6 @@
 #include "trainer/manifest.h"
 
 namespace fucina {
-namespace {
-
-constexpr int64_t kPiece = int64_t{8} << 20;  // bytes read at a time
-
-}  // namespace
-
 CheckpointReader::CheckpointReader(std::filesystem::path dir)
     : dir_(std::move(dir)), manifest_(read_manifest(dir_)) {
     for (const SavedFile& file : manifest_.files()) files_.emplace_back(dir_ / file.name());
@@ -32,16 +26,9 @@ const SavedTensor& CheckpointReader::at(const std::string& kind, const std::stri
 }
 
 void CheckpointReader::check(const SavedTensor& tensor) const {
-    std::vector<std::byte> piece;
     for (const SavedBox& box : tensor.boxes()) {
         const InputFile& file = files_[box.file()];
-        StreamingHash hash;
-        for (int64_t done = 0; done < box.nbytes(); done += std::ssize(piece)) {
-            piece.resize(static_cast<size_t>(std::min(kPiece, box.nbytes() - done)));
-            file.read(box.byte_offset() + done, piece);
-            hash.add(piece);
-        }
-        check_box_hash(file.path(), tensor, box, hash.value());
+        check_box_hash(file.path(), tensor, box, hash_range(file, box.byte_offset(), box.nbytes()));
     }
 }
 

@@ -23,7 +23,6 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kElements = int64_t{2} << 20;       // at a time
-constexpr int64_t kPiece = int64_t{8} << 20;          // bytes read back at a time
 constexpr int64_t kLargestFile = int64_t{256} << 20;  // bytes, of a tokenizer's files
 constexpr std::chrono::seconds kSpeakEvery{5};
 
@@ -169,18 +168,11 @@ class Export {
         const TensorFile file(temporary_);
         FUCINA_CHECK(file.tensors().size() == pieces_.size(), file.tensors().size(),
                      " tensors read back, ", pieces_.size(), " written");
-        std::vector<std::byte> bytes;
         for (const Piece& piece : pieces_) {
             const TensorInfo& tensor = file.at(piece.place.tensor);
             const InputFile input(file.file_of(tensor));
-            StreamingHash hash;
-            for (int64_t done = 0; done < tensor.nbytes; done += std::ssize(bytes)) {
-                bytes.resize(static_cast<size_t>(std::min(kPiece, tensor.nbytes - done)));
-                input.read(tensor.offset + done, bytes);
-                hash.add(bytes);
-            }
             if (tensor.shape != piece.place.shape || tensor.dtype != piece.dtype ||
-                hash.value() != piece.xxh3)
+                hash_range(input, tensor.offset, tensor.nbytes) != piece.xxh3)
                 fail(ExitCode::storage, input.path().string(), ": tensor ", tensor.name,
                      " does not read back as it was written");
         }

@@ -281,7 +281,6 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         const int64_t together = std::max(most.together, at_end);
         plan.predicted.emplace_back("gradients", gradients);
         plan.predicted.emplace_back("activations", most.activations);
-        plan.uneven = planner.uneven(plan.passes, most.activations);
         plan.predicted.emplace_back("communication", exchanged + gathered);
         const int64_t gaps = std::min((together + exchanged + gathered) / kGapShare, kMostGaps);
         plan.shared = gradients + most.activations - together - gaps;
@@ -305,6 +304,8 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
         best = std::move(merged);
     }
     // What depends on threads and the moment has no say in how passes are cut.
+    best.uneven =
+        planner.uneven(best.passes, planner.most(best.passes, exchange.bucket).activations);
     best.predicted.emplace_back("kernel scratch", planner.scratch(best.passes));
     const int64_t of_mpi = (by_block.travelling > 0 ? kTravelProgram : 0) +
                            std::max(mesh.stage_ranks() - 2, 0) * kPeerProgram;

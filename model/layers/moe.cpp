@@ -19,8 +19,7 @@ Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, in
         shared_.emplace(set, prefix + "shared.", spec.hidden_size, spec_.shared_width);
 }
 
-void Moe::route(const PassContext& context, Saved& saved) const {
-    const Tensor x = context.own(saved.x);
+void Moe::route(const PassContext& context, const Tensor& x, Saved& saved) const {
     const int64_t tokens = x.rows();
     const RouterConfig& config = spec_.router;
     Tensor logits = Tensor::empty({tokens, config.experts}, DType::f32);
@@ -42,18 +41,19 @@ std::vector<int64_t> Moe::room(const PassContext& context, const Tensor& indices
     const double share = context.expert_capacity * static_cast<double>(spec_.router.top_k) /
                          static_cast<double>(experts);
     const std::span<const int64_t> whole = context.grain_offsets, own = context.own_grains();
-    std::vector<int64_t> room, chosen;
+    std::vector<int64_t> room;
     for (size_t grain = 0; grain + 1 < whole.size(); ++grain) {
         const auto tokens = static_cast<double>(whole[grain + 1] - whole[grain]);
-        const auto most = static_cast<int64_t>(std::ceil(share * tokens));
-        room.insert(room.end(), static_cast<size_t>(experts), most);
-        chosen.insert(chosen.end(), static_cast<size_t>(experts), 0);
+        room.insert(room.end(), static_cast<size_t>(experts),
+                    static_cast<int64_t>(std::ceil(share * tokens)));
+    }
+    if (context.tensor == nullptr) return room;
+    std::vector<int64_t> chosen(room.size());
+    for (size_t grain = 0; grain + 1 < own.size(); ++grain)
         for (int64_t t = own[grain]; t < own[grain + 1]; ++t)
             for (int64_t j = 0; j < indices.row_size(); ++j)
                 ++chosen[grain * static_cast<size_t>(experts) +
                          static_cast<size_t>(indices.row<int32_t>(t)[j])];
-    }
-    if (context.tensor == nullptr) return room;
     std::vector<int64_t> all(chosen.size() * static_cast<size_t>(context.tensor->size()));
     context.tensor->all_gather(std::as_bytes(std::span(chosen)),
                                std::as_writable_bytes(std::span(all)));
@@ -79,10 +79,12 @@ Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved
 Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) const {
     saved.x = in.x;
     const bool again = saved.route.map != nullptr;
-    if (!again) route(context, saved);
     const Tensor own = context.own(in.x);
     std::optional<TokenDispatcher::Move> sent;
-    if (!again) sent = experts_.send(context, own, saved.route.map, saved.experts);
+    if (!again) {
+        route(context, own, saved);
+        sent = experts_.send(context, own, saved.route.map, saved.experts);
+    }
     Tensor shared;  // computed while tokens travel
     if (shared_) shared = shared_->forward(context, {in.x}, saved.shared).y;
     const Tensor slots =
@@ -117,14 +119,14 @@ Tensor Moe::report_balance(const PassContext& context, const Route& route) const
     return context.shares ? context.shares->own(d_scores) : d_scores;
 }
 
-Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
+Tensor Moe::route_backward(const PassContext& context, const Tensor& own_x, const Tensor& d_weights,
                            Saved& saved) const {
     const Route& route = saved.route;
     const Tensor d_scores = report_balance(context, route);
     Tensor d_logits = Tensor::empty(route.scores.shape(), DType::f32);
     ops::router_backward(spec_.router, route.scores, route.indices, route.weights, d_weights,
                          d_scores, d_logits);
-    const Tensor x = in_fp32(context.own(saved.x));
+    const Tensor x = in_fp32(own_x);
     context.weight_grads->add(matrix_grad(router_, d_logits, x, context.own_nodes));
     Tensor dx = Tensor::empty(x.shape(), DType::f32);
     ops::linear(d_logits, router_->dgrad, dx);
@@ -134,16 +136,17 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& d_weights,
 Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved) const {
     Tensor d_weights = Tensor::empty(saved.route.weights.shape(), DType::f32);
     d_weights.zero();
+    const Tensor x = context.own(saved.x);
     RoutedExperts::Slots slots = experts_.backward(context,
                                                    {.dy = context.own(grad.y),
-                                                    .x = context.own(saved.x),
+                                                    .x = x,
                                                     .weights = saved.route.weights,
                                                     .d_weights = d_weights,
                                                     .map = saved.route.map},
                                                    saved.experts);
     Tensor shared;  // computed while gradients travel, as are the router's
     if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
-    const Tensor router = route_backward(context, d_weights, saved);
+    const Tensor router = route_backward(context, x, d_weights, saved);
     const Tensor dx = context.activations(router.rows(), router.dim(1));
     ops::combine({.slots = slots.finish(), .add1 = router, .add2 = shared, .out = dx},
                  *saved.route.map);

@@ -55,11 +55,13 @@ class Moe {
     int64_t report_index() const { return report_index_; }
 
   private:
-    void route(const PassContext& context, Saved& saved) const;
+    // x: own rows.
+    void route(const PassContext& context, const Tensor& x, Saved& saved) const;
     std::vector<int64_t> room(const PassContext& context, const Tensor& indices) const;
     Tensor combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                    const Tensor& shared, const Tensor& residual) const;
-    Tensor route_backward(const PassContext& context, const Tensor& d_weights, Saved& saved) const;
+    Tensor route_backward(const PassContext& context, const Tensor& x, const Tensor& d_weights,
+                          Saved& saved) const;
     Tensor report_balance(const PassContext& context, const Route& route) const;
 
     MoeSpec spec_;
