@@ -43,11 +43,6 @@ struct PackedWeight {
     bool defined() const { return storage.defined(); }
 };
 
-// The two copies that training keeps of a weight.
-struct PackedCopies {
-    PackedWeight *forward = nullptr, *dgrad = nullptr;
-};
-
 enum class PackKind {
     forward,  // y = x Wᵀ
     gate_up,  // forward of a fused [2F, K] weight (gate rows, then up rows) for gate_up_swiglu

@@ -18,7 +18,7 @@ void check_rows(const Tensor& a, const Tensor& b, const char* what) {
 }  // namespace
 
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           const PackedCopies& copies) {
+           PackedCopies* copies) {
     FUCINA_CHECK(w.contiguous() && grad.contiguous() && m.contiguous() && v.contiguous() &&
                      w.size() == grad.size() && w.size() == m.size() && w.size() == v.size() &&
                      w.dtype() == DType::f32 && grad.dtype() == DType::f32 && float_cells(m) &&

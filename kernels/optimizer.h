@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/exact_sum.h"
-#include "kernels/gemm.h"
+#include "kernels/packed_copies.h"
 #include "kernels/tensor.h"
 
 namespace fucina {
@@ -22,9 +22,10 @@ namespace ops {
 // size:
 //   g = grad·grad_scale; w *= 1 - lr·wd; m = b1·m + (1-b1)·g; v = b2·v + (1-b2)·g²;
 //   w -= lr/bias_correction1 · m / (sqrt(v)/sqrt(bias_correction2) + eps)
-// Copies, if given, are remade from the new weights while these lie in cache.
+// copies: null, or w's, forward and dgrad, which are remade from the new weights while these lie in
+// cache.
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           const PackedCopies& copies = {});
+           PackedCopies* copies = nullptr);
 
 // The sum of the squares of x, contiguous fp32 [.., N] of rows N, so that x may be cut between
 // rows, and rows between their `chunks` equal parts, without changing it: blocks of at most 512

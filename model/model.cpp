@@ -110,7 +110,7 @@ void Model::Parts::make_stages() {
     if (ranks == 1 || !shared) return;
     table->made_here.assign(table->grads.size(), rank == ranks - 1);
     table->made_here[0] = rank == 0;
-    if (!has_last()) table->gemm = false;  // whose products are the head's
+    if (!has_last()) table->packed.reset();  // whose products are the head's
 }
 
 template <class Visit>
@@ -257,8 +257,9 @@ void Model::initialize(uint64_t seed, std::string_view prefix) {
 
 void Model::repack() {
     for (Parameter* parameter : parameters())
-        if (!parameter->shard.defined())
-            parameter->repack(parts_->options.compute, parts_->options.training);
+        if (parameter->packed && !parameter->shard.defined())
+            parameter->packed->pack(parameter->value, parts_->options.compute,
+                                    parts_->options.training);
 }
 
 std::unique_ptr<StagePass> Model::begin(int chunk, const TokenBatch& batch,

@@ -30,16 +30,15 @@ class ParameterSet {
 
     // A weight of a matrix product, [N, K], or [2, N, K] of a fused gate and up.
     Parameter* matrix(const std::string& name, std::initializer_list<int64_t> shape,
-                      const Layout& layout = {}, PackKind forward_kind = PackKind::forward) {
+                      const Layout& layout = {}, PackKind kind = PackKind::forward) {
         Parameter* parameter = add(name, shape, layout);
-        parameter->gemm = true;
-        parameter->forward_kind = forward_kind;
+        parameter->packed.emplace().kind = kind;
         return parameter;
     }
     // [experts, N, K], or [experts, 2, N, K]: a product each.
     Parameter* experts(const std::string& name, std::initializer_list<int64_t> shape,
-                       PackKind forward_kind = PackKind::forward) {
-        return matrix(name, shape, {.expert = 0}, forward_kind);
+                       PackKind kind = PackKind::forward) {
+        return matrix(name, shape, {.expert = 0}, kind);
     }
     // A norm's gain [D], or a table that is read row by row.
     Parameter* plain(const std::string& name, std::initializer_list<int64_t> shape,

@@ -38,10 +38,10 @@ Stage::Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Param
     head_.emplace(set, "norm", spec);
     Parameter* projection = table;
     if (spec.tied_head)
-        table->gemm = true;
+        table->packed.emplace();
     else
         projection = set.matrix("head", {spec.vocab_size, spec.hidden_size}, {.tensor = 0});
-    projection->dgrad.cut = set.cut();
+    projection->packed->dgrad.cut = set.cut();
     // Uses in a fixed order: embedding, head, MTP's embedding, MTP's head.
     const size_t head_use = spec.tied_head ? 1 : 0;
     head_->use(projection, head_use);

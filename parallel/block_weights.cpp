@@ -70,7 +70,8 @@ void BlockWeights::take(size_t block) {
     }
     for (Parameter* parameter : blocks_[block]) {
         ++uses_[parameter];
-        FUCINA_CHECK(parameter->value.defined() || parameter->forward.defined(), parameter->name,
+        const bool packed = parameter->packed && parameter->packed->defined();
+        FUCINA_CHECK(parameter->value.defined() || packed, parameter->name,
                      " was given back while it was waited for");
     }
 }
@@ -90,7 +91,8 @@ void BlockWeights::unpack(const Gather& gather) {
             copy_shared(box, at, parameter->box, parameter->value.raw(), 4);
             at += box.size() * 4;
         }
-        parameter->repack(options_.compute, options_.with_dgrad);
+        if (parameter->packed)
+            parameter->packed->pack(parameter->value, options_.compute, options_.with_dgrad);
         if (!parameter->reads_value) parameter->value = {};
     }
 }
@@ -98,7 +100,8 @@ void BlockWeights::unpack(const Gather& gather) {
 void BlockWeights::give_back(size_t block) {
     for (Parameter* parameter : blocks_[block]) {
         if (--uses_[parameter] > 0 || !parameter->shard.defined()) continue;
-        parameter->value = parameter->forward.storage = parameter->dgrad.storage = {};
+        parameter->value = {};
+        if (parameter->packed) parameter->packed->release();
     }
 }
 
@@ -115,15 +118,6 @@ int64_t BlockWeights::used_bytes(size_t block) const {
         if (parameter->shard.defined() && parameter->reads_value)
             bytes += 4 * parameter->box.size();
     return bytes;
-}
-
-// Those that are only packed are here one at a time.
-int64_t BlockWeights::packing_bytes(size_t block) const {
-    int64_t most = 0;
-    for (const Parameter* parameter : blocks_[block])
-        if (parameter->shard.defined() && !parameter->reads_value)
-            most = std::max(most, 4 * parameter->box.size());
-    return used_bytes(block) + most;
 }
 
 }  // namespace fucina

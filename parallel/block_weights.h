@@ -47,10 +47,8 @@ class BlockWeights {
         size_t block_ = 0;
     };
 
-    // Bytes that a block takes: on its way; of fp32 values while it is packed, and while it is
-    // used.
+    // Bytes that a block takes: on its way; of fp32 values while it is used.
     int64_t gathered_bytes(size_t block) const;
-    int64_t packing_bytes(size_t block) const;
     int64_t used_bytes(size_t block) const;
     const std::vector<std::vector<Parameter*>>& blocks() const { return blocks_; }
 

@@ -1,12 +1,12 @@
-// Parameter: one trained (or carried) tensor of the model, with its gradient and its copies in
-// compute order.
+// Parameter: one trained (or carried) tensor of the model, with its gradient.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/arena.h"
-#include "kernels/gemm.h"
+#include "kernels/packed_copies.h"
 #include "kernels/tensor.h"
 #include "parallel/layout.h"
 
@@ -24,11 +24,9 @@ struct Parameter {
     Tensor shard;
     bool reads_value = false;  // a pass reads value itself, beside or instead of packed copies
     bool trained =
-        true;           // false: a buffer (router bias) or a frozen weight; no gradient, no moments
-    bool gemm = false;  // has packed copies, remade after every change of value
-    bool fp32 = false;  // its products are fp32 in every precision (the router)
-    PackKind forward_kind = PackKind::forward;
-    PackedWeight forward, dgrad;
+        true;  // false: a buffer (router bias) or a frozen weight; no gradient, no moments
+    // Of a weight of matrix products; remade after every change of value.
+    std::optional<PackedCopies> packed;
 
     // One gradient a use (a tied or MTP-shared weight has several): fp32 like value. A backward
     // pass overwrites grads[use]; the uses are added in order only after the tree over grains and
@@ -52,25 +50,8 @@ struct Parameter {
         }
         return grads[use];
     }
-    // Of value's shape, as products take it: gate and up are rows of one matrix.
-    Tensor as_matrix(const Tensor& x) const {
-        if (forward_kind != PackKind::gate_up || !x.defined()) return x;
-        if (x.rank() == 4) return x.view({x.dim(0), 2 * x.dim(2), x.dim(3)});
-        return x.view({2 * x.dim(1), x.dim(2)});
-    }
-    // Remakes the packed copies that there are.
-    void repack_all() {
-        if (forward.defined()) repack(forward.dtype, dgrad.defined());
-    }
-    // Remakes the packed copies from value.
-    void repack(DType compute, bool with_dgrad) {
-        if (!gemm) return;
-        if (fp32) compute = DType::f32;
-        MemoryPurpose purpose("packed weights");
-        forward = ops::pack(as_matrix(value), forward_kind, compute, std::move(forward));
-        if (with_dgrad)
-            dgrad = ops::pack(as_matrix(value), PackKind::dgrad, compute, std::move(dgrad));
-    }
+    // Of the parameter's shape, as products take it.
+    Tensor as_matrix(const Tensor& x) const { return packed ? packed->as_matrix(x) : x; }
 };
 
 // Hears of a use's gradient as soon as a pass has it whole, node by node where it has several, and

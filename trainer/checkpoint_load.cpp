@@ -107,9 +107,8 @@ std::vector<Job> match(const fs::path& dir, const Manifest& manifest,
         if (saved_dtype(saved) != tensor.dtype() ||
             !std::ranges::equal(saved.shape(), named.shape())) {
             fail(ExitCode::data, dir.string(), ": ", named.kind, " ", named.name, " is ",
-                 saved.dtype(), " ",
-                 shape_text({saved.shape().data(), static_cast<size_t>(saved.shape_size())}),
-                 ", the model's is ", name_of(tensor.dtype()), " ", shape_text(named.shape()));
+                 saved.dtype(), " ", shape_text(shape_of(saved)), ", the model's is ",
+                 name_of(tensor.dtype()), " ", shape_text(named.shape()));
         }
         FUCINA_CHECK(tensor.contiguous(), named.name, " is not contiguous");
         const Box part = named.box();

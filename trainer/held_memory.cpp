@@ -11,11 +11,9 @@ namespace fucina {
 namespace {
 
 int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
-    if (parameter.forward.defined()) {
-        const int64_t dgrad = parameter.dgrad.defined() ? parameter.dgrad.storage.bytes() : 0;
-        return parameter.forward.storage.bytes() + dgrad;
-    }
-    return parameter.gemm ? 2 * (parameter.fp32 ? 4 : compute) * parameter.box.size() : 0;
+    if (!parameter.packed) return 0;
+    if (parameter.packed->defined()) return parameter.packed->bytes();
+    return 2 * (parameter.packed->fp32 ? 4 : compute) * parameter.box.size();
 }
 
 // fp32 values of a block while its weights arrive, in their order (BlockWeights): those that are

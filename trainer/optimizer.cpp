@@ -100,7 +100,8 @@ void Optimizer::update(double learning_rate, double grad_norm) {
     }
     if (!gatherer_) return;
     gatherer_->gather();
-    for (const State& state : states_) state.parameter->repack_all();
+    for (const State& state : states_)
+        if (state.parameter->packed) state.parameter->packed->repack(state.parameter->value);
 }
 
 // Where we update all of it, while the new weights lie in cache the packed copies are remade; of a
@@ -108,9 +109,7 @@ void Optimizer::update(double learning_rate, double grad_norm) {
 void Optimizer::update(const AdamW& step, const State& state) const {
     Parameter& parameter = *state.parameter;
     if (!gatherer_) {
-        const PackedCopies copies = parameter.dgrad.defined()
-                                        ? PackedCopies{&parameter.forward, &parameter.dgrad}
-                                        : PackedCopies{};
+        PackedCopies* const copies = parameter.packed ? &*parameter.packed : nullptr;
         ops::adamw(step, parameter.as_matrix(parameter.value), parameter.grad(0), state.m, state.v,
                    copies);
         return;

@@ -9,7 +9,7 @@ double step_flops(Model& model, int64_t tokens, int64_t pairs) {
     double weights = 0;  // that a token meets
     for (const Parameter* parameter : model.all_parameters()) {
         const bool tied = spec.tied_head && parameter->name == "embedding";
-        if (!parameter->gemm && !tied) continue;
+        if (!parameter->packed && !tied) continue;
         double met = static_cast<double>(whole_box(parameter->shape).size());
         if (parameter->layout.expert >= 0) {
             met *= static_cast<double>(spec.moe.router.top_k) /

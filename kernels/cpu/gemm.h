@@ -2,7 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "kernels/gemm.h"
+#include "kernels/packed_copies.h"
 #include "kernels/runtime.h"
 
 namespace fucina::cpu {
@@ -21,7 +21,7 @@ inline int64_t packed_panels(const PackedWeight& w) {
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous);
 
 // Remakes the copies while update(begin, end), called for every element once, changes w.
-void repack(const Tensor& w, const PackedCopies& copies,
+void repack(const Tensor& w, PackedCopies& copies,
             const std::function<void(int64_t begin, int64_t end)>& update);
 
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);

@@ -38,9 +38,9 @@ void pack_rows_panel(const GemmSet& set, const WeightMatrix& w, const PackedWeig
 class StripePacker {
   public:
     StripePacker(const Tensor& w, const PackedCopies& copies)
-        : set_(gemm_set(copies.forward->dtype)),
-          forward_(*copies.forward),
-          dgrad_(*copies.dgrad),
+        : set_(gemm_set(copies.forward.dtype)),
+          forward_(copies.forward),
+          dgrad_(copies.dgrad),
           data_(w.data<float>()),
           n_(dgrad_.k),
           k_(dgrad_.n),
@@ -111,7 +111,7 @@ class StripePacker {
 
 }  // namespace
 
-void repack(const Tensor& w, const PackedCopies& copies,
+void repack(const Tensor& w, PackedCopies& copies,
             const std::function<void(int64_t begin, int64_t end)>& update) {
     const StripePacker packer(w, copies);
     if (packer.possible()) {
@@ -120,9 +120,9 @@ void repack(const Tensor& w, const PackedCopies& copies,
         return;
     }
     parallel_ranges(w.size(), kWorthAThread, kWorthAThread, update);
-    const PackKind kind = copies.forward->gate_up ? PackKind::gate_up : PackKind::forward;
-    *copies.forward = pack(w, kind, copies.forward->dtype, std::move(*copies.forward));
-    *copies.dgrad = pack(w, PackKind::dgrad, copies.dgrad->dtype, std::move(*copies.dgrad));
+    const PackKind kind = copies.forward.gate_up ? PackKind::gate_up : PackKind::forward;
+    copies.forward = pack(w, kind, copies.forward.dtype, std::move(copies.forward));
+    copies.dgrad = pack(w, PackKind::dgrad, copies.dgrad.dtype, std::move(copies.dgrad));
 }
 
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous) {

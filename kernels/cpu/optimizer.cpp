@@ -36,7 +36,7 @@ void for_each_run(const Tensor& x, const Tensor& y, const Body& body) {
 }  // namespace
 
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           const PackedCopies& copies) {
+           PackedCopies* copies) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     const auto update = [&](int64_t begin, int64_t end) {
         kernels.adamw({.w = w.data<float>() + begin,
@@ -52,8 +52,8 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
                        .beta1 = step.beta1,
                        .beta2 = step.beta2});
     };
-    if (copies.forward != nullptr)
-        repack(w, copies, update);
+    if (copies != nullptr)
+        repack(w, *copies, update);
     else
         parallel_ranges(w.size(), kRange, kRange, update);
 }

@@ -45,7 +45,7 @@ void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree&
                         const Tensor& d_table);
 
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           const PackedCopies& copies);
+           PackedCopies* copies);
 ExactSum sum_of_squares(const Tensor& x, int64_t chunks);
 void add_in_place(const Tensor& y, const Tensor& x);
 void cast(const Tensor& x, const Tensor& out);

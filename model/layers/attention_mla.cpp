@@ -27,13 +27,13 @@ AttentionMla::AttentionMla(ParameterSet& set, const std::string& prefix, const M
                         {mla_.heads * (mla_.nope_dim + mla_.v_dim), mla_.kv_lora_rank},
                         {.tensor = 0})),
       out_(set.matrix(prefix + "out", {spec.hidden_size, mla_.heads * mla_.v_dim}, {.tensor = 1})) {
-    kv_up_->dgrad.cut = out_->forward.cut = set.cut();
+    kv_up_->packed->dgrad.cut = out_->packed->forward.cut = set.cut();
     kv_up_->reads_value = true;  // decoding
     if (mla_.q_lora_rank == 0) return;
     q_norm_.emplace(set, prefix + "q_norm", mla_.q_lora_rank, kLatentEps);
     q_up_ =
         set.matrix(prefix + "q_up", {mla_.heads * mla_.qk_dim(), mla_.q_lora_rank}, {.tensor = 0});
-    q_up_->dgrad.cut = set.cut();
+    q_up_->packed->dgrad.cut = set.cut();
 }
 
 AttentionShape AttentionMla::shape(const PassContext& context) const {
@@ -60,7 +60,7 @@ AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& k_rope) const
 
 void AttentionMla::compute_down(const PassContext& context, Saved& saved) const {
     saved.down = context.activations(saved.x.rows(), down_->box.extent[0]);
-    ops::linear(saved.x, down_->forward, saved.down);
+    ops::linear(saved.x, down_->packed->forward, saved.down);
     ops::rope(rope_columns(saved.down), 1, context.stream_positions(), *context.rope, false);
     if (!q_up_)
         ops::rope(q_columns(saved.down), mla_.heads, context.positions, *context.rope, false);
@@ -80,13 +80,13 @@ void AttentionMla::compute_q(const PassContext& context, Saved& saved) const {
         return;
     }
     saved.q = context.activations(context.tokens, q_up_->box.extent[0]);
-    ops::linear(saved.q_latent, q_up_->forward, saved.q);
+    ops::linear(saved.q_latent, q_up_->packed->forward, saved.q);
     ops::rope(saved.q, heads_, context.positions, *context.rope, false);
 }
 
 void AttentionMla::compute_kv(const PassContext& context, Saved& saved) const {
     saved.kv = context.activations(context.tokens, kv_up_->box.extent[0]);
-    ops::linear(saved.c, kv_up_->forward, saved.kv);
+    ops::linear(saved.c, kv_up_->packed->forward, saved.kv);
 }
 
 AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in,
@@ -101,7 +101,7 @@ AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in
     if (context.keeps) saved.lse = Tensor::empty({heads_, context.tokens}, DType::f32);
     ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.k_rope), saved.o, saved.lse);
     if (!context.keeps) saved = {.o = saved.o};
-    return {context.stream(context.sum_linear(saved.o, out_->forward))};
+    return {context.stream(context.sum_linear(saved.o, out_->packed->forward))};
 }
 
 void AttentionMla::drop(RecomputeKind kind, Saved& saved) const {
@@ -121,7 +121,7 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
     Tensor d_o = context.activations(tokens, saved.o.dim(1));
     {
         const Tensor dy = context.whole(grad.y);
-        ops::linear(dy, out_->dgrad, d_o);
+        ops::linear(dy, out_->packed->dgrad, d_o);
         context.weight_grads->add(matrix_grad(out_, dy, saved.o, context.nodes));
     }
 
@@ -147,17 +147,17 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
 
     if (q_up_) {
         context.weight_grads->add(matrix_grad(q_up_, d_q, saved.q_latent, context.nodes));
-        const Tensor d_latent = context.stream(context.sum_linear(d_q, q_up_->dgrad));
+        const Tensor d_latent = context.stream(context.sum_linear(d_q, q_up_->packed->dgrad));
         q_norm_->backward(context, d_latent, q_columns(saved.down), saved.q_rstd, {},
                           q_columns(d_down));
     }
     context.weight_grads->add(matrix_grad(kv_up_, d_kv, saved.c, context.nodes));
-    const Tensor d_c = context.stream(context.sum_linear(d_kv, kv_up_->dgrad));
+    const Tensor d_c = context.stream(context.sum_linear(d_kv, kv_up_->packed->dgrad));
     kv_norm_.backward(context, d_c, c_columns(saved.down), saved.c_rstd, {}, c_columns(d_down));
 
     context.weight_grads->add(matrix_grad(down_, d_down, saved.x, context.chunk_nodes));
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
-    ops::linear(d_down, down_->dgrad, in.x);
+    ops::linear(d_down, down_->packed->dgrad, in.x);
     saved = Saved();
     return in;
 }

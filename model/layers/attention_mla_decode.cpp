@@ -35,7 +35,7 @@ AttentionMla::Out AttentionMla::extend(const PassContext& context, const In& in,
                                .kv_up = kv_up_->value,
                                .out = saved.o});
     }
-    return {context.stream(context.sum_linear(saved.o, out_->forward))};
+    return {context.stream(context.sum_linear(saved.o, out_->packed->forward))};
 }
 
 }  // namespace fucina

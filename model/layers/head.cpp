@@ -16,7 +16,7 @@ Tensor Head::forward(const PassContext& context, const In& in, Saved& saved) con
 Tensor Head::logits(const PassContext& context, const Tensor& normed) const {
     const int64_t rows = normed.rows(), here = projection_->box.extent[0];
     Tensor logits = Tensor::empty({rows, here}, DType::f32);
-    ops::linear(normed, projection_->forward, logits);
+    ops::linear(normed, projection_->packed->forward, logits);
     if (!context.shares) return logits;
     const int ranks = context.shares->ranks();
     const Tensor parts = Tensor::empty({ranks * rows, here}, DType::f32);
@@ -32,7 +32,7 @@ Tensor Head::logits(const PassContext& context, const Tensor& normed) const {
 // What is the same for all rows.
 ops::HeadLoss Head::head_loss(const PassContext& context) const {
     ops::HeadLoss io;
-    io.head = projection_->forward;
+    io.head = projection_->packed->forward;
     io.chunks = context.chunks;
     if (!context.shares) return io;
     io.ranks = context.shares->ranks();
@@ -62,7 +62,7 @@ Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor&
                               [&](const SumNode& node, const Tensor& dw) {
                                   ops::HeadLoss pass = head_loss(context);
                                   pass.x = node.rows(normed);
-                                  pass.head_dgrad = projection_->dgrad;
+                                  pass.head_dgrad = projection_->packed->dgrad;
                                   pass.labels = io.labels + node.begin;
                                   pass.scale = static_cast<float>(io.scale);
                                   pass.loss = node.rows(io.loss);

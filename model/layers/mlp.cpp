@@ -11,8 +11,8 @@ Mlp::Mlp(ParameterSet& set, const std::string& prefix, int64_t hidden, int64_t w
       gate_up_(
           set.matrix(prefix + "gate_up", {2, width, hidden}, {.tensor = 1}, PackKind::gate_up)),
       down_(set.matrix(prefix + "down", {hidden, width}, {.tensor = 1})) {
-    gate_up_->dgrad.cut = set.cut(2);
-    down_->forward.cut = set.cut();
+    gate_up_->packed->dgrad.cut = set.cut(2);
+    down_->packed->forward.cut = set.cut();
 }
 
 Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) const {
@@ -21,8 +21,8 @@ Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) co
     const std::array<int64_t, 2> rows = {0, x.rows()};
     if (context.keeps) saved.gate_up = context.activations(x.rows(), 2 * width_);
     Tensor h = context.activations(x.rows(), width_);
-    ops::gate_up_swiglu(x, {rows}, gate_up_->forward, saved.gate_up, h);
-    return {context.sum_linear(h, down_->forward)};
+    ops::gate_up_swiglu(x, {rows}, gate_up_->packed->forward, saved.gate_up, h);
+    return {context.sum_linear(h, down_->packed->forward)};
 }
 
 Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved) const {
@@ -33,7 +33,7 @@ Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved)
         Tensor h = context.activations(dy.rows(), width_);
         ops::down_swiglu_backward({.dy = dy,
                                    .rows = {rows},
-                                   .down = down_->dgrad,
+                                   .down = down_->packed->dgrad,
                                    .gate_up = saved.gate_up,
                                    .d_gate_up = d_gate_up,
                                    .weighted_h = h});
@@ -42,7 +42,7 @@ Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved)
     }
     context.weight_grads->add(
         matrix_grad(gate_up_, d_gate_up, context.whole(saved.x), context.nodes));
-    In in{context.sum_linear(d_gate_up, gate_up_->dgrad)};
+    In in{context.sum_linear(d_gate_up, gate_up_->packed->dgrad)};
     saved = Saved();
     return in;
 }

@@ -14,7 +14,7 @@ Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, in
       router_(set.matrix(prefix + "router", {spec_.router.experts, spec.hidden_size})),
       bias_(set.buffer(prefix + "router_bias", {spec_.router.experts})),
       experts_(set, prefix, spec) {
-    router_->fp32 = true;
+    router_->packed->fp32 = true;
     if (spec_.shared_width > 0)
         shared_.emplace(set, prefix + "shared.", spec.hidden_size, spec_.shared_width);
 }
@@ -23,7 +23,7 @@ void Moe::route(const PassContext& context, const Tensor& x, Saved& saved) const
     const int64_t tokens = x.rows();
     const RouterConfig& config = spec_.router;
     Tensor logits = Tensor::empty({tokens, config.experts}, DType::f32);
-    ops::linear(in_fp32(x), router_->forward, logits);
+    ops::linear(in_fp32(x), router_->packed->forward, logits);
     Route& route = saved.route;
     route.scores = Tensor::empty({tokens, config.experts}, DType::f32);
     route.indices = Tensor::empty({tokens, config.top_k}, DType::i32);
@@ -129,7 +129,7 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& own_x, cons
     const Tensor x = in_fp32(own_x);
     context.weight_grads->add(matrix_grad(router_, d_logits, x, context.own_nodes));
     Tensor dx = Tensor::empty(x.shape(), DType::f32);
-    ops::linear(d_logits, router_->dgrad, dx);
+    ops::linear(d_logits, router_->packed->dgrad, dx);
     return dx;
 }
 

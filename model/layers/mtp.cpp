@@ -93,7 +93,7 @@ void Mtp::forward(const PassContext& main, const TokenBatch& batch, const Tensor
     hidden_norm_.into(context, saved.gathered, saved.joined.columns(d, 2 * d), saved.gathered_rstd);
 
     Tensor x = context.activations(context.stream_rows(), d);
-    ops::linear(saved.joined, join_->forward, x);
+    ops::linear(saved.joined, join_->packed->forward, x);
     x = Recompute(block_).forward(context, {x}, saved.block).x;
     head_.forward(context, {std::move(x)}, saved.head);
 }
@@ -108,7 +108,7 @@ Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) c
 
     context.weight_grads->add(matrix_grad(join_, dx, saved.joined, context.chunk_nodes));
     Tensor d_joined = context.activations(context.stream_rows(), 2 * d);
-    ops::linear(dx, join_->dgrad, d_joined);
+    ops::linear(dx, join_->packed->dgrad, d_joined);
     Tensor d_embedded = context.activations(context.stream_rows(), d);
     embedding_norm_.backward(context, d_joined.columns(0, d), saved.embedded, saved.embedded_rstd,
                              {}, d_embedded);

@@ -122,10 +122,10 @@ Tensor RoutedExperts::experts(const PassContext& context, const Tensor& x, const
                               Tensor* gate_up) const {
     if (gate_up != nullptr) *gate_up = context.activations(map.slots(), 2 * width_);
     Tensor h = context.activations(map.slots(), width_);
-    ops::gate_up_swiglu(x, map.groups(true), gate_up_->forward,
+    ops::gate_up_swiglu(x, map.groups(true), gate_up_->packed->forward,
                         gate_up != nullptr ? *gate_up : Tensor(), h);
     Tensor slots = context.activations(map.slots(), x.dim(1));
-    ops::grouped_linear(h, map.groups(false), down_->forward, slots);
+    ops::grouped_linear(h, map.groups(false), down_->packed->forward, slots);
     return slots;
 }
 
@@ -179,7 +179,7 @@ Tensor RoutedExperts::experts_backward(const PassContext& context, const Rows& r
         Tensor weighted_h = context.activations(map.slots(), width_);
         ops::down_swiglu_backward({.dy = rows.dy,
                                    .rows = map.groups(true),
-                                   .down = down_->dgrad,
+                                   .down = down_->packed->dgrad,
                                    .gate_up = gate_up,
                                    .row_weight = rows.weights.data(),
                                    .d_gate_up = d_gate_up,
@@ -190,7 +190,7 @@ Tensor RoutedExperts::experts_backward(const PassContext& context, const Rows& r
     }
     add(gate_up_, {d_gate_up, false}, {rows.x, true});
     Tensor dx = context.activations(map.slots(), rows.x.dim(1));
-    ops::grouped_linear(d_gate_up, map.groups(false), gate_up_->dgrad, dx);
+    ops::grouped_linear(d_gate_up, map.groups(false), gate_up_->packed->dgrad, dx);
     return dx;
 }
 
@@ -229,7 +229,7 @@ TokenDispatcher::Move RoutedExperts::wave_backward(
         x = dispatcher.dispatch(wave, as_slots(context, io.x, *sent));
         Tensor h = context.activations(map->slots(), width_);
         gate_up = context.activations(map->slots(), 2 * width_);
-        ops::gate_up_swiglu(x, map->groups(true), gate_up_->forward, gate_up, h);
+        ops::gate_up_swiglu(x, map->groups(true), gate_up_->packed->forward, gate_up, h);
     }
     const Tensor sent_weights = Tensor::empty({sent->slots(), 1}, DType::f32);
     gather(values_of(io.weights), sent->slot_choice, sent_weights.data<float>());

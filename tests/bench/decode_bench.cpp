@@ -51,12 +51,13 @@ double bytes_a_token(Model& model, int64_t length) {
     const ModelSpec& spec = model.spec();
     double bytes = 0;
     for (const Parameter* parameter : model.parameters()) {
-        if (!parameter->gemm) continue;
+        if (!parameter->packed) continue;
         double met = static_cast<double>(parameter->value.size());
         if (parameter->layout.expert >= 0)
             met *= static_cast<double>(spec.moe.router.top_k) /
                    static_cast<double>(spec.moe.router.experts);
-        const bool fp32 = parameter->fp32 || parameter->name.find("kv_up") != std::string::npos;
+        const bool fp32 =
+            parameter->packed->fp32 || parameter->name.find("kv_up") != std::string::npos;
         bytes += met * (fp32 ? 4 : 2);
     }
     const int64_t cached = spec.attention.kv_lora_rank + spec.attention.rope_dim;

@@ -335,8 +335,8 @@ void expect_copies_of_pack(const CopiesCase& c, DType type) {
     const auto copy = [&](PackKind kind) {
         return ops::pack(w, kind, type, {.cut = kind == PackKind::dgrad ? c.dgrad : c.forward});
     };
-    PackedWeight forward = copy(c.kind), dgrad = copy(PackKind::dgrad);
-    ops::adamw(step, w, grad, m, v, {&forward, &dgrad});
+    PackedCopies copies{.kind = c.kind, .forward = copy(c.kind), .dgrad = copy(PackKind::dgrad)};
+    ops::adamw(step, w, grad, m, v, &copies);
     const auto same = [](const Tensor& a, const Tensor& b) {
         return a.bytes() == b.bytes() &&
                std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
@@ -346,9 +346,9 @@ void expect_copies_of_pack(const CopiesCase& c, DType type) {
     EXPECT_TRUE(same(w, alone)) << what;
     if (type == DType::bf16 ||
         c.k % (32 * c.forward.chunks) == 0) {  // fp32 panels leave the rows after k as they were
-        EXPECT_TRUE(same(forward.storage, copy(c.kind).storage)) << what;
+        EXPECT_TRUE(same(copies.forward.storage, copy(c.kind).storage)) << what;
     }
-    EXPECT_TRUE(same(dgrad.storage, copy(PackKind::dgrad).storage)) << what;
+    EXPECT_TRUE(same(copies.dgrad.storage, copy(PackKind::dgrad).storage)) << what;
 }
 
 TEST(AdamWWithCopies, AreThoseOfPack) {

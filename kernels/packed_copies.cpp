@@ -1,0 +1,29 @@
+#include "kernels/packed_copies.h"
+
+#include "kernels/arena.h"
+
+namespace fucina {
+
+int64_t PackedCopies::bytes() const {
+    return (forward.defined() ? forward.storage.bytes() : 0) +
+           (dgrad.defined() ? dgrad.storage.bytes() : 0);
+}
+
+Tensor PackedCopies::as_matrix(const Tensor& x) const {
+    if (kind != PackKind::gate_up || !x.defined()) return x;
+    if (x.rank() == 4) return x.view({x.dim(0), 2 * x.dim(2), x.dim(3)});
+    return x.view({2 * x.dim(1), x.dim(2)});
+}
+
+void PackedCopies::pack(const Tensor& w, DType compute, bool with_dgrad) {
+    if (fp32) compute = DType::f32;
+    MemoryPurpose purpose("packed weights");
+    forward = ops::pack(as_matrix(w), kind, compute, std::move(forward));
+    if (with_dgrad) dgrad = ops::pack(as_matrix(w), PackKind::dgrad, compute, std::move(dgrad));
+}
+
+void PackedCopies::repack(const Tensor& w) {
+    if (defined()) pack(w, forward.dtype, dgrad.defined());
+}
+
+}  // namespace fucina
