@@ -145,18 +145,13 @@ void TensorFile::read(const TensorInfo& tensor, std::span<std::byte> into) const
     files_[static_cast<size_t>(tensor.file)].read(tensor.offset, into);
 }
 
-void TensorFile::read_rows(const TensorInfo& tensor, int64_t first,
-                           std::span<std::byte> into) const {
-    FUCINA_CHECK(!tensor.shape.empty(), "tensor ", tensor.name, " is a scalar, it has no rows");
-    if (into.empty()) return;
-    const int64_t rows = tensor.shape[0];
-    const int64_t row_bytes = rows == 0 ? 0 : tensor.nbytes / rows;
-    const int64_t wanted = static_cast<int64_t>(into.size());
-    FUCINA_CHECK(row_bytes > 0 && wanted % row_bytes == 0 && first >= 0 &&
-                     first <= rows - wanted / row_bytes,
-                 "tensor ", tensor.name, ": ", wanted, " bytes from row ", first, " of ", rows,
-                 " rows of ", row_bytes, " bytes");
-    files_[static_cast<size_t>(tensor.file)].read(tensor.offset + first * row_bytes, into);
+void TensorFile::read_elements(const TensorInfo& tensor, int64_t first,
+                               std::span<std::byte> into) const {
+    const int64_t element = size_of(tensor.dtype), wanted = std::ssize(into);
+    FUCINA_CHECK(wanted % element == 0 && first >= 0 && first * element <= tensor.nbytes - wanted,
+                 "tensor ", tensor.name, ": ", wanted, " bytes from element ", first, " of ",
+                 tensor.nbytes, " bytes");
+    files_[static_cast<size_t>(tensor.file)].read(tensor.offset + first * element, into);
 }
 
 int64_t element_count(std::span<const int64_t> shape) {

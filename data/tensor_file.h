@@ -47,8 +47,8 @@ class TensorFile {
     // All of a tensor; `into` is exactly nbytes long. Row-major, little-endian, in the file's
     // dtype.
     void read(const TensorInfo& tensor, std::span<std::byte> into) const;
-    // Rows [first, first + n) along the first dimension, where n = into.size() / bytes of a row.
-    void read_rows(const TensorInfo& tensor, int64_t first, std::span<std::byte> into) const;
+    // Elements from number `first` of the row-major tensor on, as many as fill `into`.
+    void read_elements(const TensorInfo& tensor, int64_t first, std::span<std::byte> into) const;
 
   private:
     void add_file(const std::filesystem::path& path);

@@ -12,101 +12,23 @@
 #include "kernels/optimizer.h"
 #include "model/weight_map.h"
 #include "trainer/manifest.h"
+#include "trainer/stored_weight.h"
 
 namespace fucina {
 
 namespace {
 
 constexpr int64_t kConfigLimit = 16 << 20;  // bytes of a config.json
-constexpr int64_t kStagingBytes = 8 << 20;  // of a tensor in the file's dtype at a time
-
-void to_fp32(DType type, const std::byte* from, float* to, int64_t count) {
-    const auto* halves = reinterpret_cast<const uint16_t*>(from);
-    for (int64_t i = 0; i < count; ++i) {
-        if (type == DType::f32)
-            to[i] = reinterpret_cast<const float*>(from)[i];
-        else if (type == DType::bf16)
-            to[i] = to_float(bfloat16{halves[i]});
-        else
-            to[i] = static_cast<float>(std::bit_cast<_Float16>(halves[i]));
-    }
-}
-
-// Elements [begin, end) of the parameter go to `to`; the rest of the piece is not read.
-void load_piece(const TensorFile& file, const WeightPiece& piece, const TensorInfo& tensor,
-                int64_t begin, int64_t end, float* to) {
-    const int64_t count = element_count(piece.shape);
-    if (count == 0) return;
-    const int64_t row = count / piece.shape[0], row_bytes = row * size_of(tensor.dtype);
-    const auto clip = [&](int64_t element) {
-        return std::clamp<int64_t>(element - piece.offset, 0, count);
-    };
-    FUCINA_CHECK(clip(begin) % row == 0 && clip(end) % row == 0, piece.tensor, " is cut at ",
-                 clip(begin), " and ", clip(end), ", inside rows of ", row);
-    const int64_t rows = clip(end) / row;
-    to += piece.offset - begin;
-    const int64_t step = std::max<int64_t>(1, kStagingBytes / row_bytes);
-    std::vector<std::byte> staging(static_cast<size_t>(std::min(step, rows) * row_bytes));
-    for (int64_t first = clip(begin) / row; first < rows; first += step) {
-        const int64_t taken = std::min(step, rows - first);
-        const std::span<std::byte> bytes(staging.data(), static_cast<size_t>(taken * row_bytes));
-        file.read_rows(tensor, first, bytes);
-        to_fp32(tensor.dtype, staging.data(), to + first * row, taken * row);
-        check_finite(concat(file.file_of(tensor).string(), ": tensor ", tensor.name), tensor.shape,
-                     first * row, {to + first * row, static_cast<size_t>(taken * row)});
-    }
-}
-
-const TensorInfo& checked(const TensorFile& file, const WeightPiece& piece) {
-    const TensorInfo* tensor = file.find(piece.tensor);
-    if (!tensor)
-        fail(ExitCode::data, file.why_missing(piece.tensor), "; expected shape ",
-             shape_text(piece.shape));
-    const std::string where = concat(file.file_of(*tensor).string(), ": tensor ", piece.tensor);
-    if (tensor->shape != piece.shape)
-        fail(ExitCode::data, where, " has shape ", shape_text(tensor->shape), ", expected ",
-             shape_text(piece.shape));
-    const DType type = tensor->dtype;
-    if (!tensor->foreign.empty() ||
-        (type != DType::f32 && type != DType::bf16 && type != DType::f16))
-        fail(ExitCode::data, where, " is ",
-             tensor->foreign.empty() ? name_of(type) : std::string_view(tensor->foreign),
-             ", expected F32, BF16 or F16");
-    return *tensor;
-}
-
-// The spelling that the file uses; the hub's if it has none.
-std::vector<WeightPiece> spelling_of(const WeightEntry& entry, const TensorFile& file) {
-    for (const std::vector<WeightPiece>& spelling : entry.spellings)
-        if (file.find(spelling.front().tensor)) return spelling;
-    if (file.find(entry.stand_in)) return {{entry.stand_in, entry.shape, 0}};
-    return entry.spellings.front();
-}
-
-// A line about the tensors that no parameter is made of; fails on one that should not be there.
-std::string left_aside(const TensorFile& file, const WeightMap& map,
-                       const std::set<std::string_view>& used) {
-    constexpr int64_t kNamed = 3;
-    int64_t count = 0;
-    std::string names;
-    for (const TensorInfo& tensor : file.tensors()) {
-        if (used.contains(tensor.name)) continue;
-        if (element_count(tensor.shape) > 0 && !map.ignorable(tensor.name))
-            fail(ExitCode::data, file.file_of(tensor).string(), ": tensor ", tensor.name, " ",
-                 shape_text(tensor.shape),
-                 " is unexpected: no parameter is made of it, yet it lies inside what runs");
-        if (++count <= kNamed) names += concat(count == 1 ? "" : ", ", tensor.name);
-    }
-    if (count == 0) return "";
-    return concat(file.path().string(), ": ", count,
-                  " tensors are left aside, no parameter is made of them: ", names,
-                  count > kNamed ? ", ..." : "");
-}
+constexpr int64_t kCompared = 1 << 20;      // elements at a time
 
 }  // namespace
 
 void check_finite(const std::string& where, std::span<const int64_t> shape, int64_t first,
                   std::span<const float> values) {
+    uint32_t largest = 0;  // without a branch, so that it takes whole registers
+    for (const float value : values)
+        largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+    if (largest < 0x7f800000u) return;
     for (size_t i = 0; i < values.size(); ++i) {
         if (std::isfinite(values[i])) continue;
         std::vector<int64_t> index(shape.size());
@@ -137,6 +59,7 @@ void add_ends(const nlohmann::json& generation, nlohmann::json& config) {
 ModelSpec read_model_spec(const std::filesystem::path& directory) {
     const std::filesystem::path path = directory / "config.json";
     nlohmann::json config = read_json_file(path, kConfigLimit, ExitCode::usage);
+    check_quantization(config, path.string());
     const std::filesystem::path generation = directory / "generation_config.json";
     if (!std::filesystem::exists(generation)) return ModelSpec::from_config(config, path.string());
     const nlohmann::json more = read_json_file(generation, kConfigLimit, ExitCode::usage);
@@ -154,14 +77,18 @@ std::string settle_head(ModelSpec& spec, const TensorFile& file) {
     const std::vector<int64_t> shape = {spec.vocab_size, spec.hidden_size};
     const WeightPiece pieces[] = {{"model.embed_tokens.weight", shape, 0},
                                   {"lm_head.weight", shape, 0}};
-    std::vector<float> values[2];
-    for (int i = 0; i < 2; ++i) {
-        if (!file.find(pieces[i].tensor)) return "";
-        values[i].resize(static_cast<size_t>(element_count(shape)));
-        load_piece(file, pieces[i], checked(file, pieces[i]), 0, element_count(shape),
-                   values[i].data());
+    for (const WeightPiece& piece : pieces)
+        if (!file.find(piece.tensor)) return "";
+    StoredWeight embedding(file, pieces[0]), head(file, pieces[1]);
+    std::vector<float> a(kCompared), b(kCompared);
+    bool same = true;
+    for (int64_t first = 0, all = element_count(shape); same && first < all; first += kCompared) {
+        const int64_t end = std::min(all, first + kCompared);
+        embedding.read(first, end, a.data());
+        head.read(first, end, b.data());
+        same = std::equal(a.begin(), a.begin() + (end - first), b.begin());
     }
-    if (values[0] == values[1]) return "";
+    if (same) return "";
     spec.tied_head = false;
     return concat("WARNING: ", file.path().string(), ": tie_word_embeddings is true, but ",
                   pieces[1].tensor, " and ", pieces[0].tensor,
@@ -177,13 +104,14 @@ std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
         FUCINA_CHECK(parameter && parameter->shape == entry.shape, entry.parameter, " has shape ",
                      shape_text(entry.shape), " in the weight map");
         for (const WeightPiece& piece : spelling_of(entry, file)) {
-            const TensorInfo& tensor = checked(file, piece);
+            StoredWeight stored(file, piece);
             for_each_run(parameter->shape, parameter->master_box(),
                          [&](int64_t first, int64_t local, int64_t count) {
-                             load_piece(file, piece, tensor, first, first + count,
-                                        parameter->master().data<float>() + local);
+                             stored.read(first, first + count,
+                                         parameter->master().data<float>() + local);
                          });
-            used.insert(tensor.name);
+            used.insert(stored.tensor().name);
+            if (stored.scales()) used.insert(stored.scales()->name);
         }
     }
     std::vector<std::string> notes;

@@ -19,11 +19,11 @@ void check_finite(const std::string& where, std::span<const int64_t> shape, int6
 
 bool has_mtp_weights(const TensorFile& file, const ModelSpec& spec);
 
-// Fills every parameter from bf16, f16 or f32 tensors, and repacks. MTP's parameters are left as
-// they are when the file has none. A missing, unexpected or misshapen tensor fails (exit 3), named
-// with found and expected shape, and so does one with values that are not finite.
-// What belongs to no part of the model that runs is left aside; the lines returned say so, and
-// which of two files was read.
+// Fills every parameter from tensors of the dtypes of trainer/stored_weight.h, and repacks. MTP's
+// parameters are left as they are when the file has none. A missing, unexpected or misshapen tensor
+// fails (exit 3), named with found and expected shape, and so does one with values that are not
+// finite. What belongs to no part of the model that runs is left aside; the lines returned say so,
+// and which of two files was read.
 std::vector<std::string> load_weights(Model& model, const TensorFile& file);
 
 // Where the config ties the head to the embedding and the file holds both with other values, the

@@ -59,7 +59,7 @@ TEST(TensorFile, ReadsWhatTheWriterWrote) {
         std::vector<float> read(6), rows(4);
         file.read(file.at("a.weight"), std::as_writable_bytes(std::span(read)));
         EXPECT_EQ(read, a);
-        file.read_rows(file.at("a.weight"), 1, std::as_writable_bytes(std::span(rows)));
+        file.read_elements(file.at("a.weight"), 2, std::as_writable_bytes(std::span(rows)));
         EXPECT_EQ(rows, (std::vector<float>{3, 4, 5, 6}));
         std::vector<bfloat16> rounded(3);
         file.read(file.at("b.weight"), std::as_writable_bytes(std::span(rounded)));

@@ -1,0 +1,80 @@
+#include "kernels/block_fp8.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "kernels/reference/quantize.h"
+
+namespace fucina {
+namespace {
+
+constexpr float kLargest = 448.0f;
+
+std::array<float, 256> make_table() {
+    std::array<float, 256> table{};
+    for (int bits = 0; bits < 256; ++bits)
+        table[static_cast<size_t>(bits)] = reference::from_e4m3(static_cast<uint8_t>(bits));
+    return table;
+}
+const std::array<float, 256> kTable = make_table();
+
+// reference::to_e4m3 of what is finite, without branches.
+uint8_t to_e4m3(float x) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x);
+    const float magnitude = std::min(std::bit_cast<float>(bits & 0x7fffffffu), kLargest);
+    const uint32_t m = std::bit_cast<uint32_t>(magnitude);
+    // Three bits of the mantissa stay; the exponent's bias goes from 127 to 7.
+    const uint32_t normal = ((m + 0x7ffffu + ((m >> 20) & 1u)) >> 20) - (120u << 3);
+    // Below 2^-6 values are multiples of 2^-9, which is the last place of numbers from 2^14 on.
+    const uint32_t small =
+        std::bit_cast<uint32_t>(magnitude + 0x1p14f) - std::bit_cast<uint32_t>(0x1p14f);
+    const uint32_t code = magnitude < 0x1p-6f ? small : normal;
+    return static_cast<uint8_t>(code | (bits >> 24 & 0x80u));
+}
+
+float scale_of(float largest, ScaleFormat format) {
+    constexpr float kLeast = kLargest * std::numeric_limits<float>::min();
+    return largest == 0 ? 1 : reference::quantize_scale(std::max(largest, kLeast), format);
+}
+
+}  // namespace
+
+void decode_fp8(const Fp8Matrices& matrices, int64_t first, const uint8_t* values,
+                std::span<float> out) {
+    const int64_t rows = matrices.rows, columns = matrices.columns;
+    const int64_t down = fp8_blocks(rows), across = fp8_blocks(columns);
+    for (int64_t done = 0, count = std::ssize(out); done < count;) {
+        const int64_t row = (first + done) / columns, column = (first + done) % columns;
+        const float* scales =
+            matrices.scales.data() + (row / rows * down + row % rows / kQuantizeBlock) * across;
+        const int64_t end = std::min(columns, column + count - done);
+        for (int64_t c = column; c < end;) {
+            const int64_t stop = std::min(end, (c / kQuantizeBlock + 1) * kQuantizeBlock);
+            const float scale = scales[c / kQuantizeBlock];
+            for (; c < stop; ++c, ++done)
+                out[static_cast<size_t>(done)] = kTable[values[done]] * scale;
+        }
+    }
+}
+
+void encode_fp8(std::span<const float> x, int64_t columns, ScaleFormat format, uint8_t* values,
+                float* scales) {
+    const int64_t rows = std::ssize(x) / columns;
+    for (int64_t begin = 0; begin < columns; begin += kQuantizeBlock) {
+        const int64_t end = std::min(begin + kQuantizeBlock, columns);
+        float largest = 0;
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = r * columns + begin; i < r * columns + end; ++i)
+                largest = std::max(largest, std::fabs(x[static_cast<size_t>(i)]));
+        const float scale = scale_of(largest, format);
+        scales[begin / kQuantizeBlock] = scale;
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = r * columns + begin; i < r * columns + end; ++i)
+                values[i] = to_e4m3(x[static_cast<size_t>(i)] / scale);
+    }
+}
+
+}  // namespace fucina
