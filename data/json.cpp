@@ -13,8 +13,6 @@
 namespace fucina {
 namespace {
 
-using nlohmann::json;
-
 void append_utf8(uint32_t c, std::string& out) {
     const auto put = [&](uint32_t byte) { out.push_back(static_cast<char>(byte)); };
     const auto tail = [&](int shift) { put(0x80 | (c >> shift & 0x3f)); };
@@ -36,6 +34,7 @@ void append_utf8(uint32_t c, std::string& out) {
 }
 
 // Recursive descent; at_ is the byte that comes next.
+template <class json>
 class JsonParser {
   public:
     JsonParser(std::string_view text, const std::string& name, ExitCode code)
@@ -106,7 +105,7 @@ class JsonParser {
     }
 
     json object(int depth) {
-        json::object_t members;
+        typename json::object_t members;
         open(depth);
         if (take("}")) return members;
         do {
@@ -114,13 +113,13 @@ class JsonParser {
             std::string key = string();
             skip_space();
             if (!take(":")) refuse("a colon is expected");
-            members.insert_or_assign(std::move(key), value(depth + 1));
+            members[std::move(key)] = value(depth + 1);
         } while (another('}'));
         return members;
     }
 
     json list(int depth) {
-        json::array_t items;
+        typename json::array_t items;
         open(depth);
         if (take("]")) return items;
         do items.push_back(value(depth + 1));
@@ -235,7 +234,12 @@ class JsonParser {
 }  // namespace
 
 nlohmann::json parse_json(std::string_view text, const std::string& name, ExitCode code) {
-    return JsonParser(text, name, code).parse();
+    return JsonParser<nlohmann::json>(text, name, code).parse();
+}
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& name,
+                                          ExitCode code) {
+    return JsonParser<nlohmann::ordered_json>(text, name, code).parse();
 }
 
 nlohmann::json read_json_file(const std::filesystem::path& path, int64_t largest, ExitCode code) {

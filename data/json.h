@@ -18,6 +18,9 @@ inline constexpr int kJsonDepth = 64;
 // over. Anything else, half of a surrogate pair, bytes that are not UTF-8 and more than kJsonDepth
 // levels fail with `code` in one line "name:line:column: not valid JSON: reason".
 nlohmann::json parse_json(std::string_view text, const std::string& name, ExitCode code);
+// Alike, with keys in the order of the text.
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& name,
+                                          ExitCode code);
 
 // The same of a file, whose size is limited (exit 3).
 nlohmann::json read_json_file(const std::filesystem::path& path, int64_t largest, ExitCode code);

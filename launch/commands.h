@@ -15,6 +15,7 @@ void add_export_command(Command app);
 void add_eval_command(Command app);
 void add_generate_command(Command app);
 void add_data_command(Command app);
+void add_preview_command(Command data);  // of the command data
 void add_tokenizer_command(Command app);
 void add_report_command(Command app);
 void add_doctor_command(Command app);

@@ -65,6 +65,9 @@ if [ $with_tests = yes ]; then
         .venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check \
             "$(grep '^torch==' $want)"
         .venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check -r $want
+        # Of these, the files that they carry are wanted, not what they would install.
+        .venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+            $(sed -n 's/^# without dependencies: //p' $want)
         cp $want $done_mark
     fi
     bash launch/cuda_wheels.sh --headers

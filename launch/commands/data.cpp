@@ -190,6 +190,8 @@ void add_data_command(Command app) {
     check.option("--vocab-size", options->vocab_size, "ids of lists must be below this");
     add_broken_limit(check, *options);
     check.run([options] { run_check(*options); });
+
+    add_preview_command(command);
 }
 
 }  // namespace fucina

@@ -1,0 +1,40 @@
+// How a model wants its conversations: its chat template, and the names of its special tokens,
+// which templates write.
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "data/template/chat_template.h"
+
+namespace fucina {
+
+class ChatFormat {
+  public:
+    // The template is in `chosen` where that is not empty, else in chat_template.jinja or the
+    // `chat_template` of tokenizer_config.json (where that has several, the one called default)
+    // beside `tokenizer`, a tokenizer.json. Nothing where there is none. Names of tokens are those
+    // of tokenizer_config.json and special_tokens_map.json. Error(data), with its place, where
+    // a file is broken; the template is parsed when it is first rendered.
+    static std::optional<ChatFormat> find(const std::filesystem::path& tokenizer,
+                                          const std::filesystem::path& chosen);
+
+    // The text of a conversation: `row` has `messages`, and may have `tools` and other variables
+    // of the template. With a prompt, what an answer begins with stands at its end. Error(data).
+    // Any thread may call at any time.
+    std::string render(const nlohmann::ordered_json& row, bool with_prompt) const;
+
+    const std::string& source() const;  // the template
+    const std::string& from() const;    // where it was found, for messages
+    std::string hash() const;           // of all that decides what is rendered, but the row
+
+  private:
+    struct State;
+    explicit ChatFormat(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace fucina
