@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/reference/quantize.h"
+#include "kernels/runtime.h"
 
 namespace fucina {
 namespace {
@@ -44,6 +45,7 @@ float scale_of(float largest, ScaleFormat format) {
 
 void decode_fp8(const Fp8Matrices& matrices, int64_t first, const uint8_t* values,
                 std::span<float> out) {
+    flush_denormals();
     const int64_t rows = matrices.rows, columns = matrices.columns;
     const int64_t down = fp8_blocks(rows), across = fp8_blocks(columns);
     for (int64_t done = 0, count = std::ssize(out); done < count;) {
@@ -62,6 +64,7 @@ void decode_fp8(const Fp8Matrices& matrices, int64_t first, const uint8_t* value
 
 void encode_fp8(std::span<const float> x, int64_t columns, ScaleFormat format, uint8_t* values,
                 float* scales) {
+    flush_denormals();
     const int64_t rows = std::ssize(x) / columns;
     for (int64_t begin = 0; begin < columns; begin += kQuantizeBlock) {
         const int64_t end = std::min(begin + kQuantizeBlock, columns);

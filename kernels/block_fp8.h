@@ -1,6 +1,7 @@
 // Weights in FP8 as DeepSeek-V3's release stores them: E4M3 values [..., R, C] and an fp32 scale
 // for each block of 128 x 128 of the matrices [R, C], the last blocks of rows and columns being
-// smaller. weight = value * scale, rounded to fp32.
+// smaller. weight = value * scale, rounded to fp32,
+// denormals being zero.
 #pragma once
 #include <cstdint>
 #include <span>

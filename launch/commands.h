@@ -11,6 +11,7 @@ namespace fucina {
 void add_train_command(Command app);
 void add_resume_command(Command app);
 void add_checkpoint_command(Command app);
+void add_import_command(Command app);
 void add_export_command(Command app);
 void add_eval_command(Command app);
 void add_generate_command(Command app);

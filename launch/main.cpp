@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
         add_train_command(app);
         add_resume_command(app);
         add_checkpoint_command(app);
+        add_import_command(app);
         add_export_command(app);
         add_eval_command(app);
         add_generate_command(app);

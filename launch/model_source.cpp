@@ -112,7 +112,9 @@ std::vector<int32_t> begin_text(const Tokenizer& tokenizer, const TextEnds& ends
 
 std::string compute_as_trained(Communicator& communicator, const ModelSource& source,
                                DType compute) {
-    const Recipe* run = source.manifest() == nullptr ? nullptr : &source.manifest()->recipe();
+    const Manifest* manifest = source.manifest();
+    const bool trained_here = manifest != nullptr && manifest->recipe().has_train();
+    const Recipe* run = trained_here ? &manifest->recipe() : nullptr;  // null for an import too
     const ProductOrder order = evaluation_products(communicator, run);
     set_runtime(process().use_threads(0), Numerics::exact, order);
     if (run == nullptr || run->train().numerics() == "fast" || compute == DType::f32) return "";

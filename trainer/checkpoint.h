@@ -59,6 +59,9 @@ struct SaveOutcome {
 // as they are and is returned, not thrown.
 SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request);
 
+// Fails (exit 11) early and in plain words where a checkpoint of so many bytes cannot fit.
+void check_room(const std::filesystem::path& dir, int64_t bytes, int64_t largest_file);
+
 // "checkpoints/step-00000100" of a run directory.
 std::filesystem::path checkpoint_directory(const std::filesystem::path& run_dir, int64_t step);
 

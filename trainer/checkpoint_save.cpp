@@ -115,25 +115,6 @@ ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
     return dataset;
 }
 
-// Fails early and in plain words where the save cannot fit.
-void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
-    struct statvfs system;
-    if (statvfs(dir.c_str(), &system) == 0) {
-        const auto free =
-            static_cast<int64_t>(system.f_bavail) * static_cast<int64_t>(system.f_frsize);
-        if (free < bytes) {
-            fail(ExitCode::storage, dir.string(), ": no space left: a checkpoint needs ", bytes,
-                 " bytes, ", free, " are free");
-        }
-    }
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-        static_cast<int64_t>(limit.rlim_cur) < largest_file) {
-        fail(ExitCode::storage, dir.string(), ": a shard needs ", largest_file,
-             " bytes, this process may write files of ", limit.rlim_cur);
-    }
-}
-
 bool is_valid(const fs::path& dir) {
     try {
         read_manifest(dir);
@@ -354,6 +335,24 @@ class Save {
 };
 
 }  // namespace
+
+void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
+    struct statvfs system;
+    if (statvfs(dir.c_str(), &system) == 0) {
+        const auto free =
+            static_cast<int64_t>(system.f_bavail) * static_cast<int64_t>(system.f_frsize);
+        if (free < bytes) {
+            fail(ExitCode::storage, dir.string(), ": no space left: a checkpoint needs ", bytes,
+                 " bytes, ", free, " are free");
+        }
+    }
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        static_cast<int64_t>(limit.rlim_cur) < largest_file) {
+        fail(ExitCode::storage, dir.string(), ": a shard needs ", largest_file,
+             " bytes, this process may write files of ", limit.rlim_cur);
+    }
+}
 
 NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor) {
     return {std::move(kind), parameter.name,   tensor,

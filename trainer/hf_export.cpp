@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/json.h"
 #include "data/streaming_hash.h"
@@ -13,18 +13,16 @@
 #include "kernels/error.h"
 #include "model/weight_map.h"
 #include "trainer/checkpoint.h"
-#include "trainer/step_line.h"
+#include "trainer/transfer_progress.h"
 #include "trainer/weights.h"
 
 namespace fucina {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kElements = int64_t{2} << 20;       // at a time
 constexpr int64_t kLargestFile = int64_t{256} << 20;  // bytes, of a tokenizer's files
-constexpr std::chrono::seconds kSpeakEvery{5};
 
 // A tensor to be written, and where it comes from.
 struct Piece {
@@ -42,10 +40,6 @@ void write_json(const fs::path& path, const nlohmann::json& json) {
     write_text_file(path, json.dump(2) + "\n");
 }
 
-void copy_small_file(const fs::path& from, const fs::path& to) {
-    write_text_file(to, read_text_file(from, kLargestFile));
-}
-
 class Export {
   public:
     Export(const CheckpointReader& from, const fs::path& out, const ExportOptions& options)
@@ -56,10 +50,11 @@ class Export {
           spec_(saved_spec(from.manifest(), from.dir())),
           with_mtp_(options.with_mtp && from.find("weight", "mtp.join") != nullptr) {
         plan();
+        progress_.emplace(total_, options.say);
     }
 
     Exported run() {
-        check_free();
+        check_free(out_);
         remove_tree(temporary_);
         make_directories(temporary_);
         try {
@@ -75,8 +70,7 @@ class Export {
             fs::remove_all(temporary_, ignored);
             throw;
         }
-        return {
-            .tensors = std::ssize(pieces_), .files = files_, .bytes = total_, .seconds = seconds()};
+        return {std::ssize(pieces_), files_, total_, progress_->seconds()};
     }
 
   private:
@@ -98,14 +92,6 @@ class Export {
                 pieces_.push_back(std::move(piece));
             }
         }
-    }
-
-    void check_free() const {
-        std::error_code error;
-        if (!fs::exists(fs::symlink_status(out_, error))) return;
-        if (fs::is_directory(out_, error) && fs::is_empty(out_, error)) return;
-        fail(ExitCode::usage, out_.string(),
-             ": is there already; name a directory that is not, or an empty one");
     }
 
     std::string file_name(int file) const {
@@ -157,8 +143,7 @@ class Export {
                          }
                          writer.append(bytes);
                          hash.add(bytes);
-                         done_ += std::ssize(bytes);
-                         progress();
+                         progress_->add(std::ssize(bytes));
                      });
         piece.xxh3 = hash.value();
     }
@@ -189,14 +174,10 @@ class Export {
         write_json(temporary_ / "generation_config.json", generation);
     }
 
-    // tokenizer.json, and what lies beside it of the names that transformers looks for.
     void copy_tokenizer() const {
         if (options_.tokenizer.empty()) return;
         copy_small_file(options_.tokenizer, temporary_ / "tokenizer.json");
-        const fs::path beside = options_.tokenizer.parent_path();
-        for (const char* name : {"tokenizer_config.json", "special_tokens_map.json",
-                                 "chat_template.jinja", "generation_config.json"})
-            if (fs::exists(beside / name)) copy_small_file(beside / name, temporary_ / name);
+        copy_companions(options_.tokenizer.parent_path(), temporary_);
         if (!fs::exists(temporary_ / "tokenizer_config.json"))
             write_json(temporary_ / "tokenizer_config.json", tokenizer_config());
     }
@@ -216,29 +197,35 @@ class Export {
         return config;
     }
 
-    void progress() {
-        const auto now = Clock::now();
-        if (now < speak_at_) return;
-        speak_at_ = now + kSpeakEvery;
-        const auto done = static_cast<double>(done_), all = static_cast<double>(total_);
-        options_.say(fmt::format("{:.1f} of {:.1f} GB written, {:.0f} MB/s, eta {}", done / 1e9,
-                                 all / 1e9, done / 1e6 / seconds(),
-                                 duration_text((all - done) / done * seconds())));
-    }
-    double seconds() const { return std::chrono::duration<double>(Clock::now() - began_).count(); }
-
     const CheckpointReader& from_;
     const fs::path out_, temporary_;
     const ExportOptions& options_;
     const ModelSpec spec_;
     const bool with_mtp_;
     std::vector<Piece> pieces_;
-    int64_t files_ = 0, total_ = 0, done_ = 0;
-    const Clock::time_point began_ = Clock::now();
-    Clock::time_point speak_at_ = began_ + kSpeakEvery;
+    int64_t files_ = 0, total_ = 0;
+    std::optional<TransferProgress> progress_;
 };
 
 }  // namespace
+
+void check_free(const fs::path& out) {
+    std::error_code error;
+    if (!fs::exists(fs::symlink_status(out, error))) return;
+    if (fs::is_directory(out, error) && fs::is_empty(out, error)) return;
+    fail(ExitCode::usage, out.string(),
+         ": is there already; name a directory that is not, or an empty one");
+}
+
+void copy_small_file(const fs::path& from, const fs::path& to) {
+    write_text_file(to, read_text_file(from, kLargestFile));
+}
+
+void copy_companions(const fs::path& from, const fs::path& to) {
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json",
+                             "chat_template.jinja", "generation_config.json"})
+        if (fs::exists(from / name)) copy_small_file(from / name, to / name);
+}
 
 Exported export_model(const CheckpointReader& from, const fs::path& out,
                       const ExportOptions& options) {

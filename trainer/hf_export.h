@@ -32,4 +32,12 @@ struct Exported {
 Exported export_model(const CheckpointReader& from, const std::filesystem::path& out,
                       const ExportOptions& options);
 
+// Fails (exit 2) unless a directory can get this name.
+void check_free(const std::filesystem::path& out);
+// Files of a few MiB, each written and synced under another name first.
+void copy_small_file(const std::filesystem::path& from, const std::filesystem::path& to);
+// What transformers looks for beside tokenizer.json and config.json, as far as it is there:
+// tokenizer_config.json, special_tokens_map.json, chat_template.jinja, generation_config.json.
+void copy_companions(const std::filesystem::path& from, const std::filesystem::path& to);
+
 }  // namespace fucina

@@ -94,18 +94,17 @@ struct Extent {
     int64_t offset, nbytes;
 };
 
-// Of a file's bytes outside `boxes`, by read(offset, into).
-template <class Read>
-uint64_t hash_outside(std::vector<Extent> boxes, int64_t size, const Read& read) {
+// Of a file's bytes outside `boxes`.
+uint64_t hash_outside(const InputFile& file, std::vector<Extent> boxes) {
     std::ranges::sort(boxes, {}, &Extent::offset);
-    boxes.push_back({size, 0});
+    boxes.push_back({file.size(), 0});
     StreamingHash hash;
     std::vector<std::byte> piece;
     int64_t at = 0;
     for (const Extent& box : boxes) {
         while (at < box.offset) {
             piece.resize(static_cast<size_t>(std::min(kPiece, box.offset - at)));
-            read(at, std::span(piece));
+            file.read(at, piece);
             hash.add(piece);
             at += std::ssize(piece);
         }
@@ -126,27 +125,35 @@ void write_dataset(const FileDescriptor& file, const fs::path& path, ShardDatase
 
 }  // namespace
 
-WrittenShard write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
+int64_t lay_out_shard(const fs::path& path, std::span<ShardDataset> datasets) {
     quiet_hdf5();
     make_skeleton(path, datasets);
-    const FileDescriptor file = create_file(path, O_RDWR | O_NOFOLLOW, path);
+    return InputFile(path).size();
+}
+
+FileDescriptor open_shard(const fs::path& path) {
+    FileDescriptor file = create_file(path, O_RDWR | O_NOFOLLOW, path);
     const off_t size = lseek(file.get(), 0, SEEK_END);
-    // Room for all of it is asked for before the first byte, where the file system can say.
     const int room = posix_fallocate(file.get(), 0, std::max<off_t>(size, 1));
     if (room != 0 && room != EOPNOTSUPP && room != EINVAL) {
         fail(ExitCode::storage, path.string(), ": ", std::strerror(room));
     }
-    run_on_threads(static_cast<int64_t>(datasets.size()), runtime().threads,
-                   [&](int64_t i) { write_dataset(file, path, datasets[static_cast<size_t>(i)]); });
+    return file;
+}
+
+uint64_t frame_hash(const fs::path& path, std::span<const ShardDataset> datasets) {
     std::vector<Extent> boxes;
     for (const ShardDataset& dataset : datasets)
         boxes.push_back({dataset.byte_offset, dataset.nbytes});
-    const uint64_t frame =
-        hash_outside(std::move(boxes), size, [&](int64_t offset, std::span<std::byte> into) {
-            if (read_at(file, path, offset, into) != std::ssize(into))
-                fail(ExitCode::storage, path.string(), ": ends before byte ",
-                     offset + std::ssize(into));
-        });
+    return hash_outside(InputFile(path), std::move(boxes));
+}
+
+WrittenShard write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
+    const int64_t size = lay_out_shard(path, datasets);
+    const FileDescriptor file = open_shard(path);
+    run_on_threads(static_cast<int64_t>(datasets.size()), runtime().threads,
+                   [&](int64_t i) { write_dataset(file, path, datasets[static_cast<size_t>(i)]); });
+    const uint64_t frame = frame_hash(path, datasets);
     sync_file(file, path);
     return {size, frame};
 }
@@ -157,9 +164,7 @@ uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number)
         for (const SavedBox& box : tensor.boxes())
             if (box.file() == static_cast<uint32_t>(number))
                 boxes.push_back({box.byte_offset(), box.nbytes()});
-    return hash_outside(
-        std::move(boxes), file.size(),
-        [&](int64_t offset, std::span<std::byte> into) { file.read(offset, into); });
+    return hash_outside(file, std::move(boxes));
 }
 
 void cross_check_shard(const fs::path& dir, const Manifest& manifest, int file) {

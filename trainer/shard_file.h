@@ -23,6 +23,15 @@ struct ShardDataset {
     uint64_t xxh3 = 0;
 };
 
+// The steps of write_shard, for who has not all of the data in memory:
+// Creates a file of HDF5's structures alone and fills in byte_offset; returns its size. The same
+// datasets make the same bytes.
+int64_t lay_out_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
+// Opens it for write_at, and asks for room for all of it where the file system can say.
+FileDescriptor open_shard(const std::filesystem::path& path);
+// SavedFile's frame_xxh3: of the bytes that no dataset has.
+uint64_t frame_hash(const std::filesystem::path& path, std::span<const ShardDataset> datasets);
+
 struct WrittenShard {
     int64_t size = 0;
     uint64_t frame_xxh3 = 0;  // SavedFile's
@@ -30,7 +39,7 @@ struct WrittenShard {
 // Writes, fsyncs and closes a new file. Fails with exit 11.
 WrittenShard write_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
 
-// SavedFile's frame_xxh3 of a shard that is there.
+// The same of a manifest's shard.
 uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number);
 
 // Opens every dataset of a shard with libhdf5 and compares shape, type and offset with the
