@@ -3,6 +3,8 @@
 #define TOML_ENABLE_FORMATTERS 0
 #include <toml++/toml.h>
 
+#include <algorithm>
+
 #include "kernels/error.h"
 #include "launch/recipe_rules.h"
 #include "launch/suggest.h"
@@ -25,16 +27,20 @@ struct Place {
     }
 };
 
-// A value as messages quote it, cut if it is long.
+// TOML's text, which is UTF-8 and may be long, as messages quote it.
+std::string one_line(std::string text, size_t most) {
+    std::replace_if(
+        text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+    return text.size() > most ? text.substr(0, most) + "..." : text;
+}
+
+// A value as messages quote it.
 std::string describe(const toml::node& node) {
     if (const auto* value = node.as_integer()) return concat("the integer ", value->get());
     if (const auto* value = node.as_floating_point()) return concat("the number ", value->get());
     if (const auto* value = node.as_boolean()) return value->get() ? "true" : "false";
     if (const auto* value = node.as_string()) {
-        constexpr size_t kLongest = 60;
-        const std::string& text = value->get();
-        return concat("the string \"", text.substr(0, kLongest),
-                      text.size() > kLongest ? "..." : "", "\"");
+        return concat("the string \"", one_line(value->get(), 60), "\"");
     }
     if (node.is_array()) return "a list";
     if (node.is_table()) return "a table";
@@ -47,7 +53,7 @@ const FieldDescriptor& find_field(const Descriptor& type, const std::string& pat
     std::vector<std::string> names;
     for (const FieldDescriptor* field : fields_of(type)) names.push_back(field->name());
     fail(ExitCode::usage, where, ": ", path.empty() ? "a recipe" : path, " has no field \"",
-         std::string(key), "\"", did_you_mean(key, names));
+         one_line(std::string(key), 60), "\"", did_you_mean(key, names));
 }
 
 class ValueReader {
@@ -134,6 +140,10 @@ class ValueReader {
                 if (value.empty()) {
                     fail(ExitCode::usage, place_.at(node.source()), ": ", path, " is empty");
                 }
+                if (value.find('\0') != value.npos) {  // most is a path, which would end there
+                    fail(ExitCode::usage, place_.at(node.source()), ": ", path, " is ",
+                         describe(node), ", with a zero byte in it");
+                }
                 check_choice(value, node, field, path);
                 add ? set.AddString(message, &field, value) : set.SetString(message, &field, value);
                 break;
@@ -175,10 +185,56 @@ std::optional<toml::table> parse_value(const std::string& text) {
     return std::nullopt;
 }
 
+// The end of the string that begins at `at`, and in `odd` where, after a backslash that continues
+// a line, a character beyond ASCII stands.
+size_t end_of_string(std::string_view text, size_t at, size_t& odd) {
+    const char mark = text[at];
+    const std::string_view three = text.substr(at, 3);
+    const bool lines = three == "\"\"\"" || three == "'''";
+    const std::string_view quote = three.substr(0, lines ? 3 : 1);
+    at += quote.size();
+    while (at < text.size() && !text.substr(at).starts_with(quote)) {
+        if (!lines && text[at] == '\n') return at;
+        const bool escapes = mark == '"' && text[at++] == '\\';
+        if (!escapes) {
+            if (mark != '"') ++at;
+            continue;
+        }
+        const size_t after = std::min(text.find_first_not_of(" \t\r\n", at), text.size());
+        if (after > at && after < text.size() && text[after] < 0) odd = std::min(odd, after);
+        at = std::max(after, at + 1);
+    }
+    at += quote.size();
+    while (lines && at < text.size() && text[at] == mark) ++at;  // """a quote at the end""""
+    return at;
+}
+
+// Where a character beyond ASCII stands outside of strings and comments, or npos. TOML has none
+// there, and toml++ 3.3 would take it for unreachable.
+size_t odd_character(std::string_view text) {
+    size_t odd = text.npos;
+    size_t at = text.starts_with("\xef\xbb\xbf") ? 3 : 0;
+    while (at < text.size()) {
+        if (text[at] == '#')
+            at = std::min(text.find('\n', at), text.size());
+        else if (text[at] == '"' || text[at] == '\'')
+            at = end_of_string(text, at, odd);
+        else if (text[at++] < 0)  // char is signed
+            return std::min(odd, at - 1);
+    }
+    return odd;
+}
+
 }  // namespace
 
 void RecipeReader::read_text(std::string_view text, const std::string& name) {
     const Place place{name};
+    if (const size_t odd = odd_character(text); odd != text.npos) {
+        const std::string_view before = text.substr(0, odd);
+        fail(ExitCode::usage, name, ":", 1 + std::ranges::count(before, '\n'), ":",
+             odd - (before.rfind('\n') + 1) + 1,
+             ": a character beyond ASCII outside of strings and comments");
+    }
     toml::table table;
     try {
         table = toml::parse(text, name);
@@ -186,7 +242,7 @@ void RecipeReader::read_text(std::string_view text, const std::string& name) {
         std::string what(error.description());
         const size_t redefined = what.find("cannot redefine");
         if (redefined != std::string::npos) what = "duplicate key: " + what.substr(redefined);
-        fail(ExitCode::usage, place.at(error.source()), ": ", what);
+        fail(ExitCode::usage, place.at(error.source()), ": ", one_line(what, 300));
     }
     ValueReader(place, "file", origins_).read_table(table, recipe_, "");
 }

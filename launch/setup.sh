@@ -1,8 +1,8 @@
 #!/bin/bash
 # Installs what building Fucina needs on Debian 12; does nothing where it is all there.
 #   launch/setup.sh            the program
-#   launch/setup.sh --tests    the tests too: GoogleTest, CUDA's headers, and .venv-oracle with
-#                              PyTorch and transformers
+#   launch/setup.sh --tests    the tests too: GoogleTest, clang for fuzzing, CUDA's headers, and
+#                              .venv-oracle with PyTorch and transformers
 #   launch/setup.sh --cuda     the CUDA libraries and headers too
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,8 @@ for option in "$@"; do
             ;;
     esac
 done
-[ $with_tests = yes ] && packages+=(libgtest-dev libgmock-dev python3 python3-venv iproute2)
+[ $with_tests = yes ] && packages+=(libgtest-dev libgmock-dev python3 python3-venv iproute2
+    clang-14 libclang-rt-14-dev)
 [ $with_cuda = yes ] && packages+=(python3 python3-venv)
 
 missing=()

@@ -35,6 +35,8 @@ fi
 bash launch/cuda_wheels.sh --headers || stop "CUDA's headers could not be installed"
 cmake --preset test -DFUCINA_REQUIRE_SIMT=ON >/dev/null || stop "configuring failed"
 cmake --build build-test -j "$(nproc)" || stop "the build failed"
+cmake --preset fuzz >/dev/null || stop "configuring the fuzz targets failed"
+cmake --build build-fuzz -j "$(nproc)" || stop "the build of the fuzz targets failed"
 rm -rf $results
 mkdir -p $results/gtest
 
@@ -51,4 +53,5 @@ GTEST_OUTPUT=xml:$PWD/$results/gtest/ ctest --test-dir build-test "${labels[@]}"
     --junitxml=$results/pytest.xml tests
 code=$?
 [ $code -le 1 ] || echo "pytest ended with code $code"
+"$FUCINA_ORACLE_PYTHON" tests/fuzz/run.py $level $results/fuzz.xml
 exec "$FUCINA_ORACLE_PYTHON" tests/summary.py $results

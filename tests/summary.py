@@ -1,4 +1,4 @@
-"""Counts what ctest, GoogleTest and pytest reported in a folder; last line `N passed, N failed`.
+"""Counts what ctest, GoogleTest, pytest and tests/fuzz/run.py reported in a folder; last line `N passed, N failed`.
 
 A skipped test counts as failed unless its reason begins with "this machine" (no AMX, say), so that
 nothing stops running unnoticed. A test program that fails without naming a case counts as one.
@@ -26,7 +26,7 @@ def cases(path):
 
 def main(folder):
     passed, failures, accepted = 0, [], []
-    for path in [*sorted((folder / "gtest").glob("*.xml")), folder / "pytest.xml"]:
+    for path in [*sorted((folder / "gtest").glob("*.xml")), folder / "pytest.xml", folder / "fuzz.xml"]:
         try:
             found = list(cases(path))
         except (OSError, xml.ParseError) as error:

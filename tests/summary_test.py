@@ -6,12 +6,14 @@ import sys
 SUMMARY = pathlib.Path(__file__).resolve().parent / "summary.py"
 
 
-def last_line(tmp_path, gtest, ctest, pytest_xml):
+def last_line(tmp_path, gtest, ctest, pytest_xml, fuzz=""):
     (tmp_path / "gtest").mkdir()
     if gtest:
         (tmp_path / "gtest" / "a.xml").write_text(f"<testsuites><testsuite>{gtest}</testsuite></testsuites>")
     (tmp_path / "ctest.xml").write_text(f"<testsuite>{ctest}</testsuite>")
     (tmp_path / "pytest.xml").write_text(f"<testsuites><testsuite>{pytest_xml}</testsuite></testsuites>")
+    if fuzz is not None:
+        (tmp_path / "fuzz.xml").write_text(f"<testsuite>{fuzz}</testsuite>")
     done = subprocess.run([sys.executable, str(SUMMARY), str(tmp_path)], capture_output=True, text=True)
     return done.stdout.splitlines()[-1], done.returncode
 
@@ -43,3 +45,10 @@ def test_a_crash_counts(tmp_path):
 
 def test_nothing_ran(tmp_path):
     assert last_line(tmp_path, "", CTEST_OK, OK) == ("1 passed, 1 failed", 1)
+
+
+def test_fuzz_targets_count(tmp_path):
+    for name, fuzz, line in [("a", OK, "3 passed, 0 failed"), ("b", None, "2 passed, 1 failed"),
+                             ("c", CTEST_BAD, "2 passed, 1 failed")]:
+        (tmp_path / name).mkdir()
+        assert last_line(tmp_path / name, OK, CTEST_OK, OK, fuzz)[0] == line

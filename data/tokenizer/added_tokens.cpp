@@ -2,8 +2,21 @@
 #include "data/tokenizer/added_tokens.h"
 
 namespace fucina {
+namespace {
 
-AddedTokenFinder::AddedTokenFinder() : word_edge_(word_edge_set()), space_(space_set()) {
+const CodeSet& word_edges() {
+    static const CodeSet set = word_edge_set();
+    return set;
+}
+
+const CodeSet& spaces() {
+    static const CodeSet set = space_set();
+    return set;
+}
+
+}  // namespace
+
+AddedTokenFinder::AddedTokenFinder() {
     roots_.fill(-1);
 }
 
@@ -48,9 +61,9 @@ const AddedToken* AddedTokenFinder::longest_at(std::string_view text, size_t at,
 
 bool AddedTokenFinder::stands_alone(std::string_view text, size_t begin, size_t end) const {
     size_t length = 0;
-    if (begin > 0 && word_edge_.contains(decode_utf8(text, previous_utf8(text, begin), length)))
+    if (begin > 0 && word_edges().contains(decode_utf8(text, previous_utf8(text, begin), length)))
         return false;
-    return end >= text.size() || !word_edge_.contains(decode_utf8(text, end, length));
+    return end >= text.size() || !word_edges().contains(decode_utf8(text, end, length));
 }
 
 void AddedTokenFinder::split(std::string_view text, std::vector<TextPiece>& pieces) const {
@@ -67,12 +80,12 @@ void AddedTokenFinder::split(std::string_view text, std::vector<TextPiece>& piec
         // Space that the token before has taken (by rstrip) is not taken twice.
         while (token->lstrip && begin > done) {
             const size_t previous = previous_utf8(text, begin);
-            if (!space_.contains(decode_utf8(text, previous, length))) break;
+            if (!spaces().contains(decode_utf8(text, previous, length))) break;
             begin = previous;
         }
         if (token->lstrip && begin < done) begin = done;
         while (token->rstrip && end < text.size() &&
-               space_.contains(decode_utf8(text, end, length)))
+               spaces().contains(decode_utf8(text, end, length)))
             end += length;
         if (done < begin) pieces.push_back({text.substr(done, begin - done)});
         pieces.push_back({text.substr(begin, end - begin), token->id});

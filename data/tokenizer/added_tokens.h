@@ -47,7 +47,6 @@ class AddedTokenFinder {
     std::array<int32_t, 256> roots_;               // first byte -> node
     std::unordered_map<uint64_t, int32_t> edges_;  // node << 8 | byte -> node
     std::vector<int32_t> token_at_;                // node -> index in tokens_, or -1
-    CodeSet word_edge_, space_;
 };
 
 }  // namespace fucina

@@ -211,7 +211,8 @@ ModelSpec read_config(const ConfigReader& config) {
     spec.norm_eps = config.real("rms_norm_eps", 1e-6, 0);
     spec.initializer_range = config.real("initializer_range", 0.02, 0);
     spec.tied_head = config.flag("tie_word_embeddings", false);
-    spec.eos_ids = config.ids("eos_token_id", {1}, spec.vocab_size);
+    if (spec.vocab_size > 1) spec.eos_ids = {1};
+    spec.eos_ids = config.ids("eos_token_id", spec.eos_ids, spec.vocab_size);
     spec.eos_by_default = !config.has("eos_token_id");
     const std::vector<int32_t> bos = config.ids("bos_token_id", {}, spec.vocab_size);
     if (!bos.empty()) spec.bos_id = bos.front();

@@ -176,7 +176,8 @@ TEST(Recipe, WhatTheTableCallsLegalIsRead) {
     for (const FieldDescriptor* section : fields_of(*Recipe::descriptor())) {
         if (section->name() == "model") continue;
         for (const FieldDescriptor* field : fields_of(*section->message_type())) {
-            if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE || field->is_repeated()) continue;
+            if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE || field->is_repeated())
+                continue;
             const std::string name = join_path(section->name(), field->name());
             for (const std::string& value : legal_ends(*field)) {
                 std::vector<std::string> set = companions(field->name(), value);
@@ -225,7 +226,9 @@ TEST_P(RecipeMistake, GetsItsLine) {
     const size_t at = text.find(GetParam().from);
     ASSERT_NE(at, std::string::npos);
     text.replace(at, std::string(GetParam().from).size(), GetParam().to);
-    EXPECT_NE(error_of(text).find(GetParam().message), std::string::npos) << error_of(text);
+    const std::string error = error_of(text);
+    EXPECT_NE(error.find(GetParam().message), std::string::npos) << error;
+    EXPECT_TRUE(std::ranges::all_of(error, [](unsigned char c) { return c >= 0x20; })) << error;
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -233,6 +236,22 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Mistake{"steps = 10", "micro_bach = 2\nsteps = 10",
                 "r.toml:25:1: train has no field \"micro_bach\"; did you mean \"micro_batch\"?"},
+        Mistake{"steps = 10", "steps = \"a\\nb\\u007f\"",
+                "train.steps is the string \"a?b?\"; expected"},
+        Mistake{"steps = 10", "\"a\\nb\" = 1\nsteps = 10", "train has no field \"a?b\""},
+        Mistake{"steps = 10", "steps = \x01", "r.toml:25:9: Error while parsing"},
+        Mistake{"steps = 10",
+                "steps = 10\ngr\xc3\xb6\xc3\x9f"
+                "e = 1",
+                "r.toml:26:3: a character beyond ASCII outside of strings and comments"},
+        Mistake{"steps = 10", "steps = \"\"\"a\xc3\xb6\\\n \xc3\xb6\"\"\"",
+                "r.toml:26:2: a character beyond"},
+        Mistake{"steps = 10", "steps = \"\"\"a\"\"\"\"\xc3\xb6",
+                "r.toml:25:17: a character beyond"},
+        Mistake{"steps = 10", "steps = '\xc3\xb6'  # \xc3\xb6\nx = \"\\\"\xc3\xb6\"",
+                "train.steps is the string \"\xc3\xb6\"; expected"},
+        Mistake{"dir = \"runs/a\"", "dir = \"a\\u0000b\"",
+                "run.dir is the string \"a?b\", with a zero byte in it"},
         Mistake{"[train]", "[trian]", ": a recipe has no field \"trian\"; did you mean \"train\"?"},
         Mistake{"steps = 10", "steps = \"ten\"",
                 "r.toml:25:9: train.steps is the string \"ten\"; expected: integer"},

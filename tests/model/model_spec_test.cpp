@@ -177,6 +177,14 @@ TEST(ModelSpec, ConfigRoundTrip) {
     EXPECT_EQ(written["rope_scaling"]["original_max_position_embeddings"], 64);
 }
 
+// The default end of text is id 1.
+TEST(ModelSpec, AVocabularyOfOneHasNoEndOfText) {
+    const json small = {{"model_type", "deepseek_v3"}, {"vocab_size", 1}};
+    const ModelSpec spec = ModelSpec::from_config(small, "config.json");
+    EXPECT_TRUE(spec.eos_ids.empty());
+    EXPECT_TRUE(ModelSpec::from_config(spec.to_config(), "again").eos_ids.empty());
+}
+
 TEST(ModelSpec, MistakesNameKeyAndBothNumbers) {
     EXPECT_CONTAINS(error_of({{"model_type", "gpt5"}}), "\"gpt5\"");
     EXPECT_CONTAINS(error_of({{"model_type", "gpt5"}}), "known families: deepseek_v3");
