@@ -43,21 +43,23 @@ NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& te
 
 struct SaveRequest {
     std::filesystem::path run_dir;
-    Manifest manifest;                     // all but files and tensors
-    std::span<const NamedTensor> tensors;  // the same on every rank, each its part
-    MeshShape mesh;                        // by which layouts cut; of all ranks
-    int64_t keep = 2;                      // newest valid checkpoints that stay
+    Manifest manifest;                 // all but files and tensors
+    std::vector<NamedTensor> tensors;  // the same on every rank, each its part
+    MeshShape mesh;                    // by which layouts cut; of all ranks
+    int64_t keep = 2;                  // newest valid checkpoints that stay
 };
 
 struct SaveOutcome {
     std::string problem;  // empty: saved; the same on every rank
     std::filesystem::path directory;
     int64_t bytes = 0;
+    double seconds = 0;  // from its beginning to its end
+    double waited = 0;   // of these, in which this rank could not go on
 };
 
 // Collective; every rank writes its share. A failure of the storage leaves the earlier checkpoints
-// as they are and is returned, not thrown.
-SaveOutcome save_checkpoint(Communicator& communicator, const SaveRequest& request);
+// as they are and is returned, not thrown. CheckpointSaver does it beside other work.
+SaveOutcome save_checkpoint(Communicator& communicator, SaveRequest request);
 
 // Fails (exit 11) early and in plain words where a checkpoint of so many bytes cannot fit.
 void check_room(const std::filesystem::path& dir, int64_t bytes, int64_t largest_file);

@@ -20,8 +20,9 @@ struct MemoryPlan {
     // More activations where routing is so uneven that a rank's experts get as many rows as they
     // can at a time (parallel.dispatch_rows); 0: all experts are here.
     int64_t uneven = 0;
-    int64_t shared = 0;  // gradients and activations have their most at different moments,
-                         // less the gaps that they leave between each other
+    int64_t snapshot = 0;  // more, at most, while a save is written (checkpoint.snapshot)
+    int64_t shared = 0;    // gradients and activations have their most at different moments,
+                           // less the gaps that they leave between each other
     bool has(const std::string& purpose) const;
     int64_t total() const;  // of the process, at its widest moment
 };

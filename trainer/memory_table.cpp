@@ -29,9 +29,13 @@ std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured) {
         if (!plan.has(use.purpose)) add(use.purpose, 0, use.peak);
     }
     add("in all", plan.total(), process_bytes("VmHWM"));
-    if (plan.uneven > 0)
-        lines.push_back(fmt::format("  if routing is uneven, up to {:.1f} MiB more",
-                                    static_cast<double>(plan.uneven) / (1 << 20)));
+    const auto add_more = [&](const std::string& when, int64_t bytes) {
+        if (bytes > 0)
+            lines.push_back(fmt::format("  {}, up to {:.1f} MiB more", when,
+                                        static_cast<double>(bytes) / (1 << 20)));
+    };
+    add_more("if routing is uneven", plan.uneven);
+    add_more("beside a save", plan.snapshot);
     return lines;
 }
 

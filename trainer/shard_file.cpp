@@ -11,10 +11,8 @@
 
 #include "data/file.h"
 #include "data/hdf5_handle.h"
-#include "data/run_on_threads.h"
 #include "data/streaming_hash.h"
 #include "kernels/error.h"
-#include "kernels/runtime.h"
 #include "trainer/manifest.h"
 
 namespace fucina {
@@ -23,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kAlignment = 4096;
-constexpr int64_t kPiece = int64_t{8} << 20;  // written and hashed while in cache
+constexpr int64_t kPiece = int64_t{8} << 20;
 
 // The 16 high bits of an IEEE float: 1 sign, 8 exponent, 7 mantissa bits.
 hid_t bfloat16_type() {
@@ -113,16 +111,6 @@ uint64_t hash_outside(const InputFile& file, std::vector<Extent> boxes) {
     return hash.value();
 }
 
-void write_dataset(const FileDescriptor& file, const fs::path& path, ShardDataset& dataset) {
-    StreamingHash hash;
-    for (int64_t done = 0; done < dataset.nbytes; done += kPiece) {
-        const auto count = static_cast<size_t>(std::min(kPiece, dataset.nbytes - done));
-        write_at(file, path, dataset.byte_offset + done, {dataset.data + done, count});
-        hash.add({dataset.data + done, count});
-    }
-    dataset.xxh3 = hash.value();
-}
-
 }  // namespace
 
 int64_t lay_out_shard(const fs::path& path, std::span<ShardDataset> datasets) {
@@ -146,16 +134,6 @@ uint64_t frame_hash(const fs::path& path, std::span<const ShardDataset> datasets
     for (const ShardDataset& dataset : datasets)
         boxes.push_back({dataset.byte_offset, dataset.nbytes});
     return hash_outside(InputFile(path), std::move(boxes));
-}
-
-WrittenShard write_shard(const fs::path& path, std::span<ShardDataset> datasets) {
-    const int64_t size = lay_out_shard(path, datasets);
-    const FileDescriptor file = open_shard(path);
-    run_on_threads(static_cast<int64_t>(datasets.size()), runtime().threads,
-                   [&](int64_t i) { write_dataset(file, path, datasets[static_cast<size_t>(i)]); });
-    const uint64_t frame = frame_hash(path, datasets);
-    sync_file(file, path);
-    return {size, frame};
 }
 
 uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number) {

@@ -18,12 +18,10 @@ struct ShardDataset {
     std::vector<int64_t> shape;
     const std::byte* data = nullptr;
     int64_t nbytes = 0;
-    // Filled in by write_shard:
-    int64_t byte_offset = 0;
-    uint64_t xxh3 = 0;
+    int64_t byte_offset = 0;  // filled in by lay_out_shard
+    uint64_t xxh3 = 0;        // of the bytes, filled in by who writes them
 };
 
-// The steps of write_shard, for who has not all of the data in memory:
 // Creates a file of HDF5's structures alone and fills in byte_offset; returns its size. The same
 // datasets make the same bytes.
 int64_t lay_out_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
@@ -31,13 +29,6 @@ int64_t lay_out_shard(const std::filesystem::path& path, std::span<ShardDataset>
 FileDescriptor open_shard(const std::filesystem::path& path);
 // SavedFile's frame_xxh3: of the bytes that no dataset has.
 uint64_t frame_hash(const std::filesystem::path& path, std::span<const ShardDataset> datasets);
-
-struct WrittenShard {
-    int64_t size = 0;
-    uint64_t frame_xxh3 = 0;  // SavedFile's
-};
-// Writes, fsyncs and closes a new file. Fails with exit 11.
-WrittenShard write_shard(const std::filesystem::path& path, std::span<ShardDataset> datasets);
 
 // The same of a manifest's shard.
 uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number);

@@ -94,6 +94,7 @@ StepRunner::StepRunner(const Recipe& recipe, const Parts& parts)
                                         parts.model.options().weight_shards)),
       runner_(parts.model, parts.mesh.pipeline(), pipeline_schedule(recipe)),
       prefetcher_(parts.loader) {
+    memory_.snapshot = parts.snapshot;
     for (int chunk = 0; chunk < parts.model.chunks(); ++chunk)
         reducers_.push_back(std::make_unique<GradReducer>(parts.mesh, parts.model.parameters(chunk),
                                                           reducer_options(recipe)));
@@ -203,6 +204,8 @@ void StepRunner::update(int64_t step, StepResult& result) {
                     std::isfinite(result.grad_norm);
     fault_point("step.update", parts_.mesh.rank());
     if (!result.finite) return;
+    if (parts_.before_update) parts_.before_update();
+    parts_.mesh.world().progress(Phase::update);
     parts_.optimizer.update(result.learning_rate, result.grad_norm);
     if (train.router_bias_update() > 0 && !result.expert_counts.empty()) {
         parts_.model.update_router_bias(result.expert_counts,

@@ -3,6 +3,7 @@
 // number of ranks, threads and passes.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ class StepRunner {
         Model& model;
         Optimizer& optimizer;
         const BatchLoader& loader;
+        // Before weights or moments change: what reads them is done, or has what it needs.
+        std::function<void()> before_update = {};
+        int64_t snapshot = 0;  // bytes that it may take to copy them
     };
     StepRunner(const Recipe& recipe, const Parts& parts);
 

@@ -37,11 +37,16 @@ Trainer::Trainer(TrainingRun run, Console& console)
     : run_(std::move(run)),
       communicator_(run_.mesh->world()),
       saves_(communicator_.split(0)),
+      saver_(*saves_, run_.recipe.checkpoint().snapshot() << 20),
       console_(console),
-      runner_(run_.recipe, {.mesh = *run_.mesh,
-                            .model = *run_.model,
-                            .optimizer = *run_.optimizer,
-                            .loader = *run_.data.train}),
+      runner_(run_.recipe,
+              {.mesh = *run_.mesh,
+               .model = *run_.model,
+               .optimizer = *run_.optimizer,
+               .loader = *run_.data.train,
+               .before_update = [this] { before_update(); },
+               .snapshot = snapshot_bytes(run_.state(), run_.mesh->shape(), communicator_.rank(),
+                                          run_.recipe.checkpoint().snapshot() << 20)}),
       line_(run_.recipe.train().steps()),
       peak_(run_.recipe.train(), communicator_.size()),
       balance_(run_.model->spec(), run_.recipe.train().router_bias_update(),
@@ -63,15 +68,18 @@ ExitCode Trainer::train() {
     const int64_t first = run_.step + 1, last = run_.recipe.train().steps();
     for (int64_t s = first; s <= last; ++s) {
         step();
-        const StopRequest request = requests();
-        const bool saves = request.save || request.stop || due(run_.recipe.checkpoint().every());
+        const auto [asked, save_waits] = requests();
+        if (saver_.under_way() && !save_waits) advance_save();
+        const bool saves = asked.save || asked.stop || due(run_.recipe.checkpoint().every());
         if (saves || due(run_.recipe.train().check_replicas())) check_replicas();
-        if (saves) save();
-        if (request.stop && s < last) {
+        if (saves) start_save();
+        if (asked.stop && s < last) {
+            finish_save();
             show_memory(true);
             return ExitCode::stopped;
         }
     }
+    finish_save();
     if (failed_saves_ > 0) {
         fail(ExitCode::storage, run_.path.string(), ": the last step could not be saved");
     }
@@ -128,6 +136,7 @@ void Trainer::check_replicas() {
     if (communicator_.size() == 1 || run_.recipe.train().check_replicas() == 0) return;
     const std::string difference = replica_difference(*run_.mesh, run_.model->parameters());
     if (difference.empty()) return;
+    finish_save();  // of a step after which they did not differ
     fail(ExitCode::replica_mismatch, "replicas differ after step ", run_.step, ": ", difference,
          "; a machine changed bits in memory or computes wrongly: leave it out, then `fucina "
          "resume ",
@@ -231,23 +240,23 @@ void Trainer::watch_non_finite(const StepResult& result, int64_t first_sample) {
                                   source.store().name(), place.epoch));
     }
     if (non_finite_ >= run_.recipe.train().non_finite_limit()) {
+        finish_save();
         fail(ExitCode::non_finite, "loss or gradients were not finite for ", non_finite_,
              " steps in a row, up to step ", run_.step,
              "; weights are as they were before; see log.txt for the samples");
     }
 }
 
-void Trainer::save() {
-    if (saved_step_ == run_.step) return;
+void Trainer::start_save() {
+    if (saving_step_ == run_.step) return;
+    finish_save();
     communicator_.progress(Phase::save);
-    const auto start = std::chrono::steady_clock::now();
     if (metrics_ && !metrics_->sync()) {
         console_.line("WARNING: metrics.jsonl could not be made durable");
     }
-    const std::vector<NamedTensor> state = run_.state();
     SaveRequest request{.run_dir = run_.path,
                         .manifest = {},
-                        .tensors = state,
+                        .tensors = run_.state(),
                         .mesh = run_.mesh->shape(),
                         .keep = run_.recipe.checkpoint().keep()};
     Manifest& manifest = request.manifest;
@@ -260,33 +269,62 @@ void Trainer::save() {
     for (const std::string& hash : run_.data.train_hashes()) manifest.add_data_hashes(hash);
     *manifest.mutable_order() = run_.data.train_order();
     *manifest.mutable_recipe() = run_.recipe;
-    const SaveOutcome outcome = save_checkpoint(*saves_, request);
+    saving_step_ = run_.step;
+    if (!saver_.start(std::move(request))) finish_save();
+}
+
+// A save that waits for no rank gets on: then nothing has to be copied.
+void Trainer::before_update() {
+    if (!saver_.under_way()) return;
+    if (run_.recipe.checkpoint().snapshot() == 0) return finish_save();
+    communicator_.progress(Phase::save);
+    std::vector<int64_t> waits{!saver_.ready()};
+    communicator_.all_reduce_max(waits);
+    if (waits[0] == 0)
+        advance_save();
+    else
+        saver_.before_change();
+}
+
+void Trainer::advance_save() {
+    communicator_.progress(Phase::save);
+    if (const std::optional<SaveOutcome> outcome = saver_.advance()) report(*outcome);
+}
+
+void Trainer::finish_save() {
+    if (!saver_.under_way()) return;
+    communicator_.progress(Phase::save);
+    report(saver_.finish());
+}
+
+void Trainer::report(const SaveOutcome& outcome) {
     if (outcome.problem.empty()) {
         failed_saves_ = 0;
-        saved_step_ = run_.step;
-        console_.line(fmt::format("saved {} ({:.1f} MiB, {:.2f} s)", outcome.directory.string(),
-                                  static_cast<double>(outcome.bytes) / (1 << 20),
-                                  seconds_since(start)));
+        console_.line(
+            fmt::format("saved {} ({:.1f} MiB in {:.2f} s, of which training waited {:.2f} s)",
+                        outcome.directory.string(), static_cast<double>(outcome.bytes) / (1 << 20),
+                        outcome.seconds, outcome.waited));
         return;
     }
     ++failed_saves_;
-    console_.line(
-        concat("WARNING: the checkpoint of step ", run_.step, " was NOT saved: ", outcome.problem));
+    console_.line(concat("WARNING: the checkpoint of step ", saving_step_,
+                         " was NOT saved: ", outcome.problem));
     if (failed_saves_ >= kFailedSavesLimit) {
         fail(ExitCode::storage, failed_saves_,
              " saves in a row failed; the last: ", outcome.problem);
     }
+    saving_step_ = -1;
 }
 
-StopRequest Trainer::requests() {
+Trainer::Requests Trainer::requests() {
     const StopRequest signals = take_signals();
-    std::vector<int64_t> asked{signals.save, signals.stop};
+    std::vector<int64_t> asked{signals.save, signals.stop, !saver_.ready()};
     if (run_.directory) {
         if (run_.directory->take_request("SAVE")) asked[0] = 1;
         if (run_.directory->take_request("STOP")) asked[1] = 1;
     }
     communicator_.all_reduce_max(asked);
-    return {asked[0] != 0, asked[1] != 0};
+    return {{asked[0] != 0, asked[1] != 0}, asked[2] != 0};
 }
 
 }  // namespace fucina

@@ -6,6 +6,7 @@
 #include "kernels/error.h"
 #include "parallel/communicator.h"
 #include "trainer/balance_watch.h"
+#include "trainer/checkpoint_saver.h"
 #include "trainer/metrics.h"
 #include "trainer/peak_share.h"
 #include "trainer/report/tensorboard.h"
@@ -36,16 +37,25 @@ class Trainer {
     void write_metrics(const StepResult& result, const StepTime& time);
     void evaluate(StepMetrics& metrics);
     void show_memory(bool measured);
-    void save();
+    void start_save();
+    void before_update();
+    void advance_save();  // one phase
+    void finish_save();
+    void report(const SaveOutcome& outcome);
     void check_replicas();
     StepTime watch_stragglers(const StepTime& time);
     void make_faults();
     bool due(int64_t every) const;
-    StopRequest requests();
+    struct Requests {
+        StopRequest asked;
+        bool save_waits = false;  // for a rank that still writes
+    };
+    Requests requests();
 
     TrainingRun run_;
     Communicator& communicator_;           // of all ranks
     std::unique_ptr<Communicator> saves_;  // of all ranks, for what saves say to each other
+    CheckpointSaver saver_;
     Console& console_;
     StepRunner runner_;
     StepLine line_;
@@ -59,7 +69,7 @@ class Trainer {
     std::unique_ptr<TensorBoardWriter> tensorboard_;  // rank 0
     int64_t failed_saves_ = 0;                        // in a row
     int64_t non_finite_ = 0;                          // steps in a row
-    int64_t saved_step_ = -1;
+    int64_t saving_step_ = -1;                        // or saved
 };
 
 }  // namespace fucina

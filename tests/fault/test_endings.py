@@ -99,7 +99,7 @@ def test_a_closed_terminal(tmp_path, ranks):
 def test_a_killed_rank(tmp_path, number, words, nth):
     """The one that is left cannot say it: mpirun.sh does, in one line, with the way on."""
     runs.write_tokens(tmp_path / "ids.json")
-    done = runs.train(tmp_path, ranks=2, expect=128 + number,
+    done = runs.train(tmp_path, ranks=2, expect=128 + number, checkpoint__snapshot=0,
                       env={"FUCINA_FAULT": f"step.update,rank=1,nth={nth},signal={number.value}"})
     line, = (text for text in done.stderr.splitlines() if text.startswith("error:"))
     assert line.startswith("error: mpirun.sh: a rank was killed by " + words), done.stderr

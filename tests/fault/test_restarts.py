@@ -24,7 +24,7 @@ def test_a_killed_rank_does_not_change_the_run(tmp_path):
     (tmp_path / "alone").mkdir()
     runs.write_tokens(tmp_path / "alone" / "ids.json")
     runs.train(tmp_path / "alone")
-    done = restarting(tmp_path, 2, runs.FUCINA, "train", recipe(tmp_path),
+    done = restarting(tmp_path, 2, runs.FUCINA, "train", recipe(tmp_path, checkpoint__snapshot=0),
                       env={"FUCINA_FAULT": "step.update,rank=1,nth=7"})
     assert done.returncode == 0, (done.stdout[-1000:], done.stderr)
     died = ("mpirun.sh: a rank was killed by signal 9 (SIGKILL): "

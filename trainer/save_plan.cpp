@@ -1,0 +1,102 @@
+#include "trainer/save_plan.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/error.h"
+
+namespace fucina {
+namespace {
+
+// What the ranks hold of a tensor, each box once, with its holders.
+std::vector<std::pair<Box, std::vector<int>>> boxes_of(const NamedTensor& named,
+                                                       const MeshShape& mesh, int ranks) {
+    std::vector<std::pair<Box, std::vector<int>>> boxes;
+    for (int rank = 0; rank < ranks; ++rank) {
+        const Box box = named.shared_out ? owned_box(named.shape(), named.layout, mesh, rank)
+                                         : box_of(named.shape(), named.layout, mesh, rank);
+        const auto found =
+            std::ranges::find_if(boxes, [&](const auto& known) { return known.first == box; });
+        if (found == boxes.end())
+            boxes.push_back({box, {rank}});
+        else
+            found->second.push_back(rank);
+    }
+    return boxes;
+}
+
+int64_t rows_of(const Box& box) {
+    return box.extent.empty() ? 1 : box.extent[0];
+}
+
+}  // namespace
+
+std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, const MeshShape& mesh,
+                               int ranks) {
+    int64_t total = 0;
+    for (const NamedTensor& named : tensors)
+        total += whole_box(named.shape()).size() * size_of(named.tensor.dtype());
+    const int64_t limit = ranks == 1 ? total : std::max<int64_t>(total / (2 * ranks), 1 << 20);
+    std::vector<Share> shares;
+    for (size_t t = 0; t < tensors.size(); ++t) {
+        for (const auto& [box, holders] : boxes_of(tensors[t], mesh, ranks)) {
+            if (box.size() == 0) continue;
+            const int64_t rows = rows_of(box);
+            const int64_t row_bytes = box.size() / rows * size_of(tensors[t].tensor.dtype());
+            const int64_t step = std::clamp<int64_t>(limit / row_bytes, 1, rows);
+            for (int64_t first = 0; first < rows; first += step) {
+                const int64_t count = std::min(step, rows - first);
+                shares.push_back({t, box, count * row_bytes, holders});
+                if (box.extent.empty()) continue;
+                shares.back().box.offset[0] += first;
+                shares.back().box.extent[0] = count;
+            }
+        }
+    }
+    std::vector<size_t> order(shares.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return shares[a].nbytes > shares[b].nbytes; });
+    std::vector<int64_t> load(static_cast<size_t>(ranks), 0);
+    for (size_t i : order) {
+        const auto of = [&](int rank) -> int64_t& { return load[static_cast<size_t>(rank)]; };
+        shares[i].writer = *std::ranges::min_element(shares[i].holders,
+                                                     [&](int a, int b) { return of(a) < of(b); });
+        of(shares[i].writer) += shares[i].nbytes;
+    }
+    return shares;
+}
+
+std::vector<int64_t> bytes_by_writer(std::span<const Share> shares, int ranks) {
+    std::vector<int64_t> bytes(static_cast<size_t>(ranks), 0);
+    for (const Share& share : shares) bytes[static_cast<size_t>(share.writer)] += share.nbytes;
+    return bytes;
+}
+
+std::string dataset_path(const NamedTensor& named, const Share& share) {
+    const std::string path = concat("/", named.kind, "/", named.name);
+    const Box& box = share.box;
+    if (box == whole_box(named.shape())) return path;
+    bool by_rows = true;
+    for (size_t d = 1; d < box.extent.size(); ++d)
+        by_rows = by_rows && box.extent[d] == named.shape()[d];
+    if (by_rows) return fmt::format("{}@{}", path, box.offset[0]);
+    return fmt::format("{}@{}", path, fmt::join(box.offset, ","));
+}
+
+ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
+    const Tensor& tensor = named.tensor;
+    ShardDataset dataset;
+    dataset.path = dataset_path(named, share);
+    dataset.dtype = tensor.dtype();
+    dataset.shape = share.box.extent;
+    const int64_t row = share.box.offset.empty() ? 0 : share.box.offset[0] - named.box().offset[0];
+    dataset.data = tensor.raw() + row * (share.nbytes / rows_of(share.box));
+    dataset.nbytes = share.nbytes;
+    return dataset;
+}
+
+}  // namespace fucina

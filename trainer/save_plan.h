@@ -1,0 +1,36 @@
+// Who writes what of a checkpoint: every rank makes the same plan, without a word.
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/mesh.h"
+#include "trainer/checkpoint.h"
+#include "trainer/shard_file.h"
+
+namespace fucina {
+
+// A box of a tensor, and the rank that writes it.
+struct Share {
+    size_t tensor;
+    Box box;
+    int64_t nbytes;
+    std::vector<int> holders;  // ranks that hold it all
+    int writer = 0;
+};
+
+// What several ranks hold is written once; boxes too large for an even share are cut along
+// dimension 0, and the largest goes first to the holder with the least.
+std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, const MeshShape& mesh,
+                               int ranks);
+
+// What each rank writes, in bytes.
+std::vector<int64_t> bytes_by_writer(std::span<const Share> shares, int ranks);
+
+// "/weight/NAME", and behind it where the box begins if it is not the whole tensor.
+std::string dataset_path(const NamedTensor& named, const Share& share);
+
+// Of a box that this rank holds.
+ShardDataset dataset_of(const NamedTensor& named, const Share& share);
+
+}  // namespace fucina
