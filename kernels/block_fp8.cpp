@@ -62,20 +62,27 @@ void decode_fp8(const Fp8Matrices& matrices, int64_t first, const uint8_t* value
     }
 }
 
-void encode_fp8(std::span<const float> x, int64_t columns, ScaleFormat format, uint8_t* values,
-                float* scales) {
+void fp8_scales(std::span<const float> x, int64_t columns, ScaleFormat format, float* scales) {
     flush_denormals();
-    const int64_t rows = std::ssize(x) / columns;
+    const int64_t elements = std::ssize(x);
     for (int64_t begin = 0; begin < columns; begin += kQuantizeBlock) {
-        const int64_t end = std::min(begin + kQuantizeBlock, columns);
+        const int64_t width = std::min(kQuantizeBlock, columns - begin);
         float largest = 0;
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t i = r * columns + begin; i < r * columns + end; ++i)
+        for (int64_t row = begin; row < elements; row += columns)
+            for (int64_t i = row; i < row + width; ++i)
                 largest = std::max(largest, std::fabs(x[static_cast<size_t>(i)]));
-        const float scale = scale_of(largest, format);
-        scales[begin / kQuantizeBlock] = scale;
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t i = r * columns + begin; i < r * columns + end; ++i)
+        scales[begin / kQuantizeBlock] = scale_of(largest, format);
+    }
+}
+
+void encode_fp8(std::span<const float> x, int64_t columns, const float* scales, uint8_t* values) {
+    flush_denormals();
+    const int64_t elements = std::ssize(x);
+    for (int64_t begin = 0; begin < columns; begin += kQuantizeBlock) {
+        const int64_t width = std::min(kQuantizeBlock, columns - begin);
+        const float scale = scales[begin / kQuantizeBlock];
+        for (int64_t row = begin; row < elements; row += columns)
+            for (int64_t i = row; i < row + width; ++i)
                 values[i] = to_e4m3(x[static_cast<size_t>(i)] / scale);
     }
 }

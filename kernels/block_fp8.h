@@ -25,10 +25,11 @@ struct Fp8Matrices {
 void decode_fp8(const Fp8Matrices& matrices, int64_t first, const uint8_t* values,
                 std::span<float> out);
 
-// One row of blocks: of x [rows <= 128, C] the values, and scales [blocks(C)]. A block's scale is
-// max|x| / 448 (or the next power of two not below it), the least normal fp32 number where that is
-// less, and 1 if all is zero; value = E4M3(x / scale), to nearest even. x is finite.
-void encode_fp8(std::span<const float> x, int64_t columns, ScaleFormat format, uint8_t* values,
-                float* scales);
+// Of one row of blocks, x [rows <= 128, C] and scales [blocks(C)]; x is finite.
+// A block's scale is max|x| / 448 (or the next power of two not below it), the least normal fp32
+// number where that is less, and 1 if all is zero.
+void fp8_scales(std::span<const float> x, int64_t columns, ScaleFormat format, float* scales);
+// value = E4M3(x / scale), to nearest even, saturating at 448.
+void encode_fp8(std::span<const float> x, int64_t columns, const float* scales, uint8_t* values);
 
 }  // namespace fucina

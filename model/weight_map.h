@@ -29,6 +29,7 @@ struct WeightEntry {
     // a tied model's other half.
     std::string stand_in;
     bool fp32 = false;  // wherever it is written, whatever the others are
+    bool fp8 = false;   // one of those that a release in FP8 has in FP8
 };
 
 class WeightMap {

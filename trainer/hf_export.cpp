@@ -13,6 +13,7 @@
 #include "kernels/error.h"
 #include "model/weight_map.h"
 #include "trainer/checkpoint.h"
+#include "trainer/fp8_rounding.h"
 #include "trainer/transfer_progress.h"
 #include "trainer/weights.h"
 
@@ -24,16 +25,27 @@ namespace fs = std::filesystem;
 constexpr int64_t kElements = int64_t{2} << 20;       // at a time
 constexpr int64_t kLargestFile = int64_t{256} << 20;  // bytes, of a tokenizer's files
 
-// A tensor to be written, and where it comes from.
+// A tensor to be written, in FP8 with one of its scales behind it, and where it comes from.
 struct Piece {
+    const WeightEntry* entry;
     const SavedTensor* saved;
     WeightPiece place;
     DType dtype;
     int file = 0;
-    uint64_t xxh3 = 0;  // of what was written
+    uint64_t xxh3 = 0, scales_xxh3 = 0;  // of what was written
 
+    bool in_fp8() const { return dtype == DType::f8_e4m3; }
     int64_t elements() const { return element_count(place.shape); }
-    int64_t bytes() const { return elements() * size_of(dtype); }
+    TensorSpec values() const { return {place.tensor, dtype, place.shape}; }
+    TensorSpec scales() const {
+        return {place.tensor + kScaleSuffix,
+                DType::f32,
+                {fp8_blocks(place.shape[0]), fp8_blocks(place.shape[1])}};
+    }
+    int64_t bytes() const {
+        return elements() * size_of(dtype) +
+               (in_fp8() ? element_count(scales().shape) * size_of(DType::f32) : 0);
+    }
 };
 
 void write_json(const fs::path& path, const nlohmann::json& json) {
@@ -48,7 +60,9 @@ class Export {
           temporary_(out.string() + fmt::format(".tmp-{}", getpid())),
           options_(options),
           spec_(saved_spec(from.manifest(), from.dir())),
-          with_mtp_(options.with_mtp && from.find("weight", "mtp.join") != nullptr) {
+          with_mtp_(options.with_mtp && from.find("weight", "mtp.join") != nullptr),
+          map_(spec_, with_mtp_) {
+        if (options.dtype == DType::f8_e4m3) rounding_.emplace(options.like);
         plan();
         progress_.emplace(total_, options.say);
     }
@@ -61,6 +75,7 @@ class Export {
             write_files();
             write_config();
             copy_tokenizer();
+            if (rounding_) judge_rounding();
             read_back();
             if (fs::exists(out_)) fs::remove(out_);  // empty
             rename_path(temporary_, out_);
@@ -70,18 +85,19 @@ class Export {
             fs::remove_all(temporary_, ignored);
             throw;
         }
-        return {std::ssize(pieces_), files_, total_, progress_->seconds()};
+        return {tensors_, files_, total_, progress_->seconds()};
     }
 
   private:
     void plan() {
         int64_t in_file = 0;
         files_ = 1;
-        const WeightMap map(spec_, with_mtp_);
-        for (const WeightEntry& entry : map.entries()) {
+        for (const WeightEntry& entry : map_.entries()) {
             const SavedTensor& saved = from_.at("weight", entry.parameter);
             for (const WeightPiece& place : entry.spellings.front()) {
-                Piece piece{&saved, place, entry.fp32 ? DType::f32 : options_.dtype};
+                const DType plain = entry.fp32 ? DType::f32 : options_.dtype;
+                Piece piece{&entry, &saved, place,
+                            rounding_ ? rounding_->dtype_of(entry, place) : plain};
                 if (in_file > 0 && in_file + piece.bytes() > options_.shard_bytes) {
                     ++files_;
                     in_file = 0;
@@ -89,6 +105,8 @@ class Export {
                 in_file += piece.bytes();
                 total_ += piece.bytes();
                 piece.file = static_cast<int>(files_) - 1;
+                tensors_ += piece.in_fp8() ? 2 : 1;
+                if (piece.in_fp8()) rounding_->begin(entry, place);  // what will not do, at once
                 pieces_.push_back(std::move(piece));
             }
         }
@@ -108,9 +126,10 @@ class Export {
             });
             std::vector<TensorSpec> specs;
             for (auto piece = first; piece != end; ++piece) {
-                specs.push_back({piece->place.tensor, piece->dtype, piece->place.shape});
-                weight_map[piece->place.tensor] = file_name(piece->file);
+                specs.push_back(piece->values());
+                if (piece->in_fp8()) specs.push_back(piece->scales());
             }
+            for (const TensorSpec& spec : specs) weight_map[spec.name] = file_name(first->file);
             TensorFileWriter writer(temporary_ / file_name(first->file), std::move(specs),
                                     {{"format", "pt"}});
             for (; first != end; ++first) {
@@ -126,47 +145,80 @@ class Export {
 
     void write(Piece& piece, TensorFileWriter& writer) {
         StreamingHash hash;
-        std::vector<float> values;
-        std::vector<bfloat16> halves;
+        std::vector<float> values, scales;
+        std::vector<std::byte> stored;
         const std::string where =
             concat(from_.dir().string(), ": ", piece.saved->kind(), " ", piece.saved->name());
-        for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), kElements,
+        if (piece.in_fp8()) rounding_->begin(*piece.entry, piece.place);
+        const int64_t most = piece.in_fp8() ? kQuantizeBlock * piece.place.shape.back() : kElements;
+        for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), most,
                      [&](const Box& box, int64_t first) {
                          values.resize(static_cast<size_t>(box.size()));
                          from_.read(*piece.saved, box, std::span(values));
                          check_finite(where, shape_of(*piece.saved), first, values);
-                         std::span<const std::byte> bytes = std::as_bytes(std::span(values));
-                         if (piece.dtype == DType::bf16) {
-                             halves.resize(values.size());
-                             std::ranges::transform(values, halves.begin(), to_bfloat16);
-                             bytes = std::as_bytes(std::span(halves));
-                         }
-                         writer.append(bytes);
-                         hash.add(bytes);
-                         progress_->add(std::ssize(bytes));
+                         store(piece, values, stored, scales);
+                         writer.append(stored);
+                         hash.add(stored);
+                         progress_->add(std::ssize(stored));
                      });
         piece.xxh3 = hash.value();
+        if (!piece.in_fp8()) return;
+        const std::span<const std::byte> bytes = std::as_bytes(std::span(scales));
+        writer.append(bytes);
+        piece.scales_xxh3 = XXH3_64bits(bytes.data(), bytes.size());
+    }
+
+    // Values as they are written, and behind what is there the scales of a row of blocks.
+    void store(const Piece& piece, std::span<const float> values, std::vector<std::byte>& stored,
+               std::vector<float>& scales) {
+        stored.resize(values.size() * static_cast<size_t>(size_of(piece.dtype)));
+        if (piece.dtype == DType::f32) {
+            std::ranges::copy(std::as_bytes(values), stored.begin());
+        } else if (piece.dtype == DType::bf16) {
+            std::ranges::transform(values, reinterpret_cast<bfloat16*>(stored.data()), to_bfloat16);
+        } else {
+            const size_t before = scales.size();
+            scales.resize(before + static_cast<size_t>(fp8_blocks(piece.place.shape.back())));
+            rounding_->round(values, reinterpret_cast<uint8_t*>(stored.data()),
+                             scales.data() + before);
+        }
+    }
+
+    void judge_rounding() const {
+        for (const std::string& line : rounding_->report()) options_.say(line);
+        const std::optional<double> share = rounding_->share();
+        if (!share || *share >= kLeastKept || options_.force) return;
+        fail(ExitCode::usage, out_.string(), ": FP8 would keep ",
+             fmt::format("{:.1f}", *share * 100), " % of what training changed, and less than ",
+             kLeastKept * 100,
+             " % is refused; --dtype bf16 keeps it, --force writes FP8 all the same");
     }
 
     // Every tensor that was written is there with its shape, dtype and bytes.
     void read_back() const {
         const TensorFile file(temporary_);
-        FUCINA_CHECK(file.tensors().size() == pieces_.size(), file.tensors().size(),
-                     " tensors read back, ", pieces_.size(), " written");
+        FUCINA_CHECK(std::ssize(file.tensors()) == tensors_, file.tensors().size(),
+                     " tensors read back, ", tensors_, " written");
         for (const Piece& piece : pieces_) {
-            const TensorInfo& tensor = file.at(piece.place.tensor);
-            const InputFile input(file.file_of(tensor));
-            if (tensor.shape != piece.place.shape || tensor.dtype != piece.dtype ||
-                hash_range(input, tensor.offset, tensor.nbytes) != piece.xxh3)
-                fail(ExitCode::storage, input.path().string(), ": tensor ", tensor.name,
-                     " does not read back as it was written");
+            compare(file, piece.values(), piece.xxh3);
+            if (piece.in_fp8()) compare(file, piece.scales(), piece.scales_xxh3);
         }
+    }
+
+    static void compare(const TensorFile& file, const TensorSpec& spec, uint64_t xxh3) {
+        const TensorInfo& tensor = file.at(spec.name);
+        const InputFile input(file.file_of(tensor));
+        if (tensor.shape != spec.shape || tensor.dtype != spec.dtype ||
+            hash_range(input, tensor.offset, tensor.nbytes) != xxh3)
+            fail(ExitCode::storage, input.path().string(), ": tensor ", tensor.name,
+                 " does not read back as it was written");
     }
 
     void write_config() const {
         nlohmann::json config = spec_.to_config();
         config["torch_dtype"] = options_.dtype == DType::f32 ? "float32" : "bfloat16";
         config["num_nextn_predict_layers"] = with_mtp_ ? 1 : 0;
+        if (rounding_) config["quantization_config"] = rounding_->quantization_config();
         write_json(temporary_ / "config.json", config);
         nlohmann::json generation = {{"_from_model_config", true}};
         for (const char* key : {"bos_token_id", "eos_token_id"})
@@ -202,8 +254,10 @@ class Export {
     const ExportOptions& options_;
     const ModelSpec spec_;
     const bool with_mtp_;
+    const WeightMap map_;
+    std::optional<Fp8Rounding> rounding_;
     std::vector<Piece> pieces_;
-    int64_t files_ = 0, total_ = 0;
+    int64_t files_ = 0, tensors_ = 0, total_ = 0;
     std::optional<TransferProgress> progress_;
 };
 

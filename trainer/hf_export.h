@@ -12,9 +12,15 @@
 
 namespace fucina {
 
+// An export in FP8 that keeps less of what training changed is refused (exit 2).
+constexpr double kLeastKept = 0.5;
+
 struct ExportOptions {
-    DType dtype = DType::bf16;            // f32 or bf16, rounded to the nearest even; router biases
-                                          // are F32 in both, as on the hub
+    // f32, bf16, or f8_e4m3: linear layers in FP8 as DeepSeek-V3 is released, the rest in bf16.
+    // Rounded to the nearest even; router biases are F32 in all, as on the hub.
+    DType dtype = DType::bf16;
+    std::filesystem::path like;           // with f8_e4m3: trainer/fp8_rounding.h; may be empty
+    bool force = false;                   // however little FP8 keeps of what training changed
     int64_t shard_bytes = 5'000'000'000;  // a file has at most so many, or one tensor
     std::filesystem::path tokenizer;  // tokenizer.json; files of known names beside it come along
     bool with_mtp = true;             // if the checkpoint has it
@@ -28,7 +34,7 @@ struct Exported {
 
 // `out` must not be there, or be empty (exit 2); it appears by one rename, when all is on disk and
 // has been read back and compared. Checksums of the checkpoint are compared, and all values must be
-// finite (exit 3). Takes some tens of MiB, whatever the model's size.
+// finite (exit 3). Takes less than 512 MiB, whatever the model's size.
 Exported export_model(const CheckpointReader& from, const std::filesystem::path& out,
                       const ExportOptions& options);
 

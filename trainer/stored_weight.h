@@ -37,10 +37,6 @@ class StoredWeight {
     // element `begin` is first. Fails (exit 3) on values that are not finite and on scales that are
     // not positive and finite. Memory: some MiB, and the scales.
     void read(int64_t begin, int64_t end, float* to);
-    // The same in the file's own dtype, of elements of the tensor.
-    void read_stored(int64_t first, std::span<std::byte> into) const {
-        file_->read_elements(*tensor_, first, into);
-    }
     std::span<const float> scale_values();  // read once
 
   private:

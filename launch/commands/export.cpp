@@ -19,9 +19,9 @@ namespace fucina {
 namespace {
 
 struct Options {
-    std::string model, out, dtype = "bf16", tokenizer;
+    std::string model, out, dtype = "bf16", tokenizer, like;
     double shard_gb = 5;
-    bool without_mtp = false;
+    bool without_mtp = false, force = false;
     std::vector<std::string> prompts;
 };
 
@@ -88,7 +88,13 @@ void export_checkpoint(const Options& options) {
                                       : concat(tokenizer, " is not there").c_str());
     const CheckpointReader reader(source.directory());
     ExportOptions how;
-    how.dtype = options.dtype == "fp32" ? DType::f32 : DType::bf16;
+    how.dtype = options.dtype == "fp32"  ? DType::f32
+                : options.dtype == "fp8" ? DType::f8_e4m3
+                                         : DType::bf16;
+    if (!options.like.empty() && how.dtype != DType::f8_e4m3)
+        fail(ExitCode::usage, "--like is for --dtype fp8, not ", options.dtype);
+    how.like = options.like;
+    how.force = options.force;
     how.with_mtp = !options.without_mtp;
     how.shard_bytes = static_cast<int64_t>(options.shard_gb * 1e9);
     if (std::filesystem::exists(tokenizer)) how.tokenizer = tokenizer;
@@ -115,9 +121,17 @@ void add_export_command(Command app) {
     const auto options = std::make_shared<Options>();
     command.option("CHECKPOINT", options->model, "run or checkpoint directory").path().required();
     command.option("OUT", options->out, "the directory to make").path().required();
-    command.option("--dtype", options->dtype, "of the weights; router biases are fp32")
-        .one_of({"bf16", "fp32"})
+    command
+        .option("--dtype", options->dtype,
+                "of the weights; router biases are fp32; fp8: of linear layers")
+        .one_of({"bf16", "fp32", "fp8"})
         .show_default();
+    command
+        .option("--like", options->like,
+                "with fp8: the Hugging Face directory that the model came from; what was not "
+                "trained keeps its bytes, and it is told how much of the training is kept")
+        .path();
+    command.flag("--force", options->force, "with --like: however little is kept");
     command.option("--shard-size", options->shard_gb, "GB that one file has at most")
         .range(1e-6, 1e6)
         .show_default();

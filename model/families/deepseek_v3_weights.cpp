@@ -24,35 +24,40 @@ WeightEntry stacked(std::string parameter, int64_t columns,
     return {std::move(parameter), {row, columns}, {std::move(pieces)}, {}};
 }
 
+WeightEntry linear(WeightEntry entry) {
+    entry.fp8 = true;
+    return entry;
+}
+
 void add_attention(const ModelSpec& spec, const std::string& ours, const std::string& theirs,
                    std::vector<WeightEntry>& out) {
     const MlaSpec& mla = spec.attention;
     const int64_t d = spec.hidden_size, latent = mla.kv_lora_rank + mla.rope_dim;
     const bool q_lora = mla.q_lora_rank > 0;
-    out.push_back(q_lora ? stacked(ours + "qkv_down", d,
-                                   {{theirs + "q_a_proj.weight", mla.q_lora_rank},
-                                    {theirs + "kv_a_proj_with_mqa.weight", latent}})
-                         : stacked(ours + "qkv_down", d,
-                                   {{theirs + "q_proj.weight", mla.heads * mla.qk_dim()},
-                                    {theirs + "kv_a_proj_with_mqa.weight", latent}}));
+    const int64_t queries = q_lora ? mla.q_lora_rank : mla.heads * mla.qk_dim();
+    out.push_back(
+        linear(stacked(ours + "qkv_down", d,
+                       {{theirs + (q_lora ? "q_a_proj.weight" : "q_proj.weight"), queries},
+                        {theirs + "kv_a_proj_with_mqa.weight", latent}})));
     if (q_lora) {
         out.push_back(whole(ours + "q_norm", theirs + "q_a_layernorm.weight", {mla.q_lora_rank}));
-        out.push_back(whole(ours + "q_up", theirs + "q_b_proj.weight",
-                            {mla.heads * mla.qk_dim(), mla.q_lora_rank}));
+        out.push_back(linear(whole(ours + "q_up", theirs + "q_b_proj.weight",
+                                   {mla.heads * mla.qk_dim(), mla.q_lora_rank})));
     }
     out.push_back(whole(ours + "kv_norm", theirs + "kv_a_layernorm.weight", {mla.kv_lora_rank}));
-    out.push_back(whole(ours + "kv_up", theirs + "kv_b_proj.weight",
-                        {mla.heads * (mla.nope_dim + mla.v_dim), mla.kv_lora_rank}));
-    out.push_back(whole(ours + "out", theirs + "o_proj.weight", {d, mla.heads * mla.v_dim}));
+    out.push_back(linear(whole(ours + "kv_up", theirs + "kv_b_proj.weight",
+                               {mla.heads * (mla.nope_dim + mla.v_dim), mla.kv_lora_rank})));
+    out.push_back(
+        linear(whole(ours + "out", theirs + "o_proj.weight", {d, mla.heads * mla.v_dim})));
 }
 
 void add_mlp(int64_t d, int64_t width, const std::string& ours, const std::string& theirs,
              std::vector<WeightEntry>& out) {
-    out.push_back(
+    out.push_back(linear(
         stacked(ours + "gate_up", d,
-                {{theirs + "gate_proj.weight", width}, {theirs + "up_proj.weight", width}}));
+                {{theirs + "gate_proj.weight", width}, {theirs + "up_proj.weight", width}})));
     out.back().shape = {2, width, d};
-    out.push_back(whole(ours + "down", theirs + "down_proj.weight", {d, width}));
+    out.push_back(linear(whole(ours + "down", theirs + "down_proj.weight", {d, width})));
 }
 
 void add_experts(const ModelSpec& spec, const std::string& ours, const std::string& theirs,
@@ -65,12 +70,12 @@ void add_experts(const ModelSpec& spec, const std::string& ours, const std::stri
         gate_up.push_back({expert + ".up_proj.weight", {f, d}, (2 * e + 1) * f * d});
         down.push_back({expert + ".down_proj.weight", {d, f}, e * d * f});
     }
-    out.push_back({ours + "gate_up",
-                   {n, 2, f, d},
-                   {std::move(gate_up), {{theirs + "gate_up_proj", {n, 2 * f, d}, 0}}},
-                   {}});
-    out.push_back(
-        {ours + "down", {n, d, f}, {std::move(down), {{theirs + "down_proj", {n, d, f}, 0}}}, {}});
+    out.push_back(linear({ours + "gate_up",
+                          {n, 2, f, d},
+                          {std::move(gate_up), {{theirs + "gate_up_proj", {n, 2 * f, d}, 0}}},
+                          {}}));
+    out.push_back(linear(
+        {ours + "down", {n, d, f}, {std::move(down), {{theirs + "down_proj", {n, d, f}, 0}}}, {}}));
 }
 
 void add_block(const ModelSpec& spec, bool moe, const std::string& ours, const std::string& theirs,

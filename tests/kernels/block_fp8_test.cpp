@@ -33,7 +33,8 @@ TEST(BlockFp8, RoundsAsTheReference) {
                      x.begin() + static_cast<ptrdiff_t>(std::min(x.size(), first + 127)));
         std::vector<uint8_t> values(block.size());
         float scale = 0;
-        encode_fp8(block, std::ssize(block), ScaleFormat::fp32, values.data(), &scale);
+        fp8_scales(block, std::ssize(block), ScaleFormat::fp32, &scale);
+        encode_fp8(block, std::ssize(block), &scale, values.data());
         ASSERT_EQ(scale, 1.0f);
         for (size_t i = 0; i < block.size(); ++i)
             ASSERT_EQ(values[i], reference::to_e4m3(block[i])) << block[i];
@@ -74,7 +75,8 @@ TEST(BlockFp8, ScalesOfBlocksThatAreZeroTinyOrRoundedUpArePositive) {
     for (const ScaleFormat format : {ScaleFormat::fp32, ScaleFormat::power_of_two}) {
         std::vector<uint8_t> values(x.size());
         std::vector<float> scales(4);
-        encode_fp8(x, kColumns, format, values.data(), scales.data());
+        fp8_scales(x, kColumns, format, scales.data());
+        encode_fp8(x, kColumns, scales.data(), values.data());
         const bool power = format == ScaleFormat::power_of_two;
         EXPECT_EQ(scales[0], 1.0f);
         EXPECT_EQ(scales[1], 2.0f);

@@ -113,7 +113,7 @@ def test_nonsense_is_refused_in_a_line_and_leaves_nothing(trained, tmp_path):
         ((trained / "run", tmp_path / "full"), 2, "is there already"),
         ((trained / "run", tmp_path / "file"), 2, "is there already"),
         ((trained / "none", tmp_path / "out"), 3, "no such directory"),
-        ((trained / "run", tmp_path / "out", "--dtype", "fp8"), 2, "fp8"),
+        ((trained / "run", tmp_path / "out", "--dtype", "fp4"), 2, "fp4"),
         ((trained / "run", tmp_path / "out", "--tokenizer", tmp_path / "none.json"), 0, "not there"),
     ]:
         done = runs.run("export", *arguments)
