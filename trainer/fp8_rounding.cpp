@@ -156,7 +156,7 @@ std::vector<std::string> Fp8Rounding::report() const {
     std::vector<std::string> lines;
     Sums all;
     const auto say = [&](const std::string& name, const Sums& sums) {
-        std::string line = fmt::format("{:<20} rounding moves it by {:.2g} of its norm", name,
+        std::string line = fmt::format("{:<22} rounding moves it by {:.2g} of its norm", name,
                                        std::sqrt(sums.error / sums.weight));
         if (file_ && sums.change == 0)
             line += "; nothing of it was trained";
@@ -165,8 +165,8 @@ std::vector<std::string> Fp8Rounding::report() const {
                 fmt::format(", training by {:.2g}; {:.1f} % of the change is kept",
                             std::sqrt(sums.change / sums.weight), 100 * sums.kept / sums.change);
         if (file_)
-            line += fmt::format("; {} of {} blocks are those of {}", sums.kept_blocks, sums.blocks,
-                                file_->path().string());
+            line +=
+                fmt::format("; {} of {} blocks are as they were", sums.kept_blocks, sums.blocks);
         lines.push_back(std::move(line));
     };
     for (const auto& [name, sums] : groups_) {

@@ -74,7 +74,7 @@ def test_what_was_not_trained_goes_out_as_it_came(base, scale_fmt, tmp_path):
     assert written["quantization_config"] == config["quantization_config"]
     all_blocks = sum(t.numel() for n, t in stored.items() if n.endswith("_scale_inv"))
     assert re.search(rf"all in FP8 .*rounding moves it by 0 of its norm; nothing of it was trained; "
-                     rf"{all_blocks} of {all_blocks} blocks are those of", said), said
+                     rf"{all_blocks} of {all_blocks} blocks are as they were", said), said
     fucina("import", tmp_path / "out", tmp_path / "again")
     assert fucina("checkpoint", "diff", tmp_path / "checkpoint", tmp_path / "again").returncode == 0
 
@@ -147,7 +147,7 @@ def test_how_much_of_the_training_is_kept(base, size, least, most, tmp_path):
     assert least < share < most
     assert abs(share_said(said) - share) < 0.06  # it is said with one digit
     for group in ("attention", "mlp", "moe.experts", "moe.shared", "mtp.block.attention", "mtp.block.moe.experts"):
-        assert re.search(rf"^{re.escape(group)} +rounding moves .* 0 of \d+ blocks are those of", said, re.M), said
+        assert re.search(rf"^{re.escape(group)} +rounding moves .* 0 of \d+ blocks are as they were", said, re.M), said
 
 
 def test_a_base_that_is_not_fp8_is_rounded_as_the_model_is(tmp_path):
@@ -181,7 +181,7 @@ def test_blocks_that_training_left_alone_keep_their_bytes(base, tmp_path):
     expected = {n: t for n, t in stored.items() if not n.endswith(COPIES)}
     equal(tensors(tmp_path / "out"), expected | {name: values, name + "_scale_inv": scales})
     blocks = [t.numel() for n, t in stored.items() if n.endswith("_scale_inv")]
-    assert f"; {sum(blocks) - 2} of {sum(blocks)} blocks are those of" in said
+    assert f"; {sum(blocks) - 2} of {sum(blocks)} blocks are as they were" in said
 
 
 def test_nonsense_is_refused_in_a_line_and_leaves_nothing(base, tmp_path):
