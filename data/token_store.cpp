@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "data/child.h"
 #include "data/hdf5_handle.h"
 #include "data/streaming_hash.h"
 #include "data/token_store_format.h"
@@ -14,7 +15,8 @@
 namespace fucina {
 namespace {
 
-constexpr int64_t kChunk = 1 << 18;  // elements read at a time
+constexpr int64_t kChunk = 1 << 18;   // elements read at a time
+constexpr size_t kLongestText = 256;  // of an attribute
 
 // What the HDF5 structure says; everything in it has been checked against the file's size.
 struct Dataset {
@@ -51,7 +53,7 @@ class StoreReader {
         const Hdf5Handle type(H5Aget_type(id), H5Tclose), space(H5Aget_space(id), H5Sclose);
         const size_t bytes = H5Tget_size(type);
         if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0 || bytes == 0 ||
-            bytes > 256 || H5Sget_simple_extent_type(space) != H5S_SCALAR) {
+            bytes > kLongestText || H5Sget_simple_extent_type(space) != H5S_SCALAR) {
             refuse("attribute ", attribute, " is not a text of fixed length");
         }
         std::string value(bytes, '\0');
@@ -126,38 +128,69 @@ class StoreReader {
     Hdf5Handle access_, file_;
 };
 
+struct Structure {
+    int64_t vocab_size = 0;
+    char tokenizer_hash[kLongestText + 1] = {};
+    uint64_t tokens_checksum = 0, offsets_checksum = 0;
+    Dataset tokens, offsets;
+};
+
+Structure read_structure(const InputFile& file) {
+    const std::string name = file.path().string();
+    const StoreReader reader(file);
+    const int64_t version = reader.integer(kVersionName);
+    if (version != kTokenStoreVersion) {
+        fail(ExitCode::data, name, ": token store of format version ", version,
+             ", this program reads ", kTokenStoreVersion, "; make it again with data prepare");
+    }
+    Structure found;
+    found.vocab_size = reader.integer(kVocabularyName);
+    if (found.vocab_size < 1 || found.vocab_size > kLargestVocabulary) {
+        fail(ExitCode::data, name, ": vocab_size ", found.vocab_size, ", expected 1 to ",
+             kLargestVocabulary);
+    }
+    const std::string hash = reader.text(kTokenizerName);
+    hash.copy(found.tokenizer_hash, kLongestText);
+    found.tokens_checksum = reader.checksum(kTokensChecksumName);
+    found.offsets_checksum = reader.checksum(kOffsetsChecksumName);
+    found.tokens = reader.dataset(kTokensName, {H5T_STD_U16LE, H5T_STD_U32LE});
+    found.offsets = reader.dataset(kOffsetsName, {H5T_STD_I64LE});
+    if (found.tokens.count < 1 || found.offsets.count < 2) {
+        fail(ExitCode::data, name, ": holds ", found.tokens.count, " tokens and ",
+             found.offsets.count, " document offsets, expected at least 1 and 2");
+    }
+    return found;
+}
+
+// libhdf5 is not made for hostile files: it crashes on some, so it reads them in a child.
+Structure structure_of(const InputFile& file) {
+    quiet_hdf5();  // here, and not anew in every child
+    const std::string bytes = in_child(file.path().string(), [&] {
+        const Structure found = read_structure(file);
+        return std::string(reinterpret_cast<const char*>(&found), sizeof found);
+    });
+    Structure found;
+    FUCINA_CHECK(bytes.size() == sizeof found, bytes.size(), " bytes");
+    std::memcpy(&found, bytes.data(), sizeof found);
+    return found;
+}
+
 }  // namespace
 
 TokenStore TokenStore::open(const std::filesystem::path& path) {
-    quiet_hdf5();
     TokenStore store;
     store.name_ = path.string();
     store.file_.emplace(path);
-    const StoreReader reader(*store.file_);
-    const int64_t version = reader.integer(kVersionName);
-    if (version != kTokenStoreVersion) {
-        fail(ExitCode::data, store.name_, ": token store of format version ", version,
-             ", this program reads ", kTokenStoreVersion, "; make it again with data prepare");
-    }
-    store.vocab_size_ = reader.integer(kVocabularyName);
-    if (store.vocab_size_ < 1 || store.vocab_size_ > kLargestVocabulary) {
-        fail(ExitCode::data, store.name_, ": vocab_size ", store.vocab_size_, ", expected 1 to ",
-             kLargestVocabulary);
-    }
-    store.tokenizer_hash_ = reader.text(kTokenizerName);
-    store.tokens_checksum_ = reader.checksum(kTokensChecksumName);
-    store.offsets_checksum_ = reader.checksum(kOffsetsChecksumName);
-    const Dataset tokens = reader.dataset(kTokensName, {H5T_STD_U16LE, H5T_STD_U32LE});
-    const Dataset offsets = reader.dataset(kOffsetsName, {H5T_STD_I64LE});
-    if (tokens.count < 1 || offsets.count < 2) {
-        fail(ExitCode::data, store.name_, ": holds ", tokens.count, " tokens and ", offsets.count,
-             " document offsets, expected at least 1 and 2");
-    }
-    store.tokens_ = tokens.count;
-    store.token_bytes_ = tokens.element_bytes;
-    store.tokens_at_ = tokens.offset;
-    store.documents_ = offsets.count - 1;
-    store.offsets_at_ = offsets.offset;
+    const Structure found = structure_of(*store.file_);
+    store.vocab_size_ = found.vocab_size;
+    store.tokenizer_hash_ = found.tokenizer_hash;
+    store.tokens_checksum_ = found.tokens_checksum;
+    store.offsets_checksum_ = found.offsets_checksum;
+    store.tokens_ = found.tokens.count;
+    store.token_bytes_ = found.tokens.element_bytes;
+    store.tokens_at_ = found.tokens.offset;
+    store.documents_ = found.offsets.count - 1;
+    store.offsets_at_ = found.offsets.offset;
     store.check_offsets();
     return store;
 }

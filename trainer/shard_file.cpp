@@ -9,6 +9,7 @@
 #include <cstring>
 #include <set>
 
+#include "data/child.h"
 #include "data/file.h"
 #include "data/hdf5_handle.h"
 #include "data/streaming_hash.h"
@@ -145,8 +146,9 @@ uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number)
     return hash_outside(file, std::move(boxes));
 }
 
-void cross_check_shard(const fs::path& dir, const Manifest& manifest, int file) {
-    quiet_hdf5();
+namespace {
+
+void cross_check(const fs::path& dir, const Manifest& manifest, int file) {
     const fs::path path = dir / manifest.files(file).name();
     const Hdf5Handle opened(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
     if (!opened) fail(ExitCode::data, path.string(), ": HDF5 cannot open it");
@@ -176,6 +178,16 @@ void cross_check_shard(const fs::path& dir, const Manifest& manifest, int file) 
             }
         }
     }
+}
+
+}  // namespace
+
+void cross_check_shard(const fs::path& dir, const Manifest& manifest, int file) {
+    quiet_hdf5();
+    in_child((dir / manifest.files(file).name()).string(), [&] {
+        cross_check(dir, manifest, file);
+        return std::string();
+    });
 }
 
 }  // namespace fucina

@@ -33,8 +33,8 @@ uint64_t frame_hash(const std::filesystem::path& path, std::span<const ShardData
 // The same of a manifest's shard.
 uint64_t frame_hash(const InputFile& file, const Manifest& manifest, int number);
 
-// Opens every dataset of a shard with libhdf5 and compares shape, type and offset with the
-// manifest; fails with exit 3 at the first difference.
+// Opens every dataset of a shard with libhdf5, in a child process that a hostile file may crash,
+// and compares shape, type and offset with the manifest; fails with exit 3 at the first difference.
 void cross_check_shard(const std::filesystem::path& dir, const Manifest& manifest, int file);
 
 }  // namespace fucina

@@ -128,6 +128,31 @@ def make_stores():
     put("deflated", tokens=numpy.zeros(4096, "<u2"), chunks=(4096,), compression="gzip")
 
 
+def make_shards():
+    def put(name, change=lambda file: None, libver="v110"):
+        path = SEEDS / "shard" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w", libver=(libver, libver) if libver != "earliest" else libver) as file:
+            for dataset in ("a", "b@2"):
+                create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                h5py.h5d.create(file.require_group("weight").id, dataset.encode(), h5py.h5t.IEEE_F32LE,
+                                h5py.h5s.create_simple((2, 3)), create)
+            change(file)
+
+    def external(file):
+        del file["weight/a"]
+        file.create_dataset("weight/a", (2, 3), "<f4", external=[("/etc/passwd", 0, 24)])
+
+    def elsewhere(file):
+        del file["weight/a"]
+        file["weight/a"] = h5py.ExternalLink("/etc/passwd", "/x")
+    put("valid")
+    put("old", libver="earliest")
+    put("external", external)
+    put("external-link", elsewhere)
+
+
 def make_texts():
     for name in ("deepseek_v3_plain", "deepseek_v3_yarn"):
         write("model_config", name, (ROOT / "tests/golden" / name / "config.json").read_text())
@@ -191,5 +216,6 @@ if __name__ == "__main__":
     make_safetensors()
     make_manifest()
     make_stores()
+    make_shards()
     make_texts()
     make_tokenizers()
