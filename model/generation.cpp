@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <list>
 #include <numeric>
 
 #include "kernels/error.h"
@@ -43,6 +44,71 @@ class FallingOrder {
     std::vector<int32_t> heap_, taken_;
 };
 
+// Texts that are continued together, a token each at a time.
+class TextBatch {
+  public:
+    TextBatch(Model& model, std::span<const std::vector<int32_t>> prompts,
+              const GenerationOptions& options,
+              const std::function<void(size_t, int32_t)>& on_token)
+        : model_(model),
+          prompts_(prompts),
+          options_(options),
+          on_token_(on_token),
+          made_(prompts.size()) {}
+
+    int64_t size() const { return std::ssize(texts_); }
+    const std::vector<std::vector<int32_t>>& made() const { return made_; }
+
+    void begin(size_t number) {
+        const std::vector<int32_t>& prompt = prompts_[number];
+        FUCINA_CHECK(!prompt.empty(), "generation needs a prompt");
+        check_positions(std::ssize(prompt), model_.spec(), "the prompt", ExitCode::usage);
+        if (room(number) == 0) return;
+        Text text{number, model_.make_cache(std::ssize(prompt) + room(number))};
+        const Tensor logits = model_.extend(prompt, text.cache);
+        if (choose(number, logits)) texts_.push_back(std::move(text));
+    }
+    void go_on() {
+        std::vector<Continuation> next;
+        for (Text& text : texts_) next.push_back({{&made_[text.number].back(), 1}, &text.cache});
+        const Tensor logits = model_.extend(next);
+        int64_t row = 0;
+        texts_.remove_if([&](const Text& text) {
+            const int64_t own = row++;
+            return !choose(text.number, logits.slice(own, own + 1));
+        });
+    }
+
+  private:
+    struct Text {
+        size_t number;
+        LatentCache cache;
+    };
+    // New tokens that the prompt of that number may have.
+    int64_t room(size_t number) const {
+        const int64_t left = model_.spec().max_positions - std::ssize(prompts_[number]);
+        return std::min(options_.max_tokens, left);
+    }
+    // A token from logits [1, V]; whether the text goes on.
+    bool choose(size_t number, const Tensor& logits) {
+        std::vector<int32_t>& tokens = made_[number];
+        const int32_t next =
+            choose_token({logits.data<float>(), static_cast<size_t>(logits.size())},
+                         options_.sampling, static_cast<uint32_t>(tokens.size()));
+        if (std::ranges::find(options_.stop_ids, next) != options_.stop_ids.end()) return false;
+        tokens.push_back(next);
+        if (on_token_) on_token_(number, next);
+        return std::ssize(tokens) < room(number);
+    }
+
+    Model& model_;
+    const std::span<const std::vector<int32_t>> prompts_;
+    const GenerationOptions& options_;
+    const std::function<void(size_t, int32_t)>& on_token_;
+    std::vector<std::vector<int32_t>> made_;
+    std::list<Text> texts_;
+};
+
 }  // namespace
 
 int32_t choose_token(std::span<const float> logits, const Sampling& sampling, uint32_t step) {
@@ -82,27 +148,26 @@ void check_positions(int64_t tokens, const ModelSpec& spec, const std::string& w
          "; shorten it, or raise max_position_embeddings if the model is made for more");
 }
 
+std::vector<std::vector<int32_t>> generate_all(
+    Model& model, std::span<const std::vector<int32_t>> prompts, int64_t together,
+    const GenerationOptions& options,
+    const std::function<void(size_t prompt, int32_t token)>& on_token) {
+    TextBatch batch(model, prompts, options, on_token);
+    for (size_t begun = 0; begun < prompts.size() || batch.size() > 0;) {
+        while (begun < prompts.size() && batch.size() < together) batch.begin(begun++);
+        if (batch.size() > 0) batch.go_on();
+    }
+    return batch.made();
+}
+
 std::vector<int32_t> generate(Model& model, std::span<const int32_t> prompt,
                               const GenerationOptions& options,
                               const std::function<void(int32_t)>& on_token) {
-    FUCINA_CHECK(!prompt.empty(), "generation needs a prompt");
-    const auto length = static_cast<int64_t>(prompt.size());
-    check_positions(length, model.spec(), "the prompt", ExitCode::usage);
-    const int64_t max_tokens = std::min(options.max_tokens, model.spec().max_positions - length);
-    LatentCache cache = model.make_cache(length + max_tokens);
-    std::vector<int32_t> tokens;
-    Tensor logits = model.extend(prompt, cache);
-    while (static_cast<int64_t>(tokens.size()) < max_tokens) {
-        const int32_t next =
-            choose_token({logits.data<float>(), static_cast<size_t>(logits.size())},
-                         options.sampling, static_cast<uint32_t>(tokens.size()));
-        if (std::ranges::find(options.stop_ids, next) != options.stop_ids.end()) break;
-        tokens.push_back(next);
-        on_token(next);
-        if (static_cast<int64_t>(tokens.size()) < max_tokens)
-            logits = model.extend({&tokens.back(), 1}, cache);
-    }
-    return tokens;
+    const std::vector<int32_t> alone(prompt.begin(), prompt.end());
+    const auto hears = [&](size_t, int32_t token) {
+        if (on_token) on_token(token);
+    };
+    return generate_all(model, {&alone, 1}, 1, options, hears).front();
 }
 
 }  // namespace fucina

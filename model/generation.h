@@ -34,6 +34,14 @@ void check_positions(int64_t tokens, const ModelSpec& spec, const std::string& w
 // model's last position. on_token hears of every new token as it is chosen.
 std::vector<int32_t> generate(Model& model, std::span<const int32_t> prompt,
                               const GenerationOptions& options,
-                              const std::function<void(int32_t)>& on_token);
+                              const std::function<void(int32_t)>& on_token = {});
+
+// What each of the prompts goes on with, which is what it would alone. At most `together` of them
+// are in work at a time: one that ends makes room for the next. on_token: of the prompt of that
+// number.
+std::vector<std::vector<int32_t>> generate_all(
+    Model& model, std::span<const std::vector<int32_t>> prompts, int64_t together,
+    const GenerationOptions& options,
+    const std::function<void(size_t prompt, int32_t token)>& on_token = {});
 
 }  // namespace fucina

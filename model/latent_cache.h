@@ -2,6 +2,7 @@
 // for all heads.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -15,6 +16,12 @@ struct LatentCache {
     };
     std::vector<Layer> layers;
     int64_t capacity = 0, length = 0;  // tokens
+};
+
+// Tokens that follow those in a text's cache, or begin it.
+struct Continuation {
+    std::span<const int32_t> ids;
+    LatentCache* cache = nullptr;
 };
 
 }  // namespace fucina

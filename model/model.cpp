@@ -356,31 +356,35 @@ LatentCache Model::make_cache(int64_t capacity) const {
     return cache;
 }
 
-Tensor Model::extend(std::span<const int32_t> ids, LatentCache& cache) {
+Tensor Model::extend(std::span<const Continuation> texts) {
     MemoryPurpose purpose("activations");
-    const auto count = static_cast<int64_t>(ids.size());
-    FUCINA_CHECK(count > 0 && cache.length + count <= cache.capacity, count, " tokens after ",
-                 cache.length, " of ", cache.capacity);
     TokenBatch batch;
-    batch.ids.assign(ids.begin(), ids.end());
-    for (int64_t t = 0; t < count; ++t)
-        batch.positions.push_back(static_cast<int32_t>(cache.length + t));
-    batch.cu_seqlens = batch.sequence_offsets = batch.grain_offsets = {0, count};
+    for (const auto& [ids, cache] : texts) {
+        const int64_t count = std::ssize(ids);
+        FUCINA_CHECK(count > 0 && cache->length + count <= cache->capacity, count, " tokens after ",
+                     cache->length, " of ", cache->capacity);
+        FUCINA_CHECK((cache->length == 0) == (texts.front().cache->length == 0),
+                     "some texts begin, others go on");
+        batch.ids.insert(batch.ids.end(), ids.begin(), ids.end());
+        for (int64_t t = 0; t < count; ++t)
+            batch.positions.push_back(static_cast<int32_t>(cache->length + t));
+        batch.cu_seqlens.push_back(batch.tokens());
+    }
+    batch.sequence_offsets = batch.grain_offsets = batch.cu_seqlens;
     PassContext context = parts_->context(batch, true);
-    size_t first = 0;  // of the cache's layers
+    size_t first = 0;  // of the caches' layers
     BlockWeights::Use end;
     const Tensor hidden = parts_->through(context, [&](const Stage& stage, Tensor x) {
-        const auto layers = static_cast<size_t>(stage.layers());
-        const auto cached = std::span(cache.layers).subspan(first, layers);
-        first += layers;
-        return stage.extend(context, batch, std::move(x), cached, cache.length, end);
+        const size_t layer = first;
+        first += static_cast<size_t>(stage.layers());
+        return stage.extend(context, batch, std::move(x), texts, layer, end);
     });
-    cache.length += count;
+    for (const auto& [ids, cache] : texts) cache->length += std::ssize(ids);
     Tensor logits;
     if (parts_->has_last())
         logits = parts_->here.back()->head().logits(context, hidden);
     else
-        logits = Tensor::empty({1, parts_->spec.vocab_size}, DType::f32);
+        logits = Tensor::empty({std::ssize(texts), parts_->spec.vocab_size}, DType::f32);
     if (parts_->link) parts_->link->from_last(logits);
     return logits;
 }

@@ -89,10 +89,15 @@ class Model {
     // PassOptions::mtp_scale.
     static int64_t count_mtp_labels(const TokenBatch& batch);
 
-    // Decoding of one document with a cache of latents: appends `ids` to it and gives the logits
-    // after the last of them, fp32 [1, V], to every stage.
+    // Decoding with a cache of latents for each text: appends the texts' ids to them, and gives
+    // the logits after the last of each, fp32 [texts, V], to every stage. All texts begin, or none.
+    // A text's logits do not depend on the others.
     LatentCache make_cache(int64_t capacity) const;
-    Tensor extend(std::span<const int32_t> ids, LatentCache& cache);
+    Tensor extend(std::span<const Continuation> texts);
+    Tensor extend(std::span<const int32_t> ids, LatentCache& cache) {
+        const Continuation text{ids, &cache};
+        return extend({&text, 1});
+    }
 
     // Aux-loss-free balancing (arXiv 2412.19437 §2.1.2): bias += rate · sign(mean load - load), per
     // MoE layer. counts: of the global batch, as PassResult::expert_counts.

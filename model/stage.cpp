@@ -140,17 +140,22 @@ Tensor Stage::hidden(const PassContext& context, const TokenBatch& batch, Tensor
 }
 
 Tensor Stage::extend(const PassContext& context, const TokenBatch& batch, Tensor x,
-                     std::span<LatentCache::Layer> cache, int64_t length,
+                     std::span<const Continuation> texts, size_t first_layer,
                      BlockWeights::Use& end) const {
     x = embed(context, batch, std::move(x));
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const auto use = use_block(context, i + 1, i + 2);
-        x = blocks_[i].extend(context, {x}, cache[i], length).x;
+        x = blocks_[i].extend(context, {x}, texts, first_layer + i).x;
     }
     if (!head_) return x;
     end = use_end(context);
+    const Tensor last = context.activations(std::ssize(texts), x.dim(1));
+    for (int64_t i = 0; i < last.rows(); ++i) {
+        const int64_t end_row = batch.cu_seqlens[static_cast<size_t>(i) + 1];
+        copy_rows(x.slice(end_row - 1, end_row), last.slice(i, i + 1));
+    }
     Head::Saved dropped;
-    return head_->forward(context, {x.slice(x.rows() - 1, x.rows())}, dropped);
+    return head_->forward(context, {last}, dropped);
 }
 
 std::vector<const Moe*> Stage::moe_layers() const {

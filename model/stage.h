@@ -73,9 +73,10 @@ class Stage {
     // final hidden states. end: the weights of the head, which are here from then on.
     Tensor hidden(const PassContext& context, const TokenBatch& batch, Tensor x,
                   BlockWeights::Use& end) const;
-    // Of tokens that follow those in the cache, a layer of it for each block.
+    // Of tokens that follow those in the texts' caches, whose layers from first_layer on are for
+    // the blocks; the last stage gives those of each text's last token.
     Tensor extend(const PassContext& context, const TokenBatch& batch, Tensor x,
-                  std::span<LatentCache::Layer> cache, int64_t length,
+                  std::span<const Continuation> texts, size_t first_layer,
                   BlockWeights::Use& end) const;
 
     bool is_first() const { return embedding_.has_value(); }

@@ -58,7 +58,7 @@ bool SampleWriter::write(int64_t step, Model& model) const {
         .stop_ids = model.spec().eos_ids};
     std::string text;
     try {
-        text = data_.tokenizer->decode(generate(model, prompt_, options, [](int32_t) {}));
+        text = data_.tokenizer->decode(generate(model, prompt_, options));
     } catch (const Error& error) {  // the run decides how long it bears what is not finite
         if (error.code() != ExitCode::non_finite) throw;
         text = error.what();

@@ -35,7 +35,7 @@ void add_sample(const ReportOptions& options) {
     GenerationOptions generation{.max_tokens = options.max_tokens,
                                  .sampling = {.temperature = options.temperature, .top_p = 0.9},
                                  .stop_ids = source.stops(ends)};
-    const std::vector<int32_t> made = generate(model, prompt, generation, [](int32_t) {});
+    const std::vector<int32_t> made = generate(model, prompt, generation);
     nlohmann::ordered_json sample;
     if (source.manifest() != nullptr) sample["step"] = source.manifest()->step();
     sample["prompt"] = options.prompt;

@@ -44,11 +44,11 @@ class AttentionMla {
     // Lets go of what `kind` computes again. x is the caller's to restore before backward.
     void drop(RecomputeKind kind, Saved& saved) const;
 
-    // One-token decoding: the tokens of x follow those in the cache, which grows by them. The
-    // latents are never expanded to heads: W_kv is folded into q and o instead (arXiv 2405.04434
-    // §2.1.2).
-    Out extend(const PassContext& context, const In& in, LatentCache::Layer& cache,
-               int64_t length) const;
+    // Decoding: the tokens of x, text by text, follow those in the texts' caches, or begin all of
+    // the texts. Latents in a cache are never expanded to heads: W_kv is folded into q and o
+    // instead (arXiv 2405.04434 §2.1.2).
+    Out extend(const PassContext& context, const In& in, std::span<const Continuation> texts,
+               size_t layer) const;
 
   private:
     void compute_down(const PassContext& context, Saved& saved) const;
@@ -57,7 +57,9 @@ class AttentionMla {
     void compute_kv(const PassContext& context, Saved& saved) const;
     AttentionShape shape(const PassContext& context) const;
     AttentionKv kv_views(const Tensor& kv, const Tensor& k_rope) const;
-    void remember(const Saved& saved, LatentCache::Layer& cache, int64_t length) const;
+    void remember(const Saved& saved, std::span<const Continuation> texts, size_t layer) const;
+    void attend_to_caches(const Saved& saved, std::span<const Continuation> texts,
+                          size_t layer) const;
     Tensor q_columns(const Tensor& down) const { return down.columns(0, q_width_); }
     Tensor c_columns(const Tensor& down) const {
         return down.columns(q_width_, q_width_ + mla_.kv_lora_rank);

@@ -99,11 +99,11 @@ DecoderBlock::In DecoderBlock::backward(const PassContext& context, const Out& g
 }
 
 DecoderBlock::Out DecoderBlock::extend(const PassContext& context, const In& in,
-                                       LatentCache::Layer& cache, int64_t length) const {
+                                       std::span<const Continuation> texts, size_t layer) const {
     Saved saved;
     saved.x = in.x;
     const Tensor x = attention_norm_.forward(context, in.x, saved.x_rstd);
-    return finish(context, attention_.extend(context, {x}, cache, length).y, saved);
+    return finish(context, attention_.extend(context, {x}, texts, layer).y, saved);
 }
 
 }  // namespace fucina

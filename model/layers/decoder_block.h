@@ -36,9 +36,9 @@ class DecoderBlock {
 
     Out forward(const PassContext& context, const In& in, Saved& saved) const;
     In backward(const PassContext& context, const Out& grad, Saved& saved) const;
-    // As forward, for tokens that follow those in the cache.
-    Out extend(const PassContext& context, const In& in, LatentCache::Layer& cache,
-               int64_t length) const;
+    // As forward, for tokens that follow those in the caches, of which this is the layer.
+    Out extend(const PassContext& context, const In& in, std::span<const Continuation> texts,
+               size_t layer) const;
 
     const AttentionMla& attention() const { return attention_; }
     const Moe* moe() const { return std::get_if<Moe>(&feed_forward_); }

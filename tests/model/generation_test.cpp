@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/error.h"
@@ -93,6 +94,60 @@ TEST(Generate, GreedyFollowsTheFullForward) {
     const std::vector<int32_t> stopped =
         generate(model, prompt, {.max_tokens = 12, .stop_ids = {made[2]}}, [](int32_t) {});
     EXPECT_EQ(static_cast<int64_t>(stopped.size()), first);
+}
+
+// However many are in work together, also where some end early and others take their place.
+TEST(Generate, TextsInABatchAreWhatTheyAreAlone) {
+    const ModelSpec spec = test::tiny_spec();
+    const auto prompts = test::random_documents({5, 1, 9, 3, 7, 2, 4}, spec.vocab_size, 5);
+    for (const DType compute : {DType::f32, DType::bf16})
+        for (const double temperature : {0.0, 0.9}) {
+            Model model = test::tiny_model(spec, {.compute = compute, .training = false});
+            GenerationOptions options{.max_tokens = 10,
+                                      .sampling = {.temperature = temperature, .seed = 3}};
+            std::vector<std::vector<int32_t>> alone;
+            for (const auto& prompt : prompts) alone.push_back(generate(model, prompt, options));
+            options.stop_ids = {alone[2][4], alone[0][1]};
+            for (size_t i = 0; i < prompts.size(); ++i)
+                alone[i] = generate(model, prompts[i], options);
+            EXPECT_LT(alone[0].size(), 2U);
+            for (const int64_t together : {1, 2, 3, 100}) {
+                std::vector<std::vector<int32_t>> heard(prompts.size());
+                EXPECT_EQ(generate_all(model, prompts, together, options,
+                                       [&](size_t i, int32_t id) { heard[i].push_back(id); }),
+                          alone)
+                    << together;
+                EXPECT_EQ(heard, alone);
+            }
+        }
+}
+
+// Of texts of many lengths, to the last bit.
+TEST(Generate, LogitsDoNotDependOnTheOtherTexts) {
+    const ModelSpec spec = test::tiny_spec();
+    Model model = test::tiny_model(spec, {.compute = DType::bf16, .training = false});
+    const auto texts = test::random_documents({6, 19, 11}, spec.vocab_size, 8);
+    const std::vector<int32_t> next = {3, 1, 4};
+    std::vector<LatentCache> together, alone;
+    std::vector<Continuation> prompts, tokens;
+    for (size_t i = 0; i < texts.size(); ++i) {
+        together.push_back(model.make_cache(20));
+        alone.push_back(model.make_cache(20));
+    }
+    for (size_t i = 0; i < texts.size(); ++i) {
+        prompts.push_back({texts[i], &together[i]});
+        tokens.push_back({{&next[i], 1}, &together[i]});
+    }
+    const Tensor first = model.extend(prompts), second = model.extend(tokens);
+    for (size_t i = 0; i < texts.size(); ++i) {
+        const auto same = [&](const Tensor& batch, const Tensor& own) {
+            const auto row = static_cast<int64_t>(i);
+            return std::memcmp(batch.row<float>(row), own.raw(),
+                               static_cast<size_t>(own.bytes())) == 0;
+        };
+        EXPECT_TRUE(same(first, model.extend(texts[i], alone[i]))) << i;
+        EXPECT_TRUE(same(second, model.extend({&next[i], 1}, alone[i]))) << i;
+    }
 }
 
 }  // namespace
