@@ -79,7 +79,7 @@ bool CheckpointSaver::start(SaveRequest request) {
     renamed_ = false;
     trash_.clear();
     const int ranks = communicator_.size();
-    shares_ = plan_shares(request_.tensors, mesh_of(request_.mesh, ranks), ranks);
+    shares_ = plan_shares(planned(request_.tensors), mesh_of(request_.mesh, ranks), ranks);
     target_ = outcome_.directory = checkpoint_directory(request_.run_dir, request_.manifest.step());
     temporary_ = target_.string() + fmt::format(".tmp-{}", getpid());
     phase_ = Phase::writing;
@@ -211,24 +211,15 @@ void CheckpointSaver::gather() {
         saved->set_dtype(std::string(name_of(named.tensor.dtype())));
         for (int64_t dim : named.shape()) saved->add_shape(dim);
     }
+    const std::vector<PlannedTensor> tensors = planned(request_.tensors);
     std::vector<size_t> next(ranks);
     for (size_t r = 0; r < ranks; ++r) next[r] = r * width + 2;
     for (const Share& share : shares_) {
         const auto writer = static_cast<size_t>(share.writer);
-        add_box(share, all[next[writer]], static_cast<uint64_t>(all[next[writer] + 1]));
+        add_box(*manifest_.mutable_tensors(static_cast<int>(share.tensor)), tensors[share.tensor],
+                share, all[next[writer]], static_cast<uint64_t>(all[next[writer] + 1]));
         next[writer] += 2;
     }
-}
-
-void CheckpointSaver::add_box(const Share& share, int64_t byte_offset, uint64_t xxh3) {
-    SavedBox* box = manifest_.mutable_tensors(static_cast<int>(share.tensor))->add_boxes();
-    box->set_file(static_cast<uint32_t>(share.writer));
-    for (const int64_t offset : share.box.offset) box->add_offset(offset);
-    for (const int64_t extent : share.box.extent) box->add_extent(extent);
-    box->set_byte_offset(byte_offset);
-    box->set_nbytes(share.nbytes);
-    box->set_xxh3(xxh3);
-    box->set_dataset(dataset_path(request_.tensors[share.tensor], share));
 }
 
 void CheckpointSaver::commit() {
@@ -291,7 +282,7 @@ void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
 int64_t snapshot_bytes(std::span<const NamedTensor> tensors, const MeshShape& mesh, int rank,
                        int64_t snapshot) {
     if (snapshot == 0) return 0;
-    const std::vector<Share> shares = plan_shares(tensors, mesh, mesh.ranks());
+    const std::vector<Share> shares = plan_shares(planned(tensors), mesh, mesh.ranks());
     return std::min(snapshot, bytes_by_writer(shares, mesh.ranks())[static_cast<size_t>(rank)]);
 }
 

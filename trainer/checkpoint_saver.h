@@ -48,7 +48,6 @@ class CheckpointSaver {
     void share_temporary();
     void start_writing();
     void gather();
-    void add_box(const Share& share, int64_t byte_offset, uint64_t xxh3);
     void commit();
     void take_back();
     void retire();

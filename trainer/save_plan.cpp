@@ -12,12 +12,12 @@ namespace fucina {
 namespace {
 
 // What the ranks hold of a tensor, each box once, with its holders.
-std::vector<std::pair<Box, std::vector<int>>> boxes_of(const NamedTensor& named,
+std::vector<std::pair<Box, std::vector<int>>> boxes_of(const PlannedTensor& tensor,
                                                        const MeshShape& mesh, int ranks) {
     std::vector<std::pair<Box, std::vector<int>>> boxes;
     for (int rank = 0; rank < ranks; ++rank) {
-        const Box box = named.shared_out ? owned_box(named.shape(), named.layout, mesh, rank)
-                                         : box_of(named.shape(), named.layout, mesh, rank);
+        const Box box = tensor.shared_out ? owned_box(tensor.shape, tensor.layout, mesh, rank)
+                                          : box_of(tensor.shape, tensor.layout, mesh, rank);
         const auto found =
             std::ranges::find_if(boxes, [&](const auto& known) { return known.first == box; });
         if (found == boxes.end())
@@ -34,18 +34,30 @@ int64_t rows_of(const Box& box) {
 
 }  // namespace
 
-std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, const MeshShape& mesh,
+std::vector<PlannedTensor> planned(std::span<const NamedTensor> tensors) {
+    std::vector<PlannedTensor> all;
+    for (const NamedTensor& named : tensors)
+        all.push_back({named.kind,
+                       named.name,
+                       {named.shape().begin(), named.shape().end()},
+                       size_of(named.tensor.dtype()),
+                       named.layout,
+                       named.shared_out});
+    return all;
+}
+
+std::vector<Share> plan_shares(std::span<const PlannedTensor> tensors, const MeshShape& mesh,
                                int ranks) {
     int64_t total = 0;
-    for (const NamedTensor& named : tensors)
-        total += whole_box(named.shape()).size() * size_of(named.tensor.dtype());
+    for (const PlannedTensor& tensor : tensors)
+        total += whole_box(tensor.shape).size() * tensor.element;
     const int64_t limit = ranks == 1 ? total : std::max<int64_t>(total / (2 * ranks), 1 << 20);
     std::vector<Share> shares;
     for (size_t t = 0; t < tensors.size(); ++t) {
         for (const auto& [box, holders] : boxes_of(tensors[t], mesh, ranks)) {
             if (box.size() == 0) continue;
             const int64_t rows = rows_of(box);
-            const int64_t row_bytes = box.size() / rows * size_of(tensors[t].tensor.dtype());
+            const int64_t row_bytes = box.size() / rows * tensors[t].element;
             const int64_t step = std::clamp<int64_t>(limit / row_bytes, 1, rows);
             for (int64_t first = 0; first < rows; first += step) {
                 const int64_t count = std::min(step, rows - first);
@@ -76,13 +88,12 @@ std::vector<int64_t> bytes_by_writer(std::span<const Share> shares, int ranks) {
     return bytes;
 }
 
-std::string dataset_path(const NamedTensor& named, const Share& share) {
-    const std::string path = concat("/", named.kind, "/", named.name);
-    const Box& box = share.box;
-    if (box == whole_box(named.shape())) return path;
+std::string dataset_path(const PlannedTensor& tensor, const Box& box) {
+    const std::string path = concat("/", tensor.kind, "/", tensor.name);
+    if (box == whole_box(tensor.shape)) return path;
     bool by_rows = true;
     for (size_t d = 1; d < box.extent.size(); ++d)
-        by_rows = by_rows && box.extent[d] == named.shape()[d];
+        by_rows = by_rows && box.extent[d] == tensor.shape[d];
     if (by_rows) return fmt::format("{}@{}", path, box.offset[0]);
     return fmt::format("{}@{}", path, fmt::join(box.offset, ","));
 }
@@ -90,13 +101,25 @@ std::string dataset_path(const NamedTensor& named, const Share& share) {
 ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
     const Tensor& tensor = named.tensor;
     ShardDataset dataset;
-    dataset.path = dataset_path(named, share);
+    dataset.path = dataset_path(planned({&named, 1}).front(), share.box);
     dataset.dtype = tensor.dtype();
     dataset.shape = share.box.extent;
     const int64_t row = share.box.offset.empty() ? 0 : share.box.offset[0] - named.box().offset[0];
     dataset.data = tensor.raw() + row * (share.nbytes / rows_of(share.box));
     dataset.nbytes = share.nbytes;
     return dataset;
+}
+
+void add_box(SavedTensor& saved, const PlannedTensor& tensor, const Share& share,
+             int64_t byte_offset, uint64_t xxh3) {
+    SavedBox* box = saved.add_boxes();
+    box->set_file(static_cast<uint32_t>(share.writer));
+    for (const int64_t offset : share.box.offset) box->add_offset(offset);
+    for (const int64_t extent : share.box.extent) box->add_extent(extent);
+    box->set_byte_offset(byte_offset);
+    box->set_nbytes(share.nbytes);
+    box->set_xxh3(xxh3);
+    box->set_dataset(dataset_path(tensor, share.box));
 }
 
 }  // namespace fucina

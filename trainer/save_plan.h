@@ -10,6 +10,16 @@
 
 namespace fucina {
 
+// What the plan needs to know of a tensor.
+struct PlannedTensor {
+    std::string kind, name;
+    std::vector<int64_t> shape;
+    int64_t element = 4;  // bytes
+    Layout layout = {};
+    bool shared_out = false;  // NamedTensor's
+};
+std::vector<PlannedTensor> planned(std::span<const NamedTensor> tensors);
+
 // A box of a tensor, and the rank that writes it.
 struct Share {
     size_t tensor;
@@ -21,16 +31,20 @@ struct Share {
 
 // What several ranks hold is written once; boxes too large for an even share are cut along
 // dimension 0, and the largest goes first to the holder with the least.
-std::vector<Share> plan_shares(std::span<const NamedTensor> tensors, const MeshShape& mesh,
+std::vector<Share> plan_shares(std::span<const PlannedTensor> tensors, const MeshShape& mesh,
                                int ranks);
 
 // What each rank writes, in bytes.
 std::vector<int64_t> bytes_by_writer(std::span<const Share> shares, int ranks);
 
 // "/weight/NAME", and behind it where the box begins if it is not the whole tensor.
-std::string dataset_path(const NamedTensor& named, const Share& share);
+std::string dataset_path(const PlannedTensor& tensor, const Box& box);
 
 // Of a box that this rank holds.
 ShardDataset dataset_of(const NamedTensor& named, const Share& share);
+
+// A manifest's entry of a box that was written.
+void add_box(SavedTensor& saved, const PlannedTensor& tensor, const Share& share,
+             int64_t byte_offset, uint64_t xxh3);
 
 }  // namespace fucina

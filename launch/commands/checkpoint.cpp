@@ -1,4 +1,4 @@
-// `fucina checkpoint inspect | verify | diff | prune`.
+// `fucina checkpoint inspect | verify | diff | reshard | prune`.
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -10,6 +10,7 @@
 #include "launch/recipe.h"
 #include "trainer/checkpoint.h"
 #include "trainer/checkpoint_diff.h"
+#include "trainer/checkpoint_reshard.h"
 #include "trainer/manifest.h"
 #include "trainer/run_directory.h"
 #include "trainer/step_line.h"
@@ -19,8 +20,8 @@ namespace {
 
 struct CheckpointOptions {
     std::string directory, other;
-    bool tensors = false;
-    int64_t keep = 0;
+    bool tensors = false, weights = false;
+    int64_t keep = 0, files = 1;
 };
 
 // A checkpoint directory, or a run's newest.
@@ -107,6 +108,19 @@ void diff(const CheckpointOptions& options) {
     if (!diff.same()) fail(ExitCode::data, a.dir().string(), " and ", b.dir().string(), " differ");
 }
 
+void reshard(const CheckpointOptions& options) {
+    if (process().rank() != 0) return;
+    const int64_t bytes =
+        reshard_checkpoint({.from = find(options.directory),
+                            .out = options.other,
+                            .files = options.files,
+                            .weights_only = options.weights,
+                            .say = [](const std::string& line) { std::puts(line.c_str()); }});
+    std::printf("%s: %s bytes in %lld files\n", options.other.c_str(),
+                thousands(static_cast<double>(bytes)).c_str(),
+                static_cast<long long>(options.files));
+}
+
 void prune(const CheckpointOptions& options) {
     if (process().rank() != 0) return;
     const RunDirectory run = RunDirectory::open(options.directory);  // not while it trains
@@ -126,12 +140,19 @@ void add_checkpoint_command(Command app) {
         command.subcommand("verify", "Read everything and compare all checksums");
     Command diff_command = command.subcommand(
         "diff", "Which tensors differ, and by how much; exit code 3 if any does");
-    for (Command each : {inspect_command, verify_command, diff_command}) {
+    Command reshard_command = command.subcommand(
+        "reshard", "The same tensors in another number of files, or the weights alone");
+    for (Command each : {inspect_command, verify_command, diff_command, reshard_command}) {
         each.option("directory", options->directory, "run or checkpoint directory")
             .path()
             .required();
     }
     diff_command.option("other", options->other, "run or checkpoint directory").path().required();
+    reshard_command.option("out", options->other, "checkpoint directory to make").path().required();
+    reshard_command.option("--files", options->files, "so many shards")
+        .range(int64_t{1}, int64_t{99999})
+        .show_default();
+    reshard_command.flag("--weights", options->weights, "without the optimizer's moments");
     Command prune_command = command.subcommand("prune", "Remove a run's older checkpoints");
     prune_command.option("run", options->directory, "run directory").path().required();
     prune_command.option("--keep", options->keep, "So many newest valid ones stay")
@@ -142,6 +163,7 @@ void add_checkpoint_command(Command app) {
     inspect_command.run([options] { inspect(*options); });
     verify_command.run([options] { verify(*options); });
     diff_command.run([options] { diff(*options); });
+    reshard_command.run([options] { reshard(*options); });
     prune_command.run([options] { prune(*options); });
 }
 

@@ -9,6 +9,7 @@
 #include "tests/support/checkpoint_case.h"
 #include "trainer/checkpoint_diff.h"
 #include "trainer/checkpoint_reader.h"
+#include "trainer/checkpoint_reshard.h"
 #include "trainer/manifest.h"
 
 namespace fucina {
@@ -100,6 +101,41 @@ TEST_F(CheckpointTools, DiffNamesWhatDiffersAndByHowMuch) {
     EXPECT_NEAR(diff.tensors[0].relative, 0.25 / std::sqrt(33.0), 1e-6);
     EXPECT_EQ(diff.tensors[1].name, state.back().name);
     EXPECT_EQ(diff.tensors[1].apart, "only in the first");
+}
+
+TEST_F(CheckpointTools, ReshardHasTheSameTensorsInOtherFiles) {
+    const auto state = make_state(3);
+    const fs::path dir = save(1, 4, state).directory;
+    for (const int64_t files : {1, 2, 7}) {
+        const fs::path out = dir_ / concat("in-", files);
+        reshard_checkpoint({.from = dir, .out = out, .files = files});
+        EXPECT_NO_THROW(verify_checkpoint(out));
+        const Manifest manifest = read_manifest(out);
+        EXPECT_EQ(manifest.files_size(), files);
+        EXPECT_EQ(manifest.step(), 1);
+        const CheckpointDiff diff = diff_checkpoints(CheckpointReader(dir), CheckpointReader(out));
+        EXPECT_TRUE(diff.same());
+        EXPECT_EQ(diff.equal, std::ssize(state));
+        EXPECT_EQ(code_of([&] { reshard_checkpoint({.from = dir, .out = out}); }), ExitCode::usage);
+    }
+    reshard_checkpoint({.from = dir, .out = dir_ / "weights", .weights_only = true});
+    const Manifest weights = read_manifest(dir_ / "weights");
+    EXPECT_EQ(weights.tensors_size(), 4);
+    for (const SavedTensor& tensor : weights.tensors()) EXPECT_EQ(tensor.kind(), "weight");
+}
+
+// Nothing is made of what is damaged.
+TEST_F(CheckpointTools, ReshardRefusesDamage) {
+    const fs::path dir = save(1, 2, make_state(3)).directory;
+    const Manifest manifest = read_manifest(dir);
+    const SavedBox& box = manifest.tensors(5).boxes(0);
+    const fs::path shard = dir / manifest.files(static_cast<int>(box.file())).name();
+    std::string bytes = read(shard);
+    bytes[static_cast<size_t>(box.byte_offset()) + 9] ^= 2;
+    overwrite(shard, bytes);
+    EXPECT_EQ(code_of([&] { reshard_checkpoint({.from = dir, .out = dir_ / "out"}); }),
+              ExitCode::data);
+    EXPECT_EQ(std::distance(fs::directory_iterator(dir_), {}), 1);
 }
 
 TEST_F(CheckpointTools, PruneKeepsTheNewestValidOnes) {
