@@ -9,6 +9,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FUCINA = os.environ.get("FUCINA_BINARY", str(ROOT / "build-test" / "fucina"))
+LEVEL = os.environ.get("FUCINA_TEST_LEVEL", "default")  # of tests/run.sh
+SEED = int(os.environ.get("FUCINA_TEST_SEED", random.randrange(2**32)))  # for what is drawn at random
 MPIRUN = str(ROOT / "launch" / "mpirun.sh")
 
 TINY = {
@@ -89,6 +91,16 @@ def metrics(directory):
             line.pop(key, None)
         lines.append(line)
     return lines
+
+
+def last_step(directory):
+    """Of metrics.jsonl, whose last line a kill may have torn; 0 without one."""
+    try:
+        text = (directory / "run" / "metrics.jsonl").read_text()
+    except FileNotFoundError:
+        return 0
+    lines = text[:text.rfind("\n") + 1].splitlines()
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def checkpoints(directory):
