@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "parallel/mesh.h"
@@ -37,6 +38,39 @@ TEST_F(CheckpointTools, VerifySeesAFlipOfAnyByte) {
         overwrite(dir / file.name(), whole);
     }
     EXPECT_GT(flips, 500);
+    EXPECT_NO_THROW(verify_checkpoint(dir));
+}
+
+// One bit anywhere: no load gives other values than were saved, and verify finds every one.
+TEST_F(CheckpointTools, ARandomFlipNeverReachesTheModel) {
+    const char* level = std::getenv("FUCINA_TEST_LEVEL");
+    const int flips = level != nullptr && level == std::string("full") ? 2000 : 200;
+    const auto seed = std::random_device()();
+    SCOPED_TRACE(concat("seed ", seed));
+    std::mt19937 random(seed);
+    auto state = make_state(1), loaded = make_state(1);
+    state.pop_back();  // the large one
+    loaded.pop_back();
+    const fs::path dir = save(1, 2, state).directory;
+    int64_t noticed = 0;
+    for (int i = 0; i < flips; ++i) {
+        const std::string names[] = {kManifestName, shard_name(0, 2), shard_name(1, 2)};
+        const fs::path path = dir / names[random() % 3];
+        const std::string whole = read(path);
+        const size_t bit = random() % (8 * whole.size());
+        std::string broken = whole;
+        broken[bit / 8] = static_cast<char>(broken[bit / 8] ^ (1 << bit % 8));
+        overwrite(path, broken);
+        for (const NamedTensor& named : loaded) fill(named.tensor, 99);
+        const ExitCode code = code_of([&] { load_tensors(dir, read_manifest(dir), loaded); });
+        noticed += code == ExitCode::data;
+        EXPECT_TRUE(code == ExitCode::data || (code == ExitCode::ok && equal(state, loaded)))
+            << path << " bit " << bit;
+        EXPECT_EQ(code_of([&] { verify_checkpoint(dir); }), ExitCode::data)
+            << path << " bit " << bit;
+        overwrite(path, whole);
+    }
+    EXPECT_GT(noticed, flips / 5) << "those of the manifest at least";
     EXPECT_NO_THROW(verify_checkpoint(dir));
 }
 

@@ -1,5 +1,6 @@
-// Guards against a save, or a start of a run, that a power cut undoes: at every file call the machine
-// may stop, what was not synced may be gone or there, and what was promised must be found again.
+// Guards against a save, or a start of a run, that a power cut undoes: at every file call the
+// machine may stop, what was not synced may be gone or there, and what was promised must be found
+// again.
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -10,6 +11,8 @@
 #include "tests/support/expect_text.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_run.h"
+#include "trainer/checkpoint_reader.h"
+#include "trainer/hf_export.h"
 #include "trainer/manifest.h"
 #include "trainer/samples.h"
 
@@ -136,8 +139,8 @@ TEST_F(CrashTest, ACallThatFailsDropsTheSaveAndNothingElse) {
             if (n != nth) return 0;
             failed = path.string();
             const bool syncs = call == FileCall::sync_directory;
-            parent_failed |= syncs && path == run_ / "checkpoints" &&
-                             fs::exists(checkpoint_directory(run_, 2));
+            parent_failed |=
+                syncs && path == run_ / "checkpoints" && fs::exists(checkpoint_directory(run_, 2));
             return EIO;
         };
         const SaveOutcome outcome = save(2, 2);
@@ -149,9 +152,8 @@ TEST_F(CrashTest, ACallThatFailsDropsTheSaveAndNothingElse) {
         }
         EXPECT_EQ(list_checkpoints(run_).size(), saved ? 2u : 1u)
             << failed << ": " << outcome.problem;
-        for_every_crash(disk, [&](const fs::path& run) {
-            expect_whole(run, saved ? 2 : 1, saved ? 2 : 1);
-        });
+        for_every_crash(
+            disk, [&](const fs::path& run) { expect_whole(run, saved ? 2 : 1, saved ? 2 : 1); });
         ASSERT_EQ(save(3, 9).problem, "") << "the next save goes well";
         size_t entries = 0;
         for (const auto& entry : fs::directory_iterator(run_ / "checkpoints")) {
@@ -163,13 +165,72 @@ TEST_F(CrashTest, ACallThatFailsDropsTheSaveAndNothingElse) {
     EXPECT_TRUE(parent_failed) << "the parent's sync after the rename was never reached";
 }
 
+TEST_F(CrashTest, SettingAsideAndPruningLoseNothing) {
+    fs::create_directories(run_);
+    for (const int64_t step : {1, 2, 3, 4}) ASSERT_EQ(save(step, 9).problem, "");
+    const fs::path damaged = checkpoint_directory(run_, 4);
+    fs::resize_file(damaged / kManifestName, 100);
+    CrashDisk disk(disk_root_);
+    disk.at_point = [&] {
+        for_every_crash(disk, [&](const fs::path& run) {
+            const fs::path found = find_checkpoint(run, [](const fs::path&, const std::string&) {});
+            auto loaded = state_of(0);
+            load_tensors(found, read_manifest(found), loaded);
+            EXPECT_TRUE(equal(loaded, state_of(3))) << found;
+        });
+    };
+    set_aside(damaged);
+    EXPECT_EQ(prune_checkpoints(run_, 1).size(), 2u);
+    disk.crash_here();
+    EXPECT_EQ(list_checkpoints(run_), std::vector{checkpoint_directory(run_, 3)});
+    EXPECT_TRUE(fs::exists(damaged.string() + ".damaged"));
+    EXPECT_GT(points_, 6u);
+}
+
+std::map<std::string, std::string> files_in(const fs::path& dir) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::directory_iterator(dir))
+        files[entry.path().filename().string()] = read_text_file(entry.path(), 1 << 30);
+    return files;
+}
+
+TEST_F(CrashTest, AnExportIsThereOrNotAndNeverHalf) {
+    test::TinyRun run(run_, work_.path() / "ids.json", test::random_documents({8, 5, 8, 3}, 37, 1));
+    run.train({"train.steps=1"});
+    const CheckpointReader reader(list_checkpoints(run_).at(0));
+    const ExportOptions options{.dtype = DType::f32, .shard_bytes = 20'000};
+    export_model(reader, work_.path() / "reference", options);
+    const auto whole = files_in(work_.path() / "reference");
+    EXPECT_GT(whole.size(), 4u);
+    const fs::path out = run_.parent_path() / "exported";
+    for (const bool empty : {false, true}) {
+        if (empty) fs::create_directories(out);
+        CrashDisk disk(disk_root_);
+        int64_t seen = 0;
+        disk.at_point = [&] {
+            for_every_crash(disk, [&](const fs::path& image) {
+                const fs::path there = image.parent_path() / "exported";
+                if (!fs::exists(there) || (empty && fs::is_empty(there))) return;
+                EXPECT_TRUE(files_in(there) == whole) << "point " << points_;
+                ++seen;
+            });
+        };
+        export_model(reader, out, options);
+        disk.crash_here();
+        EXPECT_GE(seen, 5) << "once it is there, every crash leaves it";
+        fs::remove_all(out);
+    }
+    EXPECT_GT(points_, 40u);
+}
+
 // A new run and two resumes, each of two steps: at every moment a resume finds the last step that
 // was saved or the one being saved, with its metrics and samples.
 TEST_F(CrashTest, ARunGoesOnFromTheLastSave) {
     test::TinyRun run(run_, work_.path() / "ids.json",
                       test::random_documents({8, 5, 8, 3, 8, 8, 7, 8}, 37, 1));
     run.base = {"model.vocab_size=512", "eval.every=1", "checkpoint.every=0",
-                std::string("data.tokenizer=") + FUCINA_SOURCE_DIR "/tests/golden/tokenizer/tokenizer.json"};
+                std::string("data.tokenizer=") + FUCINA_SOURCE_DIR
+                    "/tests/golden/tokenizer/tokenizer.json"};
     CrashDisk disk(disk_root_);
     const auto self = make_self_communicator();
     int64_t committed = 0;
@@ -197,7 +258,8 @@ TEST_F(CrashTest, ARunGoesOnFromTheLastSave) {
     for (const int64_t steps : {4, 6}) {
         // What a run wrote that was killed before its save.
         std::ofstream(run_ / "samples.jsonl", std::ios::app)
-            << R"({"step":99,"prompt":"","text":""})" << "\n";
+            << R"({"step":99,"prompt":"","text":""})"
+            << "\n";
         run.go_on({concat("train.steps=", steps)});
         committed = steps;
     }
