@@ -12,6 +12,7 @@
 #include "kernels/runtime.h"
 #include "kernels/tensor.h"
 #include "trainer/checkpoint_reader.h"
+#include "trainer/hf_export.h"
 #include "trainer/manifest.h"
 #include "trainer/save_plan.h"
 
@@ -66,6 +67,9 @@ class Resharding {
         for (const SavedTensor* source : sources_) reader_.check(*source);
         TransferProgress progress(bytes_, request_.say);
         for (int file = 0; file < request_.files; ++file) write_file(file, progress);
+        const fs::path tokenizer = reader_.dir() / "tokenizer.json";
+        if (fs::exists(tokenizer)) copy_small_file(tokenizer, temporary_ / tokenizer.filename());
+        copy_companions(reader_.dir(), temporary_);
         check_manifest(manifest_, (temporary_ / kManifestName).string());
         OutputFile file(temporary_ / kManifestName);
         const std::string bytes = frame_manifest(manifest_);
