@@ -38,8 +38,9 @@ void add_tokens(const json& config, nlohmann::ordered_json& tokens) {
     }
 }
 
-// The template of tokenizer_config.json: a string, or a list of {"name", "template"}.
-std::optional<std::string> template_in(const json& config, const std::string& path) {
+// The template of tokenizer_config.json: a string, or a list of {"name", "template"}, of which
+// the one called default.
+std::optional<std::string> template_in(const json& config) {
     if (!config.contains("chat_template") || config["chat_template"].is_null()) return std::nullopt;
     const json& found = config["chat_template"];
     if (found.is_string()) return found.get<std::string>();
@@ -48,9 +49,7 @@ std::optional<std::string> template_in(const json& config, const std::string& pa
             if (one.is_object() && one.value("name", json()) == "default" &&
                 one.contains("template") && one["template"].is_string())
                 return one["template"].get<std::string>();
-    fail(ExitCode::data, path,
-         ": chat_template is neither a string nor a list with one called \"default\"; name a "
-         "template's file by data.chat_template (--chat-template)");
+    return std::nullopt;
 }
 
 // A message's reasoning has several names; templates look for the first, or for thinking.
@@ -85,7 +84,7 @@ std::optional<ChatFormat> ChatFormat::find(const fs::path& tokenizer, const fs::
     if (!chosen.empty() || (!tokenizer.empty() && fs::is_regular_file(beside, ignored))) {
         source = read_text_file(state->from, kLargestFile);
     } else if (config) {
-        source = template_in(*config, config_path);
+        source = template_in(*config);
         state->from = concat("chat_template of ", config_path);
     }
     if (!source) return std::nullopt;
@@ -102,7 +101,10 @@ std::string ChatFormat::render(const nlohmann::ordered_json& row, bool with_prom
     nlohmann::ordered_json variables = state_->tokens;
     variables["tools"] = nullptr;
     variables["documents"] = nullptr;
-    variables.update(row);
+    if (const auto more = row.find("chat_template_kwargs"); more != row.end() && more->is_object())
+        variables.update(*more);
+    for (const char* name : {"messages", "tools"})
+        if (row.contains(name)) variables[name] = row[name];
     if (variables["messages"].is_array())
         for (auto& message : variables["messages"]) name_reasoning(message);
     variables["add_generation_prompt"] = with_prompt;

@@ -21,9 +21,10 @@ class ChatFormat {
     static std::optional<ChatFormat> find(const std::filesystem::path& tokenizer,
                                           const std::filesystem::path& chosen);
 
-    // The text of a conversation: `row` has `messages`, and may have `tools` and other variables
-    // of the template. With a prompt, what an answer begins with stands at its end. Error(data).
-    // Any thread may call at any time.
+    // The text of a conversation: `row` has `messages`, and may have `tools` and
+    // `chat_template_kwargs`, an object of other variables; its other keys are not looked at. With
+    // a prompt, what an answer begins with stands at its end. Error(data). Any thread may call at
+    // any time.
     std::string render(const nlohmann::ordered_json& row, bool with_prompt) const;
 
     const std::string& source() const;  // the template

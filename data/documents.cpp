@@ -178,7 +178,45 @@ std::unique_ptr<BlockReader> read_segments(const std::filesystem::path& path, Bl
     return std::make_unique<SegmentReader>(path, options, std::move(encode));
 }
 
-EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeText& encode) {
+namespace {
+
+// Adds the row; the fault of one that is no conversation.
+std::optional<LineFault> add_row(const Row& row, const ConversationEncoder& encoder,
+                                 bool checks_only, EncodedBlock& out) {
+    const auto known = [&](const auto& kind) { return kind.first == row.kind; };
+    if (std::ranges::none_of(out.kinds, known)) out.kinds.emplace_back(row.kind, out.lines);
+    const size_t before = out.ids.size();
+    const auto take_back = [&] {
+        out.ids.resize(before);
+        out.supervised.resize(std::min(out.supervised.size(), before));
+    };
+    try {
+        if (row.kind == RowKind::text) {
+            encoder.encode(row.text, out.ids);
+        } else if (checks_only) {
+            check_conversation(row);
+        } else {
+            const auto added = encoder.append(row, out.ids, out.supervised);
+            if (added.supervised == 0) {
+                take_back();
+                out.unsupervised.push_back(out.lines);
+                return std::nullopt;
+            }
+            out.unended += added.is_ended ? 0 : 1;
+        }
+    } catch (const Error& error) {
+        if (error.code() != ExitCode::data || row.kind == RowKind::text) throw;
+        take_back();
+        return LineFault{BadLine::conversation, error.what()};
+    }
+    out.document_ends.push_back(static_cast<int64_t>(out.ids.size()));
+    return std::nullopt;
+}
+
+}  // namespace
+
+EncodedBlock encode_lines(TextBlock& block, int64_t longest_line,
+                          const ConversationEncoder& encoder, bool checks_only) {
     EncodedBlock out;
     if (block.too_long) {
         out.bad.push_back({.line = 0, .fault = {BadLine::too_long, ""}});
@@ -195,14 +233,11 @@ EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeTe
         if (is_blank(line)) continue;
         ++out.records;
         LineFault fault{BadLine::too_long, ""};
-        std::optional<std::string_view> text;
-        if (static_cast<int64_t>(line.size()) <= longest_line) text = json.text_of(line, fault);
-        if (!text) {
-            out.bad.push_back({.line = out.lines, .fault = std::move(fault)});
-            continue;
-        }
-        encode(*text, out.ids);
-        out.document_ends.push_back(static_cast<int64_t>(out.ids.size()));
+        std::optional<Row> row;
+        if (static_cast<int64_t>(line.size()) <= longest_line) row = json.read(line, fault);
+        std::optional<LineFault> wrong = fault;
+        if (row) wrong = add_row(*row, encoder, checks_only, out);
+        if (wrong) out.bad.push_back({.line = out.lines, .fault = std::move(*wrong)});
     }
     return out;
 }

@@ -1,7 +1,8 @@
 // Text files of any size as blocks that workers encode on their own, in bounded memory. Files that
 // are no text at all are refused (data/text_check.h).
 // text: the file is one document; a block is a segment of it. jsonl: a block is whole lines, each
-// {"text": "..."}, a document. A byte order mark at the start of the file is not text.
+// {"text": "..."}, a document, or a conversation (data/conversation.h). A byte order mark at the
+// start of the file is not text.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -11,13 +12,11 @@
 #include <string_view>
 #include <vector>
 
+#include "data/conversation.h"
 #include "data/file.h"
 #include "data/json_line.h"
 
 namespace fucina {
-
-// Appends the ids of a text. Threads call it at the same time.
-using EncodeText = std::function<void(std::string_view text, std::vector<int32_t>& ids)>;
 
 // A longer line is skipped: it would not be a document but a damaged file.
 inline constexpr int64_t kLongestLine = int64_t{64} << 20;  // bytes
@@ -56,14 +55,22 @@ struct EncodedBlock {
         LineFault fault;
     };
     std::vector<int32_t> ids;
+    std::vector<uint8_t> supervised;     // 0 or 1 of each id; empty: all
     std::vector<int64_t> document_ends;  // into ids; empty for text, whose document goes on
     std::vector<Bad> bad;
-    int64_t lines = 0;         // blank ones included
-    int64_t records = 0;       // lines that are not blank
-    int64_t broken_bytes = 0;  // text: that are not UTF-8 and were read as U+FFFD
+    // The kinds of its rows in the order in which they first come, each with its line.
+    std::vector<std::pair<RowKind, int64_t>> kinds;
+    std::vector<int64_t> unsupervised;  // lines whose row is left out: it has nothing to learn
+    int64_t unended = 0;                // conversations whose last turn has no end-of-turn token
+    int64_t lines = 0;                  // blank ones included
+    int64_t records = 0;                // lines that are not blank
+    int64_t broken_bytes = 0;           // text: that are not UTF-8 and were read as U+FFFD
 };
 
-EncodedBlock encode_lines(TextBlock& block, int64_t longest_line, const EncodeText& encode);
+// Conversations are only checked where the encoder encodes none. What it fails with but
+// Error(data) goes through.
+EncodedBlock encode_lines(TextBlock& block, int64_t longest_line,
+                          const ConversationEncoder& encoder, bool checks_only = false);
 EncodedBlock encode_segment(const TextBlock& block, const EncodeText& encode);
 
 }  // namespace fucina

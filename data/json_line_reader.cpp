@@ -1,7 +1,6 @@
 #include "data/json_line_reader.h"
 
-#include <nlohmann/json.hpp>
-#include <vector>
+#include <algorithm>
 
 #include "data/file.h"
 #include "data/json.h"
@@ -22,15 +21,45 @@ LineFault without_text(const std::vector<std::string>& keys) {
 }  // namespace
 
 const char* name_of(BadLine reason) {
-    constexpr const char* kNames[kBadLineKinds] = {
-        "bad JSON",   "bad UTF-8",    "no object", "no \"text\"", "\"text\" is not a string",
-        "empty text", "line too long"};
+    constexpr const char* kNames[kBadLineKinds] = {"bad JSON",
+                                                   "bad UTF-8",
+                                                   "no object",
+                                                   "no \"text\"",
+                                                   "\"text\" is not a string",
+                                                   "empty text",
+                                                   "line too long",
+                                                   "two kinds of row in one",
+                                                   "broken conversation"};
     return kNames[static_cast<int>(reason)];
 }
 
-std::optional<std::string_view> LineReaderJson::text_of(std::string_view line, LineFault& fault) {
+const char* name_of(RowKind kind) {
+    constexpr const char* kNames[] = {"{\"text\"}", "{\"prompt\", \"completion\"}",
+                                      "{\"messages\"}"};
+    return kNames[static_cast<int>(kind)];
+}
+
+std::optional<Row> LineReaderJson::conversation(std::string_view line,
+                                                const std::vector<std::string>& keys,
+                                                LineFault& fault) {
+    const auto has = [&](const char* key) { return std::ranges::find(keys, key) != keys.end(); };
+    const bool messages = has("messages"), completion = has("prompt") && has("completion");
+    if (!messages && !completion) return std::nullopt;
+    if (messages + completion + has("text") > 1) {
+        fault = {BadLine::two_kinds,
+                 concat("has both ", messages ? "\"messages\"" : "\"completion\"", " and ",
+                        has("text") ? "\"text\"" : "\"completion\"",
+                        "; leave the keys of one kind of row")};
+        return std::nullopt;
+    }
+    row_ = parse_ordered_json(line, "", ExitCode::data);
+    return Row{
+        .kind = messages ? RowKind::messages : RowKind::completion, .text = {}, .json = &row_};
+}
+
+std::optional<Row> LineReaderJson::read(std::string_view line, LineFault& fault) {
     fault = {};
-    const auto refuse = [&](LineFault found) -> std::optional<std::string_view> {
+    const auto refuse = [&](LineFault found) -> std::optional<Row> {
         fault = std::move(found);
         return std::nullopt;
     };
@@ -66,10 +95,13 @@ std::optional<std::string_view> LineReaderJson::text_of(std::string_view line, L
         }
     }
     if (!is_object) return refuse({BadLine::not_object, "no object, {\"text\": ...}"});
+    fault.reason = BadLine::no_text;
+    if (const auto row = conversation(line, keys, fault)) return row;
+    if (fault.reason == BadLine::two_kinds) return std::nullopt;
     if (!found) return refuse(without_text(keys));
     if (!is_text) return refuse({BadLine::not_text, ""});
     if (text.empty()) return refuse({BadLine::empty, ""});
-    return text;
+    return Row{.kind = RowKind::text, .text = text};
 }
 
 }  // namespace fucina

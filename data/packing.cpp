@@ -26,12 +26,19 @@ PackedStore::PackedStore(std::shared_ptr<const TokenStore> store, int64_t sequen
                     used = 0;
                 }
                 used += length;
-                labels_ += length - 1;
+                labels_ += supervised_behind(begin, length);
             }
         }
     }
     starts_.push_back({.token = store_->tokens(), .document = store_->documents()});
     starts_.shrink_to_fit();
+}
+
+int64_t PackedStore::supervised_behind(int64_t first, int64_t length) const {
+    if (!store_->is_masked()) return length - 1;
+    std::vector<uint8_t> marks(static_cast<size_t>(length) - 1);
+    store_->read_supervised(first + 1, marks);
+    return std::ranges::count(marks, uint8_t{1});
 }
 
 void PackedStore::append(int64_t i, PackedSequences& out) const {
@@ -46,14 +53,17 @@ void PackedStore::append(int64_t i, PackedSequences& out) const {
     const size_t base = out.ids.size(), count = static_cast<size_t>(next.token - start.token);
     out.ids.resize(base + count);
     store_->read_tokens(start.token, std::span(out.ids).subspan(base));
+    std::vector<uint8_t> supervised(count);
+    store_->read_supervised(start.token, supervised);
     auto document_end = ends.begin();
     for (int64_t begin = start.token; begin < next.token;) {
         while (*document_end <= begin) ++document_end;
         const int64_t end = std::min(*document_end, begin + sequence_length_);
         for (int64_t t = begin; t < end; ++t) {
             out.positions.push_back(static_cast<int32_t>(t - begin));
-            const size_t at = base + static_cast<size_t>(t - start.token);
-            out.labels.push_back(t + 1 < end ? out.ids[at + 1] : kNoLabel);
+            const auto next_at = static_cast<size_t>(t - start.token) + 1;
+            const bool predicts = t + 1 < end && supervised[next_at] == 1;
+            out.labels.push_back(predicts ? out.ids[base + next_at] : kNoLabel);
         }
         out.cu_seqlens.push_back(static_cast<int64_t>(out.labels.size()));
         begin = end;

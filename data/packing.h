@@ -4,6 +4,7 @@
 // not fit. Every token is in exactly one pack, and a pack is one contiguous range of the store.
 // Each piece is an attention document of its own: positions restart, labels stay within it.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -12,7 +13,7 @@
 
 namespace fucina {
 
-// The label where there is no next token (the last token of a piece).
+// The label where there is no next token (the last token of a piece), or it is not supervised.
 inline constexpr int32_t kNoLabel = -100;
 
 // A run of whole sequences, flat.
@@ -24,7 +25,9 @@ struct PackedSequences {
     int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
     int64_t sequences() const { return static_cast<int64_t>(sequence_offsets.size()) - 1; }
     int64_t pieces() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
-    int64_t label_count() const { return tokens() - pieces(); }  // labels that are not kNoLabel
+    int64_t label_count() const {  // labels that are not kNoLabel
+        return tokens() - std::ranges::count(labels, kNoLabel);
+    }
 };
 
 // The packs of one store. 16 bytes of memory a pack; the tokens stay on disk.
@@ -34,7 +37,7 @@ class PackedStore {
 
     const TokenStore& store() const { return *store_; }
     int64_t sequences() const { return static_cast<int64_t>(starts_.size()) - 1; }
-    // Tokens that follow another one in their piece: what can be predicted.
+    // Supervised tokens that follow another one in their piece: what is predicted.
     int64_t labels() const { return labels_; }
     int64_t tokens(int64_t i) const {
         const auto pack = static_cast<size_t>(i);
@@ -47,6 +50,9 @@ class PackedStore {
     struct Start {
         int64_t token = 0, document = 0;  // first token of the pack, and the document it is in
     };
+    // Of the piece of so many tokens, without its first one.
+    int64_t supervised_behind(int64_t first, int64_t length) const;
+
     std::shared_ptr<const TokenStore> store_;
     int64_t sequence_length_;
     int64_t labels_ = 0;

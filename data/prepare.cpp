@@ -24,18 +24,25 @@ class Collector {
           writer_(options.output, tokenizer.vocab_size, tokenizer.hash) {}
 
     void add(const EncodedBlock& block) {
-        const std::span<const int32_t> ids(block.ids);
-        int64_t begin = 0;
-        for (const int64_t end : block.document_ends) {
-            begin_document();
-            writer_.append(
-                ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
-            end_document();
-            begin = end;
-        }
-        writer_.append(ids.subspan(static_cast<size_t>(begin)));
         report_.count(block, options_.input.string(), lines_);
         lines_ += block.lines;
+        const std::span<const int32_t> ids(block.ids);
+        const std::span<const uint8_t> supervised(block.supervised);
+        size_t begin = 0;
+        for (const int64_t document_end : block.document_ends) {
+            const auto end = static_cast<size_t>(document_end);
+            if (supervised.empty()) {
+                begin_document();
+                writer_.append(ids.subspan(begin, end - begin));
+                end_document();
+            } else {  // conversations have their beginnings and ends
+                writer_.append(ids.subspan(begin, end - begin),
+                               supervised.subspan(begin, end - begin));
+                writer_.end_document();
+            }
+            begin = end;
+        }
+        if (block.document_ends.empty() && supervised.empty()) writer_.append(ids);
     }
 
     void begin_document() { writer_.append(begin_); }
@@ -53,6 +60,10 @@ class Collector {
     PrepareReport finish(int64_t bytes) {
         report_.bytes = bytes;
         report_.check_broken(options_.input.string(), options_.broken_limit);
+        if (writer_.tokens() == 0 && report_.unsupervised > 0)
+            fail(ExitCode::data, report_.first_unsupervised, ": nothing is supervised in this ",
+                 name_of(report_.kind->first), " row, nor in any other of the file's ",
+                 report_.records, "; an answer of the assistant, or a completion, is wanted");
         if (writer_.tokens() == 0) fail(ExitCode::data, options_.input.string(), ": holds no text");
         writer_.commit();
         report_.documents = writer_.documents();
@@ -78,6 +89,7 @@ PrepareReport prepare_blocks(const PrepareOptions& options, const TextTokenizer&
     const bool lines = options.format == SourceFormat::jsonl;
     const auto reader = lines ? read_lines(options.input, options.blocks)
                               : read_segments(options.input, options.blocks, tokenizer.encode);
+    const ConversationEncoder encoder = conversation_encoder(tokenizer, options.append_eos);
     Collector collector(options, tokenizer);
     if (!lines) collector.begin_document();
     const int64_t threads = options.threads > 0
@@ -98,9 +110,8 @@ PrepareReport prepare_blocks(const PrepareOptions& options, const TextTokenizer&
         encoded.assign(blocks.size(), {});
         run_on_threads(static_cast<int64_t>(blocks.size()), threads, [&](int64_t i) {
             const auto at = static_cast<size_t>(i);
-            encoded[at] =
-                lines ? encode_lines(blocks[at], options.blocks.longest_line, tokenizer.encode)
-                      : encode_segment(blocks[at], tokenizer.encode);
+            encoded[at] = lines ? encode_lines(blocks[at], options.blocks.longest_line, encoder)
+                                : encode_segment(blocks[at], tokenizer.encode);
         });
         for (const EncodedBlock& block : encoded) collector.add(block);
         collector.show_progress(reader->bytes_read(), reader->bytes_total());
@@ -158,6 +169,18 @@ void PrepareReport::count(const EncodedBlock& block, const std::string& file,
         first_bad.push_back(concat(file, ":", lines_before + line.line + 1, column ? ":" : ": ",
                                    fault.detail.empty() ? name_of(fault.reason) : fault.detail));
     }
+    for (const auto& [found, line] : block.kinds) {
+        if (!kind) kind = {found, lines_before + line + 1};
+        if (found != kind->first)
+            fail(ExitCode::data, file, ":", lines_before + line + 1, ": a row of ", name_of(found),
+                 ", in a file that has rows of ", name_of(kind->first), " since line ",
+                 kind->second, "; put them into files of their own");
+    }
+    if (unsupervised == 0 && !block.unsupervised.empty())
+        first_unsupervised = concat(file, ":", lines_before + block.unsupervised.front() + 1);
+    unsupervised += std::ssize(block.unsupervised);
+    unended += block.unended;
+    supervised += std::ranges::count(block.supervised, uint8_t{1});
     records += block.records;
     broken_bytes += block.broken_bytes;
 }
@@ -167,6 +190,14 @@ std::vector<std::string> PrepareReport::notes() const {
     if (broken_bytes > 0)
         lines.push_back(
             concat(broken_bytes, " of ", bytes, " bytes are not UTF-8 and are read as U+FFFD"));
+    if (unsupervised > 0)
+        lines.push_back(concat(unsupervised, " of ", records,
+                               " rows left out, as nothing in them is supervised; the first is ",
+                               first_unsupervised));
+    if (unended > 0)
+        lines.push_back(concat("WARNING: the last turn of ", unended, " of ", records,
+                               " conversations has no end-of-turn token, so the model does not "
+                               "learn to stop; which tokens end turns is said above"));
     if (bad_lines() == 0) return lines;
     lines.push_back(concat(bad_lines(), " of ", records, " lines skipped: ", bad_summary()));
     for (const std::string& line : first_bad) lines.push_back("  " + line);
@@ -202,7 +233,10 @@ std::string PrepareReport::bad_summary() const {
     return text;
 }
 
-TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends) {
+TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends,
+                             std::optional<ChatFormat> chat) {
+    std::vector<std::string> stops;
+    for (const int32_t id : ends.stops) stops.push_back(tokenizer.decode({&id, 1}));
     return {.encode =
                 [tokenizer](std::string_view text, std::vector<int32_t>& ids) {
                     const std::vector<int32_t> more = tokenizer.encode(text);
@@ -211,18 +245,30 @@ TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends) {
             .vocab_size = tokenizer.vocab_size(),
             .hash = tokenizer.hash(),
             .begin = ends.begin,
-            .end = ends.end};
+            .end = ends.end,
+            .stops = std::move(stops),
+            .chat = std::move(chat)};
+}
+
+ConversationEncoder conversation_encoder(const TextTokenizer& tokenizer, bool append_end) {
+    return {.encode = tokenizer.encode,
+            .begin = tokenizer.begin,
+            .end = append_end ? tokenizer.end : std::nullopt,
+            .stops = tokenizer.stops,
+            .chat = tokenizer.chat};
 }
 
 PrepareReport survey_text(const std::filesystem::path& path, SourceFormat format) {
     const bool lines = format == SourceFormat::jsonl;
     const EncodeText nothing = [](std::string_view, std::vector<int32_t>&) {};
+    const ConversationEncoder checker{
+        .encode = nothing, .begin = {}, .end = {}, .stops = {}, .chat = {}};
     const BlockOptions blocks;
     const auto reader = lines ? read_lines(path, blocks) : read_segments(path, blocks, nothing);
     PrepareReport report{.list_at_most = std::numeric_limits<int64_t>::max()};
     int64_t lines_before = 0;
     for (TextBlock block; reader->next(block);) {
-        const EncodedBlock found = lines ? encode_lines(block, blocks.longest_line, nothing)
+        const EncodedBlock found = lines ? encode_lines(block, blocks.longest_line, checker, true)
                                          : encode_segment(block, nothing);
         report.count(found, path.string(), lines_before);
         report.documents += static_cast<int64_t>(found.document_ends.size());

@@ -24,10 +24,12 @@ SourceFormat source_format(const std::string& name, const std::filesystem::path&
 // What text becomes ids with.
 struct TextTokenizer {
     EncodeText encode;
-    int64_t vocab_size = 0;           // every id is below it
-    std::string hash;                 // names the tokenizer in stores and caches
-    std::vector<int32_t> begin = {};  // put before every document
-    std::optional<int32_t> end = {};  // and after it
+    int64_t vocab_size = 0;               // every id is below it
+    std::string hash;                     // names the tokenizer in stores and caches
+    std::vector<int32_t> begin = {};      // put before every document
+    std::optional<int32_t> end = {};      // and after it
+    std::vector<std::string> stops = {};  // tokens of which any ends a turn of a conversation
+    std::optional<ChatFormat> chat = {};
 };
 
 struct PrepareProgress {
@@ -52,10 +54,17 @@ struct PrepareReport {
     std::vector<std::string> first_bad;        // "file:line: reason", as many as are listed
     int64_t broken_bytes = 0;                  // text: not UTF-8, read as U+FFFD
     int64_t list_at_most = 20;
+    // jsonl: the kind of its rows and the line of the first of them.
+    std::optional<std::pair<RowKind, int64_t>> kind;
+    // Of conversations: rows left out as nothing in them is supervised, the first's "file:line",
+    // those whose last turn has no end-of-turn token, and supervised tokens of what stays.
+    int64_t unsupervised = 0, unended = 0, supervised = 0;
+    std::string first_unsupervised;
 
     int64_t bad_lines() const;
     std::string bad_summary() const;  // "2 bad JSON, 1 empty text"
-    // Counts a block whose first line follows `lines_before` lines of the file.
+    // Counts a block whose first line follows `lines_before` lines of the file. Fails (exit 3)
+    // where the file has rows of two kinds.
     void count(const EncodedBlock& block, const std::string& file, int64_t lines_before);
     // What was broken and is left out or replaced, a line each; none if nothing was.
     std::vector<std::string> notes() const;
@@ -64,7 +73,9 @@ struct PrepareReport {
 };
 
 // What prepare does with a tokenizer; it shares it.
-TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends);
+TextTokenizer text_tokenizer(const Tokenizer& tokenizer, const TextEnds& ends,
+                             std::optional<ChatFormat> chat);
+ConversationEncoder conversation_encoder(const TextTokenizer& tokenizer, bool append_end);
 
 // Reads a jsonl or text file as prepare does, without encoding: what would be kept (documents and
 // bytes, no tokens) and what is broken, every line of it listed. Never fails because of that.

@@ -57,6 +57,10 @@ std::filesystem::path cache_path(const PrepareOptions& options, const TextTokeni
                tokenizer.vocab_size, " ", static_cast<int>(options.format), " ",
                options.append_eos ? tokenizer.end.value_or(-1) : -1, " ", options.broken_limit);
     for (const int32_t id : tokenizer.begin) key += concat(" begin ", id);
+    if (options.format == SourceFormat::jsonl && tokenizer.chat) {
+        key += " chat " + tokenizer.chat->hash();
+        for (const std::string& stop : tokenizer.stops) key += " stop " + stop;
+    }
     char digits[17];
     std::snprintf(digits, sizeof digits, "%016" PRIx64, XXH3_64bits(key.data(), key.size()));
     return cache_directory / (options.input.stem().string() + "-" + digits + ".h5");

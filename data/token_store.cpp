@@ -131,17 +131,19 @@ class StoreReader {
 struct Structure {
     int64_t vocab_size = 0;
     char tokenizer_hash[kLongestText + 1] = {};
-    uint64_t tokens_checksum = 0, offsets_checksum = 0;
-    Dataset tokens, offsets;
+    uint64_t tokens_checksum = 0, offsets_checksum = 0, supervised_checksum = 0;
+    Dataset tokens, offsets, supervised;  // the last of no bytes where all are
+    bool is_masked = false;
 };
 
 Structure read_structure(const InputFile& file) {
     const std::string name = file.path().string();
     const StoreReader reader(file);
     const int64_t version = reader.integer(kVersionName);
-    if (version != kTokenStoreVersion) {
+    if (version != kTokenStoreVersion && version != kMaskedStoreVersion) {
         fail(ExitCode::data, name, ": token store of format version ", version,
-             ", this program reads ", kTokenStoreVersion, "; make it again with data prepare");
+             ", this program reads ", kTokenStoreVersion, " and ", kMaskedStoreVersion,
+             "; make it again with data prepare");
     }
     Structure found;
     found.vocab_size = reader.integer(kVocabularyName);
@@ -159,6 +161,14 @@ Structure read_structure(const InputFile& file) {
         fail(ExitCode::data, name, ": holds ", found.tokens.count, " tokens and ",
              found.offsets.count, " document offsets, expected at least 1 and 2");
     }
+    found.is_masked = version == kMaskedStoreVersion;
+    if (!found.is_masked) return found;
+    found.supervised_checksum = reader.checksum(kSupervisedChecksumName);
+    found.supervised = reader.dataset(kSupervisedName, {H5T_STD_U8LE});
+    const int64_t wanted = found.tokens.count / 8 + (found.tokens.count % 8 != 0 ? 1 : 0);
+    if (found.supervised.count != wanted)
+        fail(ExitCode::data, name, ": ", found.supervised.count, " bytes of ", kSupervisedName,
+             " for ", found.tokens.count, " tokens, expected ", wanted);
     return found;
 }
 
@@ -191,12 +201,16 @@ TokenStore TokenStore::open(const std::filesystem::path& path) {
     store.tokens_at_ = found.tokens.offset;
     store.documents_ = found.offsets.count - 1;
     store.offsets_at_ = found.offsets.offset;
+    store.is_masked_ = found.is_masked;
+    store.supervised_at_ = found.supervised.offset;
+    store.supervised_checksum_ = found.supervised_checksum;
     store.check_offsets();
     return store;
 }
 
 TokenStore TokenStore::from_lists(const std::vector<std::vector<int32_t>>& documents,
-                                  int64_t vocab_size, std::string name) {
+                                  int64_t vocab_size, std::string name,
+                                  std::vector<uint8_t> supervised) {
     TokenStore store;
     store.name_ = std::move(name);
     store.vocab_size_ = vocab_size;
@@ -213,11 +227,17 @@ TokenStore TokenStore::from_lists(const std::vector<std::vector<int32_t>>& docum
     };
     store.tokens_checksum_ = checksum(store.memory_tokens_);
     store.offsets_checksum_ = checksum(store.memory_offsets_);
+    store.is_masked_ = !supervised.empty();
+    FUCINA_CHECK(!store.is_masked_ || std::ssize(supervised) == store.tokens_, supervised.size(),
+                 " marks for ", store.tokens_, " tokens");
+    if (store.is_masked_) store.supervised_checksum_ = checksum(supervised);
+    store.memory_supervised_ = std::move(supervised);
     return store;
 }
 
 std::string TokenStore::content_hash() const {
-    return fmt::format("{:016x}{:016x}", tokens_checksum_, offsets_checksum_);
+    const std::string hash = fmt::format("{:016x}{:016x}", tokens_checksum_, offsets_checksum_);
+    return is_masked_ ? fmt::format("{}{:016x}", hash, supervised_checksum_) : hash;
 }
 
 void TokenStore::check_offsets() const {
@@ -271,6 +291,20 @@ void TokenStore::read_tokens(int64_t first, std::span<int32_t> into) const {
     }
 }
 
+void TokenStore::read_supervised(int64_t first, std::span<uint8_t> into) const {
+    const auto count = static_cast<int64_t>(into.size());
+    FUCINA_CHECK(first >= 0 && first + count <= tokens_, "tokens ", first, " + ", count);
+    if (!is_masked_) return void(std::ranges::fill(into, uint8_t{1}));
+    if (!file_) return void(std::copy_n(memory_supervised_.begin() + first, count, into.begin()));
+    if (into.empty()) return;
+    std::vector<uint8_t> bytes(static_cast<size_t>((first + count + 7) / 8 - first / 8));
+    file_->read(supervised_at_ + first / 8, std::as_writable_bytes(std::span(bytes)));
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t at = first % 8 + i;
+        into[static_cast<size_t>(i)] = bytes[static_cast<size_t>(at / 8)] >> (at % 8) & 1;
+    }
+}
+
 void TokenStore::verify() const {
     std::vector<int32_t> ids;
     for (int64_t first = 0; first < tokens_; first += kChunk) {
@@ -287,6 +321,7 @@ void TokenStore::verify() const {
     };
     check(kOffsetsName, offsets_at_, (documents_ + 1) * 8, offsets_checksum_);
     check(kTokensName, tokens_at_, tokens_ * token_bytes_, tokens_checksum_);
+    if (is_masked_) check(kSupervisedName, supervised_at_, (tokens_ + 7) / 8, supervised_checksum_);
 }
 
 }  // namespace fucina

@@ -1,6 +1,7 @@
 // Token ids of many documents, on disk as HDF5 that h5py opens (docs/formats.md, "Token store"), or
-// in memory. What is on disk is not trusted: opening checks the whole structure, and every id is
-// checked against the vocabulary when it is read.
+// in memory, and which of them are supervised (all, unless it says otherwise). What is on disk is
+// not trusted: opening checks the whole structure, and every id is checked against the vocabulary
+// when it is read.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -18,9 +19,11 @@ class TokenStore {
   public:
     // Fails (exit 3) unless the file is a complete token store.
     static TokenStore open(const std::filesystem::path& path);
-    // A store in memory; `name` stands in messages. Ids must be in [0, vocab_size).
+    // A store in memory; `name` stands in messages. Ids must be in [0, vocab_size). `supervised`:
+    // of all tokens, 0 or 1, or empty.
     static TokenStore from_lists(const std::vector<std::vector<int32_t>>& documents,
-                                 int64_t vocab_size, std::string name);
+                                 int64_t vocab_size, std::string name,
+                                 std::vector<uint8_t> supervised = {});
 
     const std::string& name() const { return name_; }
     int64_t documents() const { return documents_; }
@@ -36,6 +39,9 @@ class TokenStore {
     void read_offsets(int64_t first, std::span<int64_t> into) const;
     // Tokens first .. first + n - 1, of any documents.
     void read_tokens(int64_t first, std::span<int32_t> into) const;
+    // Whether only some tokens are supervised: those that training learns to write.
+    bool is_masked() const { return is_masked_; }
+    void read_supervised(int64_t first, std::span<uint8_t> into) const;  // 0 or 1 of each token
 
     // Reads everything: both checksums and every id. Fails (exit 3) at the first difference.
     void verify() const;
@@ -47,9 +53,11 @@ class TokenStore {
     std::string name_, tokenizer_hash_;
     int64_t documents_ = 0, tokens_ = 0, vocab_size_ = 0;
     std::optional<InputFile> file_;  // absent: in memory
-    int64_t tokens_at_ = 0, offsets_at_ = 0, token_bytes_ = 4;
-    uint64_t tokens_checksum_ = 0, offsets_checksum_ = 0;
+    int64_t tokens_at_ = 0, offsets_at_ = 0, token_bytes_ = 4, supervised_at_ = 0;
+    uint64_t tokens_checksum_ = 0, offsets_checksum_ = 0, supervised_checksum_ = 0;
+    bool is_masked_ = false;
     std::vector<int32_t> memory_tokens_;
+    std::vector<uint8_t> memory_supervised_;
     std::vector<int64_t> memory_offsets_;
 };
 
@@ -61,7 +69,9 @@ class TokenStoreWriter {
                      std::string tokenizer_hash);
     ~TokenStoreWriter();
 
-    void append(std::span<const int32_t> ids);  // to the current document
+    // To the current document. `supervised`: 0 or 1 of each; given with all ids of a store, or
+    // never.
+    void append(std::span<const int32_t> ids, std::span<const uint8_t> supervised = {});
     void end_document();
     void commit();  // fails (exit 3) when there is no token
 
@@ -70,12 +80,14 @@ class TokenStoreWriter {
 
   private:
     class Spill;
+    void add_mask_byte();
     OutputFile file_;
     int64_t vocab_size_;
     std::string tokenizer_hash_;
     int64_t tokens_ = 0, documents_ = 0, ended_ = 0;
-    std::unique_ptr<Spill> token_spill_, offset_spill_;
+    std::unique_ptr<Spill> token_spill_, offset_spill_, mask_spill_;
     std::vector<std::byte> scratch_;
+    unsigned mask_bits_ = 0;  // of the tokens behind the last whole eight
 };
 
 }  // namespace fucina

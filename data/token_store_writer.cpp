@@ -100,7 +100,16 @@ TokenStoreWriter::TokenStoreWriter(const std::filesystem::path& path, int64_t vo
 
 TokenStoreWriter::~TokenStoreWriter() = default;
 
-void TokenStoreWriter::append(std::span<const int32_t> ids) {
+void TokenStoreWriter::append(std::span<const int32_t> ids, std::span<const uint8_t> supervised) {
+    if (!supervised.empty() && tokens_ == 0)
+        mask_spill_ = std::make_unique<Spill>(file_.path(), ".supervised-");
+    FUCINA_CHECK(supervised.size() == (mask_spill_ ? ids.size() : 0), supervised.size(),
+                 " marks for ", ids.size(), " ids");
+    for (size_t i = 0; i < supervised.size(); ++i) {
+        const int64_t at = tokens_ + static_cast<int64_t>(i);
+        mask_bits_ |= unsigned{supervised[i]} << (at & 7);
+        if ((at & 7) == 7) add_mask_byte();
+    }
     for (const int32_t id : ids) {
         FUCINA_CHECK(id >= 0 && id < vocab_size_, "id ", id, " of a vocabulary of ", vocab_size_);
     }
@@ -112,6 +121,11 @@ void TokenStoreWriter::append(std::span<const int32_t> ids) {
         std::memcpy(scratch_.data() + 2 * i, &narrow, 2);
     }
     token_spill_->append(scratch_);
+}
+
+void TokenStoreWriter::add_mask_byte() {
+    const auto byte = static_cast<std::byte>(std::exchange(mask_bits_, 0));
+    mask_spill_->append({&byte, 1});
 }
 
 void TokenStoreWriter::end_document() {
@@ -138,7 +152,15 @@ void TokenStoreWriter::commit() {
     const int64_t tokens_at = allocate(file, kTokensName, token_type, tokens_);
     const int64_t offsets_at = allocate(file, kOffsetsName, H5T_STD_I64LE, documents_ + 1);
     const uint64_t checksums[] = {token_spill_->checksum(), offset_spill_->checksum()};
-    write_scalar(file, kVersionName, H5T_STD_I64LE, H5T_NATIVE_INT64, &kTokenStoreVersion);
+    const int64_t version = mask_spill_ ? kMaskedStoreVersion : kTokenStoreVersion;
+    int64_t mask_at = 0;
+    if (mask_spill_) {
+        if (tokens_ % 8 != 0) add_mask_byte();
+        mask_at = allocate(file, kSupervisedName, H5T_STD_U8LE, (tokens_ + 7) / 8);
+        const uint64_t checksum = mask_spill_->checksum();
+        write_scalar(file, kSupervisedChecksumName, H5T_STD_U64LE, H5T_NATIVE_UINT64, &checksum);
+    }
+    write_scalar(file, kVersionName, H5T_STD_I64LE, H5T_NATIVE_INT64, &version);
     write_scalar(file, kVocabularyName, H5T_STD_I64LE, H5T_NATIVE_INT64, &vocab_size_);
     write_scalar(file, kTokensChecksumName, H5T_STD_U64LE, H5T_NATIVE_UINT64, &checksums[0]);
     write_scalar(file, kOffsetsChecksumName, H5T_STD_U64LE, H5T_NATIVE_UINT64, &checksums[1]);
@@ -149,6 +171,7 @@ void TokenStoreWriter::commit() {
         fail(ExitCode::storage, file_.path().string(), ": HDF5 cannot write it; is the disk full?");
     token_spill_->copy_to(file_, tokens_at);
     offset_spill_->copy_to(file_, offsets_at);
+    if (mask_spill_) mask_spill_->copy_to(file_, mask_at);
     file_.commit();
 }
 

@@ -82,6 +82,17 @@ Tokenizer ModelSource::tokenizer(const std::string& given) const {
     return tokenizer;
 }
 
+std::optional<ChatFormat> ModelSource::chat_format(const std::string& given,
+                                                   const std::string& tokenizer) const {
+    const Recipe trained = manifest_ ? manifest_->recipe() : Recipe();
+    const std::string& chosen = given.empty() ? trained.data().chat_template() : given;
+    auto chat = ChatFormat::find(tokenizer_path(tokenizer), chosen);
+    if (!chat && !trained.model().from().empty())
+        chat =
+            ChatFormat::find(std::filesystem::path(trained.model().from()) / "tokenizer.json", "");
+    return chat;
+}
+
 TextEndChoice ModelSource::end_choice(const std::string& begin) const {
     TextEndChoice choice;
     if (manifest_ && manifest_->recipe().data().has_begin_token())

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "configs/manifest.pb.h"
+#include "data/chat_format.h"
 #include "data/tokenizer/tokenizer.h"
 #include "model/model.h"
 #include "parallel/communicator.h"
@@ -32,6 +33,10 @@ class ModelSource {
     std::string tokenizer_path(const std::string& given) const;
     // Fails (exit 2 without a path, exit 3 on another tokenizer than the model was trained with).
     Tokenizer tokenizer(const std::string& given) const;
+    // The model's chat template: `given`, else the run's, else the one beside the tokenizer, else
+    // that of the weights the run began with.
+    std::optional<ChatFormat> chat_format(const std::string& given,
+                                          const std::string& tokenizer) const;
     // data.begin_token and data.end_token of the model's run; `begin`, unless it is "auto",
     // instead.
     TextEndChoice end_choice(const std::string& begin) const;

@@ -40,10 +40,10 @@ void Console::open_log(const std::string& path) {
                     "; nothing is logged"));
 }
 
-void Console::line(const std::string& text) {
+void Console::line(const std::string& text, const std::string& colours) {
     if (!speaks_) return;
     clear_progress();
-    std::fprintf(stdout, "%s\n", text.c_str());
+    std::fprintf(stdout, "%s\n", (terminal_ ? colours : text).c_str());
     std::fflush(stdout);
     log(text + "\n");
 }

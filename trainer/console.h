@@ -16,7 +16,9 @@ class Console {
     // the log, never the run; a file that cannot be opened is said.
     void open_log(const std::string& path);
 
-    void line(const std::string& text);
+    void line(const std::string& text) { line(text, text); }
+    // A terminal shows `colours` instead.
+    void line(const std::string& text, const std::string& colours);
     // A line that the next one replaces on a terminal; elsewhere a line like any other.
     void progress(const std::string& text);
 

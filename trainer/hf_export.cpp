@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "data/chat_format.h"
 #include "data/json.h"
 #include "data/streaming_hash.h"
 #include "data/tensor_file.h"
@@ -232,6 +233,10 @@ class Export {
         copy_companions(options_.tokenizer.parent_path(), temporary_);
         if (!fs::exists(temporary_ / "tokenizer_config.json"))
             write_json(temporary_ / "tokenizer_config.json", tokenizer_config());
+        if (options_.chat_template.empty()) return;
+        const auto there = ChatFormat::find(temporary_ / "tokenizer.json", "");
+        if (!there || there->source() != options_.chat_template)
+            write_text_file(temporary_ / "chat_template.jinja", options_.chat_template);
     }
 
     nlohmann::json tokenizer_config() const {

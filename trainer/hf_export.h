@@ -23,6 +23,7 @@ struct ExportOptions {
     bool force = false;                   // however little FP8 keeps of what training changed
     int64_t shard_bytes = 5'000'000'000;  // a file has at most so many, or one tensor
     std::filesystem::path tokenizer;  // tokenizer.json; files of known names beside it come along
+    std::string chat_template;        // written where those files have none, or another
     bool with_mtp = true;             // if the checkpoint has it
     std::function<void(const std::string& line)> say = [](const std::string&) {};
 };

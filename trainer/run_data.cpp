@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "data/source.h"
+#include "data/supervision.h"
 #include "kernels/error.h"
 #include "kernels/runtime.h"
 #include "parallel/agreement.h"
@@ -28,8 +29,13 @@ class Opener {
             fail(ExitCode::usage, path, ": the tokenizer has ", tokenizer_->vocab_size(),
                  " ids, model.vocab_size is ", vocab_size);
         }
-        ends_ = tokenizer_->ends(
-            {.begin = recipe.data().begin_token(), .end = recipe.data().end_token()});
+        chat_ = ChatFormat::find(path, recipe.data().chat_template());
+        if (!chat_ && !recipe.model().from().empty())
+            chat_ = ChatFormat::find(
+                std::filesystem::path(recipe.model().from()) / "tokenizer.json", "");
+        ends_ = tokenizer_->ends({.begin = recipe.data().begin_token(),
+                                  .end = recipe.data().end_token(),
+                                  .chat_template = chat_ ? chat_->source() : ""});
         console_.line(ends_->note);
     }
 
@@ -60,7 +66,7 @@ class Opener {
   private:
     std::shared_ptr<const TokenStore> open(const Source& source) {
         std::optional<TextTokenizer> text;
-        if (tokenizer_) text = text_tokenizer(*tokenizer_, *ends_);
+        if (tokenizer_) text = text_tokenizer(*tokenizer_, *ends_, chat_);
         SourceOptions options;
         options.prepare.input = source.path();
         options.prepare.format = source_format(source.format(), source.path());
@@ -99,6 +105,9 @@ class Opener {
     void report(const Source& source, const PrepareReport& report) {
         console_.line(fmt::format("prepared {}: {} documents, {} tokens", source.path(),
                                   report.documents, report.tokens));
+        if (report.kind && report.kind->first != RowKind::text)
+            console_.line(concat("  rows of ", name_of(report.kind->first), ", by their keys",
+                                 chat_ ? "; chat template: " + chat_->from() : ""));
         for (const std::string& note : report.notes()) console_.line("  " + note);
     }
 
@@ -107,6 +116,7 @@ class Opener {
     Console& console_;
     std::optional<Tokenizer> tokenizer_;
     std::optional<TextEnds> ends_;
+    std::optional<ChatFormat> chat_;
     std::filesystem::path cache_;
 };
 
@@ -117,6 +127,11 @@ void describe(const Sources& sources, const BatchLoader& loader, std::vector<std
             fmt::format("  {:<32} {:>10} documents {:>12} tokens {:>9} sequences  weight {:g}",
                         sources[i].path(), packed.store().documents(), packed.store().tokens(),
                         packed.sequences(), sources[i].weight()));
+        if (!packed.store().is_masked()) continue;
+        lines.push_back(fmt::format("  {:<32} {:>10.1f} % of them supervised: {} tokens", "",
+                                    100 * static_cast<double>(packed.labels()) /
+                                        static_cast<double>(packed.store().tokens()),
+                                    packed.labels()));
     }
 }
 
@@ -180,6 +195,9 @@ void check_predicts(const BatchLoader& loader) {
     for (int64_t i = 0; i < loader.sources(); ++i) {
         const PackedStore& source = loader.source(i);
         if (source.labels() > 0) continue;
+        if (source.store().is_masked())
+            fail(ExitCode::data, source.store().name(), ": none of its ", source.store().tokens(),
+                 " tokens is both supervised and behind another one");
         fail(ExitCode::data, source.store().name(), ": there is nothing to predict: none of its ",
              source.store().documents(), " documents (", source.store().tokens(),
              " tokens) has two tokens in a row at a sequence length of ",
@@ -217,6 +235,18 @@ std::vector<std::string> data_card(const Recipe& recipe, const RunData& data) {
         describe(recipe.data().valid(), *data.valid, lines);
     }
     return lines;
+}
+
+void show_example(const RunData& data, Console& console) {
+    for (int64_t s = 0; data.tokenizer && s < data.train->sources(); ++s) {
+        const TokenStore& store = data.train->source(s).store();
+        if (!store.is_masked()) continue;
+        console.line("example  what is supervised stands between [[ and ]]",
+                     "example  what is supervised is green");
+        console.line(marked_example(*data.tokenizer, store, false),
+                     marked_example(*data.tokenizer, store, true));
+        return;
+    }
 }
 
 }  // namespace fucina

@@ -42,4 +42,8 @@ void adopt_ends(ModelSpec& spec, const std::optional<TextEnds>& ends, Console& c
 // The data card: what each source holds and how often the run will go over it.
 std::vector<std::string> data_card(const Recipe& recipe, const RunData& data);
 
+// The first conversation that the run trains on, with what is supervised of it; nothing where it
+// trains on none.
+void show_example(const RunData& data, Console& console);
+
 }  // namespace fucina

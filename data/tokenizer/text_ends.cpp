@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "data/file.h"
 #include "data/json.h"
 #include "data/tokenizer/json_reader.h"
 #include "kernels/error.h"
@@ -114,15 +115,16 @@ class Reader {
         });
     }
 
-    // Ends of turns are those of kTurnEnds that the chat template writes.
     void read_turn_ends(const std::optional<nlohmann::json>& config) {
-        if (!config || !config->is_object() || !config->contains("chat_template")) return;
-        const std::string text = config->at("chat_template").dump();
-        for (const char* name : kTurnEnds) {
-            const auto found = ids_.find(name);
-            if (found != ids_.end() && text.find(name) != std::string::npos)
-                out_.more_ends.push_back({found->second, name, "the chat template"});
-        }
+        const auto jinja = std::filesystem::path(path_).replace_filename("chat_template.jinja");
+        std::error_code ignored;
+        if (std::filesystem::is_regular_file(jinja, ignored))
+            out_.chat_template = read_text_file(jinja, kMaxFile);
+        else if (config && config->is_object() && config->contains("chat_template"))
+            out_.chat_template = config->at("chat_template").dump();
+        for (const char* name : kTurnEnds)
+            if (const auto found = ids_.find(name); found != ids_.end())
+                out_.turn_ends.push_back({found->second, name, "the chat template"});
     }
 
     const std::filesystem::path path_;
@@ -199,6 +201,10 @@ TextEnds resolve_text_ends(const TextEndSources& sources, const TextEndChoice& c
     ends.note += "; end with " + (end ? in_words(*end) : "no token");
     std::vector<NamedToken> stops = sources.template_end;
     stops.insert(stops.end(), sources.more_ends.begin(), sources.more_ends.end());
+    const std::string& written =
+        choice.chat_template.empty() ? sources.chat_template : choice.chat_template;
+    for (const NamedToken& token : sources.turn_ends)
+        if (written.find(token.name) != std::string::npos) stops.push_back(token);
     if (sources.eos) stops.push_back(*sources.eos);
     if (end) {
         ends.end = end->id;

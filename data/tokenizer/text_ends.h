@@ -25,7 +25,9 @@ struct TextEndSources {
     std::vector<NamedToken> template_begin, template_end;  // around a text
     std::optional<NamedToken> bos, eos;
     std::optional<NamedToken> only_special;        // the one special token, if there is one alone
-    std::vector<NamedToken> more_ends;             // other names of eos_token, and ends of turns
+    std::vector<NamedToken> more_ends;             // other names of eos_token
+    std::vector<NamedToken> turn_ends;             // those that chat templates may write
+    std::string chat_template;                     // as it lies beside the tokenizer
     std::optional<bool> add_bos;                   // add_bos_token
     std::string config = "tokenizer_config.json";  // its path, for messages
 };
@@ -37,9 +39,11 @@ using TokenIds = std::unordered_map<std::string, int32_t>;
 TextEndSources read_text_ends(const std::filesystem::path& path, const nlohmann::json& root,
                               const TokenIds& ids);
 
-// data.begin_token and data.end_token: "auto", "none", or a token's name.
+// data.begin_token and data.end_token: "auto", "none", or a token's name. A chat template instead
+// of the one beside the tokenizer, where it is not empty.
 struct TextEndChoice {
     std::string begin = "auto", end = "auto";
+    std::string chat_template = {};
 };
 
 struct TextEnds {

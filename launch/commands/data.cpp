@@ -18,7 +18,7 @@ namespace fucina {
 namespace {
 
 struct DataOptions {
-    std::string tokenizer, input, format, output;
+    std::string tokenizer, input, format, output, chat_template;
     int64_t vocab_size = 0;
     bool no_eos = false;
     TextEndChoice ends;
@@ -86,8 +86,11 @@ void run_prepare(const DataOptions& options) {
     TextTokenizer tokenizer;
     if (!options.tokenizer.empty()) {
         const Tokenizer loaded = Tokenizer::load(options.tokenizer);
-        const TextEnds ends = loaded.ends(options.ends);
-        tokenizer = text_tokenizer(loaded, ends);
+        const auto chat = ChatFormat::find(options.tokenizer, options.chat_template);
+        TextEndChoice choice = options.ends;
+        if (chat) choice.chat_template = chat->source();
+        const TextEnds ends = loaded.ends(choice);
+        tokenizer = text_tokenizer(loaded, ends, chat);
         std::printf("%s\n", ends.note.c_str());
     } else if (prepare_options.format == SourceFormat::tokens && options.vocab_size > 0) {
         tokenizer.vocab_size = options.vocab_size;
@@ -179,6 +182,10 @@ void add_data_command(Command app) {
     prepare.option("--begin-token", options->ends.begin,
                    "before documents: auto, none, or a token");
     prepare.option("--end-token", options->ends.end, "after documents: auto, none, or a token");
+    prepare
+        .option("--chat-template", options->chat_template,
+                "of conversations; default: the tokenizer's")
+        .path();
     add_broken_limit(prepare, *options);
     prepare.run([options] { run_prepare(*options); });
 

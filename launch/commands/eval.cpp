@@ -116,6 +116,7 @@ RunData load_file(Communicator& communicator, const EvalOptions& options, const 
     data.set_append_eos(!trained.has_append_eos() || trained.append_eos());
     data.set_begin_token(trained.has_begin_token() ? trained.begin_token() : "auto");
     data.set_end_token(trained.has_end_token() ? trained.end_token() : "auto");
+    data.set_chat_template(trained.chat_template());
     data.set_cache(trained.cache());
     data.set_shuffle(false);
     data.set_broken_limit(kBrokenLimit);

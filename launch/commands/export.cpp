@@ -88,6 +88,8 @@ void export_checkpoint(const Options& options) {
                                       : concat(tokenizer, " is not there").c_str());
     const CheckpointReader reader(source.directory());
     ExportOptions how;
+    if (const auto chat = source.chat_format("", options.tokenizer))
+        how.chat_template = chat->source();
     how.dtype = options.dtype == "fp32"  ? DType::f32
                 : options.dtype == "fp8" ? DType::f8_e4m3
                                          : DType::bf16;

@@ -1,6 +1,7 @@
 // `fucina generate MODEL --prompt TEXT`: goes on with a text, token by token.
 #include <cstdio>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "data/ids_file.h"
 #include "kernels/runtime.h"
@@ -17,11 +18,11 @@ namespace {
 
 struct GenerateOptions {
     std::optional<std::string> prompt;
-    std::string model, tokens, tokenizer, precision, begin_token = "auto";
+    std::string model, tokens, tokenizer, precision, begin_token = "auto", chat_template, system;
     int64_t max_tokens = 256;
     RunOnlyLayout layout;
     Sampling sampling{.temperature = 0.8, .top_p = 0.95};
-    bool ignore_eos = false;
+    bool ignore_eos = false, chat = false;
 };
 
 // Prints what is new of a growing text. A character whose bytes are not all there yet waits.
@@ -97,6 +98,29 @@ void continue_text(const GenerateOptions& options, const ModelSource& source, Mo
     stream.finish();
 }
 
+// The model's answer to one message.
+void answer(const GenerateOptions& options, const ModelSource& source, Model& model,
+            const Tokenizer& tokenizer) {
+    const auto chat = source.chat_format(options.chat_template, options.tokenizer);
+    if (!chat)
+        fail(ExitCode::usage, options.model,
+             ": has no chat template; name one with --chat-template FILE");
+    nlohmann::ordered_json messages;
+    if (!options.system.empty())
+        messages.push_back({{"role", "system"}, {"content", options.system}});
+    messages.push_back({{"role", "user"}, {"content", *options.prompt}});
+    TextEndChoice choice = source.end_choice("auto");
+    choice.chat_template = chat->source();
+    const GenerationOptions generation =
+        generation_options(options, source, tokenizer.ends(choice));
+    // What begins a text is in the template.
+    const std::vector<int32_t> prompt =
+        tokenizer.encode(chat->render({{"messages", messages}}, true));
+    TextStream stream(tokenizer, {});
+    go_on(model, prompt, generation, [&](int32_t id) { stream.add(id); });
+    stream.finish();
+}
+
 void run_generate(const GenerateOptions& options) {
     if (process().rank() != 0 && options.layout.one_rank()) return;
     // Ranks that share the model all make the same text; the first one prints it.
@@ -114,7 +138,9 @@ void run_generate(const GenerateOptions& options) {
     std::optional<Tokenizer> tokenizer;
     if (options.tokens.empty()) tokenizer = source.tokenizer(options.tokenizer);
     Model model = source.load({.compute = compute, .training = false, .mesh = mesh.get()});
-    if (tokenizer)
+    if (options.chat)
+        answer(options, source, model, *tokenizer);
+    else if (tokenizer)
         continue_text(options, source, model, *tokenizer);
     else
         continue_lists(options, source, model);
@@ -134,6 +160,13 @@ void add_generate_command(Command app) {
                 "prompts as token ids, a JSON list of lists; prints ids")
         .path()
         .excludes(prompt);
+    const Option chat = command.flag("--chat", options->chat,
+                                     "answer the prompt, a message, by the model's chat template");
+    chat.needs(prompt);
+    command.option("--system", options->system, "a system message before it").needs(chat);
+    command.option("--chat-template", options->chat_template, "if not the model's own")
+        .path()
+        .needs(chat);
     command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own")
         .path();
     command.option("--max-tokens", options->max_tokens, "at most so many new tokens")

@@ -90,6 +90,7 @@ void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
                                 : concat(" for ", order.replicas(), " replicas"),
                             ", in ", order.chunks(), " chunks"));
     for (const std::string& line : data_card(recipe, run.data)) console.line(line);
+    show_example(run.data, console);
     for (const std::string& line : parameter_table(*run.model)) console.line(line);
 }
 

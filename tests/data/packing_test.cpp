@@ -41,6 +41,19 @@ TEST(Packing, CutsAndPacksAsDocumented) {
     EXPECT_EQ(all.label_count(), 13);
 }
 
+TEST(Packing, LabelsAreSupervisedTokensBehindAnotherOne) {
+    // Pieces of 4: {0 1 2 3} {4 5} {6 7}; supervised are 1, 3, 4, 5 and 6, of which 4 and 6 have
+    // nothing before them.
+    const auto store = std::make_shared<TokenStore>(TokenStore::from_lists(
+        {{0, 1, 2, 3, 4, 5}, {6, 7}}, 8, "marked", {0, 1, 0, 1, 1, 1, 1, 0}));
+    const PackedStore packs(store, 4);
+    const PackedSequences all = all_of(packs);
+    const int32_t no = kNoLabel;
+    EXPECT_EQ(all.labels, (std::vector<int32_t>{1, no, 3, no, 5, no, no, no}));
+    EXPECT_EQ(all.label_count(), 3);
+    EXPECT_EQ(packs.labels(), 3);
+}
+
 TEST(Packing, EqualLengthDocumentsAreTheSequences) {
     const PackedStore packs(counting_store({8, 8, 8}), 8);
     ASSERT_EQ(packs.sequences(), 3);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <fstream>
@@ -72,6 +73,37 @@ TEST(TokenStore, ReadsWhatWasWritten) {
     write_store(directory.path() / "b.h5", 100, {{1}, {2, 3}});
     EXPECT_EQ(read_text_file(directory.path() / "a.h5", 1 << 20),
               read_text_file(directory.path() / "b.h5", 1 << 20));
+}
+
+TEST(TokenStore, KeepsABitATokenOfWhatIsSupervised) {
+    const TemporaryDirectory directory;
+    const auto path = directory.path() / "store.h5";
+    std::vector<int32_t> ids(1003);
+    std::vector<uint8_t> marks(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) marks[i] = i % 3 == 0 || i % 7 == 2;
+    TokenStoreWriter writer(path, 10, "");
+    for (size_t at = 0, size = 1; at < ids.size();
+         at += size, size = std::min(size + 5, ids.size() - at)) {
+        writer.append(std::span(ids).subspan(at, size), std::span(marks).subspan(at, size));
+        writer.end_document();
+    }
+    writer.commit();
+    const TokenStore store = TokenStore::open(path);
+    store.verify();
+    EXPECT_TRUE(store.is_masked());
+    const TokenStore memory = TokenStore::from_lists({ids}, 10, "memory", marks);
+    for (size_t first = 0; first < 30; ++first) {
+        for (const size_t count : {size_t{0}, size_t{1}, size_t{9}, ids.size() - first}) {
+            for (const TokenStore* one : {&store, &memory}) {
+                std::vector<uint8_t> got(count);
+                one->read_supervised(static_cast<int64_t>(first), got);
+                EXPECT_TRUE(std::ranges::equal(got, std::span(marks).subspan(first, count)));
+            }
+        }
+    }
+    marks[5] ^= 1;
+    EXPECT_NE(memory.content_hash(), TokenStore::from_lists({ids}, 10, "", marks).content_hash());
+    EXPECT_EQ(memory.content_hash().size(), 48);
 }
 
 TEST(TokenStore, LargeStoresStreamThroughTheSpill) {
@@ -209,7 +241,8 @@ TEST(TokenStore, RefusesWhatIsNotAStore) {
     EXPECT_CONTAINS(message({.external = true}), "dataset tokens lies in another file");
     EXPECT_CONTAINS(message({.soft_link = true}), "dataset tokens is a link");
     EXPECT_CONTAINS(message({.no_hash = true}), "has no attribute tokenizer_hash");
-    EXPECT_CONTAINS(message({.version = 2}), "format version 2, this program reads 1");
+    EXPECT_CONTAINS(message({.version = 3}), "format version 3, this program reads 1 and 2");
+    EXPECT_CONTAINS(message({.version = 2}), "has no attribute supervised_xxh3");
     EXPECT_CONTAINS(message({.vocab_size = 0}), "vocab_size 0, expected 1 to 2147483648");
     EXPECT_CONTAINS(message({.token_type = H5T_STD_I16LE}), "another element type");
     EXPECT_CONTAINS(message({.token_type = H5T_IEEE_F32LE}), "another element type");

@@ -53,14 +53,14 @@ ROWS = [
     {"messages": [SYSTEM, ASK, CALL, ANSWER, TELL], "tools": TOOLS},
     {"messages": [ASK, CALL, ANSWER, CALL, ANSWER], "tools": TOOLS},
     {"messages": [ASK, TELL], "tools": TOOLS},
-    {"messages": [ASK, TELL, ASK], "enable_thinking": False},
-    {"messages": [ASK, TELL], "enable_thinking": True, "reasoning_effort": "low"},
+    {"messages": [ASK, TELL, ASK], "chat_template_kwargs": {"enable_thinking": False}},
+    {"messages": [ASK, TELL], "chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"}},
     {"messages": []},
 ]
 # The language itself; `x` is a dict, `s` a string, `l` a list.
-VARIABLES = {"messages": [], "s": " Größe, a b  a\n", "l": ["b", "a", "c", "a"], "n": -7, "f": 1e16, "g": 0.1, "e": [],
+VARIABLES = {"messages": [], "chat_template_kwargs": {"s": " Größe, a b  a\n", "l": ["b", "a", "c", "a"], "n": -7, "f": 1e16, "g": 0.1, "e": [],
              "x": {"b": 1, "A": None, "items": [1, 2], "c": {"d": [True, 1.5, "it's \"x\" \u00e9\n"]}},
-             "p": [{"k": "v", "r": 1}, {"k": "w", "r": 0}, {"k": "v"}], "bad": "<&>'\"", "none": None}
+             "p": [{"k": "v", "r": 1}, {"k": "w", "r": 0}, {"k": "v"}], "bad": "<&>'\"", "none": None}}
 SNIPPETS = r"""
 a {{ 1 }} b {{ -1 }}{{ 2.50 }} {{ f }} {{ g }}
 {{ s }}|{{ s | trim }}|{{ s.strip() }}|{{ s.strip(' a\n') }}|{{ s.lstrip() }}|{{ s.rstrip('\n ') }}
@@ -155,11 +155,10 @@ ENDLESS = {
 
 def expected(source, row, with_prompt):
     """The text, or None where jinja2 fails."""
-    row = dict(row)
-    messages, tools = row.pop("messages"), row.pop("tools", None)
+    messages, tools = row["messages"], row.get("tools")
     try:
         texts, _ = render_jinja_template([messages], tools=tools, chat_template=source,
-                                         add_generation_prompt=with_prompt, **TOKENS, **row)
+                                         add_generation_prompt=with_prompt, **TOKENS, **row.get("chat_template_kwargs", {}))
         return texts[0]
     except Exception:  # whatever jinja2 and Python raise
         return None
@@ -170,7 +169,7 @@ def rendered(directory, source, rows, with_prompt):
     (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (directory / "tokenizer_config.json").write_text(json.dumps(TOKENS))
     done = runs.run("data", "preview", directory / "rows.jsonl", "--tokenizer", directory / "tokenizer.json",
-                    "--chat-template", directory / "template.jinja", "--rows", len(rows), "--json",
+                    "--chat-template", directory / "template.jinja", "--rows", len(rows), "--render", "--json",
                     *(["--generation-prompt"] if with_prompt else []))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

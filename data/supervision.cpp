@@ -1,0 +1,55 @@
+#include "data/supervision.h"
+
+#include <algorithm>
+#include <array>
+
+namespace fucina {
+namespace {
+
+constexpr size_t kLongest = 600;  // bytes of a stretch that are shown
+
+bool is_continuation(char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
+}
+
+std::string shown(std::string text) {
+    for (char& c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f) c = '?';
+    }
+    if (text.size() <= kLongest) return text;
+    size_t head = kLongest / 2, tail = text.size() - kLongest / 2;
+    while (is_continuation(text[head])) --head;
+    while (is_continuation(text[tail])) ++tail;
+    return text.substr(0, head) + " [...] " + text.substr(tail);
+}
+
+}  // namespace
+
+std::string marked_text(const Tokenizer& tokenizer, std::span<const int32_t> ids,
+                        std::span<const uint8_t> supervised, bool colours) {
+    std::string out;
+    for (size_t begin = 0, end = 0; begin < ids.size(); begin = end) {
+        while (end < ids.size() && supervised[end] == supervised[begin]) ++end;
+        const std::string text = shown(tokenizer.decode(ids.subspan(begin, end - begin)));
+        if (supervised[begin] == 0)
+            out += text;
+        else
+            out += (colours ? "\x1b[32m" : "[[") + text + (colours ? "\x1b[0m" : "]]");
+    }
+    return out;
+}
+
+std::string marked_example(const Tokenizer& tokenizer, const TokenStore& store, bool colours) {
+    constexpr int64_t kMost = 1 << 16;  // tokens
+    std::array<int64_t, 2> bounds{};
+    store.read_offsets(0, bounds);
+    const auto count = static_cast<size_t>(std::min(kMost, bounds[1]));
+    std::vector<int32_t> ids(count);
+    std::vector<uint8_t> supervised(count);
+    store.read_tokens(0, ids);
+    store.read_supervised(0, supervised);
+    return marked_text(tokenizer, ids, supervised, colours);
+}
+
+}  // namespace fucina
