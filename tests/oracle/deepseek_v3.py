@@ -175,17 +175,20 @@ def block(c, w, layer, x, lengths):
     return x + y, balance
 
 
-def cross_entropy(logits, documents, shift):
-    """Summed; the label of a token is the one `shift` later in its document."""
+def cross_entropy(logits, documents, shift, marks=None):
+    """Summed; the label of a token is the one `shift` later in its document, where that is marked."""
     total = 0.0
-    for rows, ids in zip(logits.split([len(ids) - shift + 1 for ids in documents]), documents, strict=True):
-        total = total + torch.nn.functional.cross_entropy(rows[:-1], torch.tensor(ids[shift:], dtype=torch.long), reduction="sum")
+    for d, rows in enumerate(logits.split([len(ids) - shift + 1 for ids in documents])):
+        labels = torch.tensor(documents[d][shift:], dtype=torch.long)
+        if marks:
+            labels[torch.tensor(marks[d][shift:]) == 0] = -100
+        total = total + torch.nn.functional.cross_entropy(rows[:-1], labels, reduction="sum")
     return total
 
 
-def losses(c, w, documents, with_mtp):
+def losses(c, w, documents, with_mtp, marks=None):
     """Of a sequence of documents, two tokens or more each: summed cross-entropy, summed MTP cross-entropy,
-    balance loss."""
+    balance loss. `marks`: 0 or 1 of each token of each document, whether it is a target; all are without them."""
     lengths = [len(ids) for ids in documents]
     table, head = w["model.embed_tokens.weight"], w.get("lm_head.weight", w["model.embed_tokens.weight"])
     x, balance = table[torch.tensor(sum(documents, []))], 0.0
@@ -193,7 +196,7 @@ def losses(c, w, documents, with_mtp):
         x, b = block(c, w, layer, x, lengths)
         balance = balance + b
     hidden = rms(x, w["model.norm.weight"], c["rms_norm_eps"])
-    main = cross_entropy(hidden @ head.T, documents, 1)
+    main = cross_entropy(hidden @ head.T, documents, 1, marks)
     if not with_mtp:
         return main, torch.zeros((), dtype=torch.float64), balance
     p, eps = f"model.layers.{c['num_hidden_layers']}.", c["rms_norm_eps"]
@@ -203,4 +206,4 @@ def losses(c, w, documents, with_mtp):
                         rms(before, w[p + "hnorm.weight"], eps)], -1)
     x, b = block(c, w, c["num_hidden_layers"], joined @ w[p + "eh_proj.weight"].T, [n - 1 for n in lengths])
     logits = rms(x, w[p + "shared_head.norm.weight"], eps) @ head.T
-    return main, cross_entropy(logits, documents, 2), balance + b
+    return main, cross_entropy(logits, documents, 2, marks), balance + b
