@@ -22,6 +22,7 @@ constexpr uint32_t kVersion = 2;
 constexpr size_t kHeader = 8 + 4 + 8, kHash = 16;
 constexpr int64_t kLargest = int64_t{256} << 20;  // bytes of a manifest
 constexpr int kMostBoxes = 1 << 20;               // of a tensor
+constexpr size_t kMostBeside = 1024;              // that reach over the same index of dimension 0
 constexpr int64_t kMostSteps = int64_t{1} << 40;  // the recipe's train.steps is less
 constexpr int64_t kMostSamples = int64_t{1} << 62;
 
@@ -108,6 +109,8 @@ void check_disjoint(const SavedTensor& tensor, const std::string& where) {
     std::ranges::stable_sort(order, {}, first);
     for (const int next : order) {
         std::erase_if(open, [&](int i) { return end(i) <= first(next); });
+        if (open.size() == kMostBeside)  // each is compared with each
+            fail(ExitCode::data, where, ": more than ", kMostBeside, " boxes side by side");
         for (const int i : open) {
             if (overlap(tensor.boxes(i), tensor.boxes(next)))
                 fail(ExitCode::data, where, ": boxes ", std::min(i, next), " and ",
@@ -134,12 +137,10 @@ void check_tensor(const Manifest& manifest, const SavedTensor& tensor, const std
     if (tensor.boxes_size() > kMostBoxes) {
         fail(ExitCode::data, where, ": ", tensor.boxes_size(), " boxes; at most ", kMostBoxes);
     }
-    int64_t covered = 0;
-    for (const SavedBox& box : tensor.boxes()) {
-        check_box(manifest, tensor, box, where);
-        covered += elements_of(box.extent());
-    }
+    for (const SavedBox& box : tensor.boxes()) check_box(manifest, tensor, box, where);
     check_disjoint(tensor, where);
+    int64_t covered = 0;  // no more than the tensor has, as they are disjoint
+    for (const SavedBox& box : tensor.boxes()) covered += elements_of(box.extent());
     if (covered != elements) {
         fail(ExitCode::data, where, ": boxes cover ", covered, " of ", elements, " elements");
     }

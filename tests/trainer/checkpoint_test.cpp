@@ -198,6 +198,32 @@ TEST_F(CheckpointTest, TheSameStateMakesTheSameBytesASecondLater) {
     EXPECT_TRUE(read(saved / kManifestName) == framed);
 }
 
+SavedBox huge_box() {
+    SavedBox box;
+    box.add_offset(0);
+    box.add_extent(int64_t{1} << 60);
+    box.set_nbytes(int64_t{1} << 62);
+    return box;
+}
+
+// The only tensor, of one row, with a box for each element.
+void cut_into_columns(Manifest& manifest, int columns) {
+    manifest.clear_tensors();
+    SavedTensor& tensor = *manifest.add_tensors();
+    tensor.set_kind("weight");
+    tensor.set_name("row");
+    tensor.set_dtype("F32");
+    for (const int64_t dim : {1, columns}) tensor.add_shape(dim);
+    for (int i = 0; i < columns; ++i) {
+        SavedBox& box = *tensor.add_boxes();
+        for (const int64_t offset : {0, i}) box.add_offset(offset);
+        for (const int64_t extent : {1, 1}) box.add_extent(extent);
+        box.set_byte_offset(2048 + 4 * i);
+        box.set_nbytes(4);
+    }
+    manifest.mutable_files(0)->set_size(2048 + 4 * columns);
+}
+
 // Manifests that pass the checksum but lie.
 TEST_F(CheckpointTest, RefusesManifestsThatBreakTheRules) {
     ASSERT_EQ(save(1, 2, make_state(1)).problem, "");
@@ -233,6 +259,19 @@ TEST_F(CheckpointTest, RefusesManifestsThatBreakTheRules) {
         other->set_file(box(m)->file());
         other->set_byte_offset(box(m)->byte_offset());
     }));
+    // So many elements that their sum wraps to what the tensor has.
+    EXPECT_TRUE(refused([&](Manifest& m) {
+        SavedTensor& tensor = *m.mutable_tensors(1);
+        m.mutable_files(0)->set_size(int64_t{1} << 62);
+        const SavedBox huge = huge_box();
+        tensor.clear_boxes();
+        tensor.clear_shape();
+        tensor.add_shape(int64_t{1} << 60);
+        for (int i = 0; i < 17; ++i) *tensor.add_boxes() = huge;
+    }));
+    for (const int columns : {1024, 1025, 200'000}) {
+        EXPECT_EQ(refused([&](Manifest& m) { cut_into_columns(m, columns); }), columns > 1024);
+    }
     EXPECT_TRUE(refused([](Manifest& m) { m.set_updates(2); }));
     EXPECT_TRUE(refused([](Manifest& m) { m.set_step(int64_t{1} << 62); }));
     EXPECT_TRUE(refused([](Manifest& m) { m.set_next_sample(INT64_MAX); }));
