@@ -78,6 +78,8 @@ def whole(tmp_path_factory, failing_calls):
     for call in CALLS:
         directory = tmp_path_factory.mktemp("whole") / call
         counts[call] = train_failing(directory, failing_calls, call, 0, expect=0)[1]
+    # Of every save two files, its directory, and the one above before and after the rename.
+    assert counts["fsync"] >= 5 * (STEPS // EVERY), counts
     return directory, counts
 
 
@@ -90,16 +92,15 @@ def test_any_call_fails_once(tmp_path, failing_calls, whole, call):
     print(count, call)
     assert count > 0 or call in ("write", "ftruncate"), counts
     nths = range(1, count + 1) if runs.LEVEL == "full" else sorted({1, count // 3 or 1, 2 * count // 3 or 1, count})
-    dropped = 0
     for nth in nths if count else ():
         run = tmp_path / str(nth)
         done, _ = train_failing(run, failing_calls, call, nth)
         lines = warnings(done.stdout)
         at_end = "the last step could not be saved" in done.stderr
         assert done.returncode == (11 if at_end else 0), (nth, done.stderr)
-        assert len(lines) <= 1 and len(done.stderr.splitlines()) == at_end, (nth, lines, done.stderr)
+        assert len(lines) == 1 or (not lines and nth > 1), (nth, "what is removed may fail to be")
+        assert len(done.stderr.splitlines()) == at_end, (nth, lines, done.stderr)
         assert runs.metrics(run) == runs.metrics(directory), nth
-        dropped += len(lines)
         for name in runs.checkpoints(run):
             if ".t" not in name:  # what a failed removal left, until the next start
                 verified = runs.run("checkpoint", "verify", run / "run" / "checkpoints" / name)
@@ -108,7 +109,6 @@ def test_any_call_fails_once(tmp_path, failing_calls, whole, call):
         step = STEPS - EVERY if at_end else STEPS
         assert f"after step {step}" in resumed.stdout and "WARNING" not in resumed.stdout, (nth, resumed.stdout)
         assert not [name for name in runs.checkpoints(run) if "." in name], nth
-    assert dropped > 0 or not count, "no call belonged to a save"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-// A library to preload: the FAIL_NTH-th call FAIL_CALL on a file whose path holds FAIL_PATH fails as on a
+// A library to preload: the FAIL_NTH-th call FAIL_CALL (open: that may make a file) on a file whose path holds FAIL_PATH fails as on a
 // full or broken disk, on rank FAIL_RANK or, without it, on every rank. FAIL_MODE: once (the default),
 // forever (all from then on), or short (writes only, all from then on: half of the bytes are written). Each
 // call that is meant, failed or not, adds a byte to the file FAIL_COUNT.
@@ -91,8 +91,7 @@ int open64(const char* path, int flags, ...) {
     va_start(rest, flags);
     const int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(rest, int) : 0;
     va_end(rest);
-    const int changes = (flags & O_ACCMODE) != O_RDONLY;
-    if (path_is_meant(path) && due(changes ? "open" : "open to read") == FAILS) { errno = EMFILE; return -1; }
+    if (flags & O_CREAT && path_is_meant(path) && due("open") == FAILS) { errno = EMFILE; return -1; }
     return real(path, flags, mode);
 }
 int open(const char* path, int flags, ...) {
