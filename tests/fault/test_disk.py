@@ -119,7 +119,6 @@ def test_any_call_fails_for_good(tmp_path, failing_calls, whole, call):
     done, _ = train_failing(tmp_path / "run", failing_calls, call, 1, "forever", expect=11)
     assert len(warnings(done.stdout)) == 3 and len(done.stderr.splitlines()) == 1, done.stdout
     assert "3 saves in a row failed" in done.stderr
-    assert runs.last_step(tmp_path / "run") < STEPS
 
 
 @pytest.mark.slow

@@ -31,13 +31,18 @@ def whole(tmp_path_factory):
     return directory
 
 
+def may_be_newest(step, reached, every):
+    """Whether a checkpoint of this step may be the newest, where a run came so far. Of one save at a time the last
+    may be under way, and a step that is to be saved next waits for it."""
+    return step % every == 0 and (reached - 1) // every * every - every <= step <= reached
+
+
 def check_resume(directory, whole, ranks):
     reached = runs.last_step(directory)
     done = runs.resume(directory, ranks=ranks)
     assert "WARNING" not in done.stdout, done.stdout
     step = int(re.search(r"after step (\d+)", done.stdout).group(1))
-    # Of one save at a time the last may be under way.
-    assert step % EVERY == 0 and reached // EVERY * EVERY - EVERY <= step <= reached, (step, reached)
+    assert may_be_newest(step, reached, EVERY), (step, reached)
     assert runs.same_run(whole, directory, STEPS) is None
     kept = runs.checkpoints(directory)
     assert kept == [f"step-{STEPS // EVERY * EVERY:08d}", f"step-{STEPS:08d}"], kept
@@ -107,7 +112,9 @@ def life(command, seconds, rng):
         out, err = process.communicate(timeout=60)
     assert process.returncode != 0, "it came to its end"
     for line in err.splitlines():
-        assert not line.startswith("error:") or "was killed by signal 9" in line, (err, out[-500:])
+        # A rank that was just being started when all others were killed lives for a second more.
+        fine = "was killed by signal 9" in line or "is in use by process" in line
+        assert fine or not line.startswith("error:"), (err, out[-500:])
     return out
 
 
@@ -127,11 +134,12 @@ def test_random_moments(tmp_path):
         out = life([*job, "resume", tmp_path / "run"] if saved else [*job, "train", path, "--fresh"],
                    rng.uniform(0, 3), rng)
         if saved and (found := re.search(r"after step (\d+)", out)):
-            assert reached // every * every - every <= int(found.group(1)) <= reached, (found.group(1), reached)
+            assert may_be_newest(int(found.group(1)), reached, every), (found.group(1), reached)
             resumes += 1
         reached = runs.last_step(tmp_path)
     print(resumes, "resumes,", reached, "steps")
     assert resumes > 0 and reached > 0
+    time.sleep(2)  # for such a rank
     last = reached + 3
     runs.resume(tmp_path, "--set", f"train.steps={last}", "--set", "checkpoint.every=0", ranks=2)
     whole = tmp_path / "whole"
