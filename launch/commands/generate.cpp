@@ -17,9 +17,9 @@ namespace fucina {
 namespace {
 
 struct GenerateOptions {
-    std::optional<std::string> prompt;
+    std::vector<std::string> prompts;
     std::string model, tokens, tokenizer, precision, begin_token = "auto", chat_template, system;
-    int64_t max_tokens = 256;
+    int64_t max_tokens = 256, batch = 8;
     RunOnlyLayout layout;
     Sampling sampling{.temperature = 0.8, .top_p = 0.95};
     bool ignore_eos = false, chat = false;
@@ -59,66 +59,96 @@ GenerationOptions generation_options(const GenerateOptions& options, const Model
     return result;
 }
 
-// The ids after `prompt`; says so where the model's positions, not the text, end them.
-std::vector<int32_t> go_on(Model& model, const std::vector<int32_t>& prompt,
-                           const GenerationOptions& options,
-                           const std::function<void(int32_t)>& on_token) {
-    const std::vector<int32_t> made = generate(model, prompt, options, on_token);
-    const auto all = static_cast<int64_t>(prompt.size() + made.size());
-    if (all == model.spec().max_positions && std::ssize(made) < options.max_tokens)
+// Says so where the model's positions, not the text, ended it.
+void note_positions(const ModelSpec& spec, size_t prompt, size_t made, int64_t max_tokens) {
+    const auto all = static_cast<int64_t>(prompt + made);
+    if (all == spec.max_positions && static_cast<int64_t>(made) < max_tokens)
         std::cerr << "note: stopped at the last of the model's " << all
                   << " positions (max_position_embeddings)" << std::endl;
+}
+
+// What each prompt goes on with.
+std::vector<std::vector<int32_t>> go_on(const GenerateOptions& options, Model& model,
+                                        std::span<const std::vector<int32_t>> prompts,
+                                        const GenerationOptions& generation,
+                                        const std::function<void(int32_t)>& on_token = {}) {
+    auto made = generate_all(model, prompts, options.batch, generation, [&](size_t, int32_t id) {
+        if (on_token) on_token(id);
+    });
+    for (size_t i = 0; i < prompts.size(); ++i)
+        note_positions(model.spec(), prompts[i].size(), made[i].size(), options.max_tokens);
     return made;
 }
 
 // Ids in, ids out: one JSON list a line, prompt included.
 void continue_lists(const GenerateOptions& options, const ModelSource& source, Model& model) {
-    const GenerationOptions generation = generation_options(options, source, {});
     const auto prompts = read_ids(options.tokens, source.spec().vocab_size);
-    for (size_t i = 0; i < prompts.size(); ++i) {
+    for (size_t i = 0; i < prompts.size(); ++i)
         if (prompts[i].empty())
             fail(ExitCode::data, options.tokens, ": list ", i, " has no ids to begin with");
+    const auto made = go_on(options, model, prompts, generation_options(options, source, {}));
+    for (size_t i = 0; i < prompts.size(); ++i) {
         std::vector<int32_t> ids = prompts[i];
-        const auto made = go_on(model, prompts[i], generation, [](int32_t) {});
-        ids.insert(ids.end(), made.begin(), made.end());
+        ids.insert(ids.end(), made[i].begin(), made[i].end());
         for (size_t t = 0; t < ids.size(); ++t) std::cout << (t ? ", " : "[") << ids[t];
         std::cout << "]" << std::endl;
     }
 }
 
-void continue_text(const GenerateOptions& options, const ModelSource& source, Model& model,
-                   const Tokenizer& tokenizer) {
-    const TextEnds ends = tokenizer.ends(source.end_choice(options.begin_token));
-    std::cerr << ends.note << std::endl;
-    const std::vector<int32_t> prompt =
-        begin_text(tokenizer, ends, *options.prompt, source.spec().bos_id);
-    const GenerationOptions generation = generation_options(options, source, ends);
-    TextStream stream(tokenizer, tokenizer.encode(*options.prompt));  // without what begins it
-    go_on(model, prompt, generation, [&](int32_t id) { stream.add(id); });
-    stream.finish();
+// A text: what the model is given, and what of it is printed before the new tokens.
+struct Prompt {
+    std::vector<int32_t> ids, shown;
+};
+
+// One text is printed as it grows; several when all are made, each behind its number.
+void continue_texts(const GenerateOptions& options, Model& model, const Tokenizer& tokenizer,
+                    const std::vector<Prompt>& prompts, const GenerationOptions& generation) {
+    std::vector<std::vector<int32_t>> ids;
+    for (const Prompt& prompt : prompts) ids.push_back(prompt.ids);
+    if (prompts.size() == 1) {
+        TextStream stream(tokenizer, prompts[0].shown);
+        go_on(options, model, ids, generation, [&](int32_t id) { stream.add(id); });
+        return stream.finish();
+    }
+    const auto made = go_on(options, model, ids, generation);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        std::vector<int32_t> text = prompts[i].shown;
+        text.insert(text.end(), made[i].begin(), made[i].end());
+        std::cout << "== " << i + 1 << "\n" << tokenizer.decode(text) << std::endl;
+    }
 }
 
-// The model's answer to one message.
+void continue_prompts(const GenerateOptions& options, const ModelSource& source, Model& model,
+                      const Tokenizer& tokenizer) {
+    const TextEnds ends = tokenizer.ends(source.end_choice(options.begin_token));
+    std::cerr << ends.note << std::endl;
+    std::vector<Prompt> prompts;  // shown without what begins a text
+    for (const std::string& prompt : options.prompts)
+        prompts.push_back(
+            {begin_text(tokenizer, ends, prompt, source.spec().bos_id), tokenizer.encode(prompt)});
+    continue_texts(options, model, tokenizer, prompts, generation_options(options, source, ends));
+}
+
+// The model's answers, to a message each.
 void answer(const GenerateOptions& options, const ModelSource& source, Model& model,
             const Tokenizer& tokenizer) {
     const auto chat = source.chat_format(options.chat_template, options.tokenizer);
     if (!chat)
         fail(ExitCode::usage, options.model,
              ": has no chat template; name one with --chat-template FILE");
-    nlohmann::ordered_json messages;
-    if (!options.system.empty())
-        messages.push_back({{"role", "system"}, {"content", options.system}});
-    messages.push_back({{"role", "user"}, {"content", *options.prompt}});
     TextEndChoice choice = source.end_choice("auto");
     choice.chat_template = chat->source();
-    const GenerationOptions generation =
-        generation_options(options, source, tokenizer.ends(choice));
-    // What begins a text is in the template.
-    const std::vector<int32_t> prompt =
-        tokenizer.encode(chat->render({{"messages", messages}}, true));
-    TextStream stream(tokenizer, {});
-    go_on(model, prompt, generation, [&](int32_t id) { stream.add(id); });
-    stream.finish();
+    std::vector<Prompt> prompts;
+    for (const std::string& prompt : options.prompts) {
+        nlohmann::ordered_json messages;
+        if (!options.system.empty())
+            messages.push_back({{"role", "system"}, {"content", options.system}});
+        messages.push_back({{"role", "user"}, {"content", prompt}});
+        // What begins a text is in the template.
+        prompts.push_back({tokenizer.encode(chat->render({{"messages", messages}}, true)), {}});
+    }
+    continue_texts(options, model, tokenizer, prompts,
+                   generation_options(options, source, tokenizer.ends(choice)));
 }
 
 void run_generate(const GenerateOptions& options) {
@@ -141,7 +171,7 @@ void run_generate(const GenerateOptions& options) {
     if (options.chat)
         answer(options, source, model, *tokenizer);
     else if (tokenizer)
-        continue_text(options, source, model, *tokenizer);
+        continue_prompts(options, source, model, *tokenizer);
     else
         continue_lists(options, source, model);
 }
@@ -154,7 +184,10 @@ void add_generate_command(Command app) {
     command.option("model", options->model, "run, checkpoint or Hugging Face directory")
         .path()
         .required();
-    const Option prompt = command.option("--prompt", options->prompt, "the text's beginning");
+    const Option prompt =
+        command
+            .option("--prompt", options->prompts, "a text's beginning; may be given several times")
+            .one_word();
     command
         .option("--tokens", options->tokens,
                 "prompts as token ids, a JSON list of lists; prints ids")
@@ -171,6 +204,9 @@ void add_generate_command(Command app) {
         .path();
     command.option("--max-tokens", options->max_tokens, "at most so many new tokens")
         .range(int64_t{1}, int64_t{1} << 24)
+        .show_default();
+    command.option("--batch", options->batch, "of several prompts, so many are continued together")
+        .range(int64_t{1}, int64_t{65536})
         .show_default();
     command
         .option("--temperature", options->sampling.temperature, "0: always the most likely token")
@@ -198,7 +234,7 @@ void add_generate_command(Command app) {
                 "under mpirun: so many ranks share the experts out among themselves")
         .range(int64_t{0}, int64_t{65536});
     command.run([options] {
-        if (!options->prompt && options->tokens.empty())
+        if (options->prompts.empty() && options->tokens.empty())
             fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");
         run_generate(*options);
     });

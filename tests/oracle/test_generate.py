@@ -57,5 +57,12 @@ def test_text_goes_in_and_comes_out(tmp_path):
     (directory / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     text = fucina("generate", directory, "--prompt", "The forge", "--max-tokens", 8, "--seed", 3).stdout
     assert text.startswith("The forge") and len(text) > len("The forge\n")
+    prompts = ["The forge", "iron", "a b c"]
+    alone = [fucina("generate", directory, "--prompt", prompt, "--max-tokens", 8, "--seed", 3).stdout for prompt in prompts]
+    assert alone[0] == text
+    for batch in (1, 2, 8):
+        several = fucina("generate", directory, *(word for prompt in prompts for word in ("--prompt", prompt)),
+                         "--max-tokens", 8, "--seed", 3, "--batch", batch).stdout
+        assert several == "".join(f"== {i}\n{one}" for i, one in enumerate(alone, 1))
     missing = fucina("generate", tmp_path / "nowhere", "--prompt", "x", check=False)
     assert missing.returncode == 3 and "nowhere" in missing.stderr and missing.stderr.count("\n") == 1
