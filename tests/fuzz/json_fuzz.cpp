@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "data/conversation.h"
 #include "data/ids_file.h"
 #include "data/json.h"
 #include "data/json_line_reader.h"
@@ -22,11 +23,17 @@ void check_line(std::string_view line, const nlohmann::json* value) {
     static LineReaderJson reader;
     const std::string padded = std::string(line) + std::string(simdjson::SIMDJSON_PADDING, ' ');
     LineFault fault;
-    const auto text = reader.text_of({padded.data(), line.size()}, fault);
-    HOLDS(text || fault.detail.size() < 1000);
-    if (!text) return;
-    HOLDS(!text->empty() && simdjson::validate_utf8(text->data(), text->size()));
-    HOLDS(value && value->is_object() && value->at("text") == *text);
+    const std::optional<Row> row = reader.read({padded.data(), line.size()}, fault);
+    HOLDS(row || fault.detail.size() < 1000);
+    if (!row) return;
+    HOLDS(value && value->is_object());
+    if (row->kind != RowKind::text) {
+        HOLDS(row->json && parse_json(row->json->dump(), "again", ExitCode::data) == *value);
+        fuzz::accepts([&] { check_conversation(*row); });
+        return;
+    }
+    HOLDS(!row->text.empty() && simdjson::validate_utf8(row->text.data(), row->text.size()));
+    HOLDS(value->at("text") == row->text);
 }
 
 }  // namespace

@@ -42,6 +42,7 @@ def make_safetensors():
     put("twice", '{"a":%s,"a":%s}' % (json.dumps(a), json.dumps(b)))
     put("wraps", {"a": entry([2**62, 4], 0, 24)})
     put("wraps-to-4", {"a": entry([2**32, 2**32, 4], 0, 16)})
+    put("wraps-to-16", {"a": entry([2**59 + 4], 0, 16)}, bytes(16))
     put("beyond", {"a": entry([2**40], 0, 2**42)})
     put("negative", '{"a":{"dtype":"F32","shape":[-1],"data_offsets":[-4,0]}}')
     put("float-dims", '{"a":{"dtype":"F32","shape":[1e0],"data_offsets":[0,4]}}')
@@ -78,6 +79,7 @@ def make_manifest():
     put("hole", MANIFEST + TENSOR % (BOX % (0, 0, 0, 3, 3, 2048, 36)))
     put("same-bytes", MANIFEST + TENSOR % (BOX % (0, 0, 0, 2, 3, 2048, 24) + BOX % (0, 2, 0, 2, 3, 2048, 24)))
     put("beyond", MANIFEST + TENSOR % (BOX % (0, 0, 0, 4, 3, 2**62, 48)))
+    put("before", MANIFEST + TENSOR % (BOX % (0, 0, 0, 4, 3, -8, 48)))
     put("huge", MANIFEST + 'tensors { kind: "weight" name: "a" dtype: "F32" shape: 2147483648 shape: 2147483648 shape: 4 }')
     put("file-2", MANIFEST + TENSOR % (BOX % (2**31, 0, 0, 4, 3, 2048, 48)))
     put("twice", MANIFEST + 2 * (TENSOR % whole))
@@ -178,6 +180,8 @@ def make_texts():
                        ("twice", '{"text": 1, "text": "second"}'), ("number", '{"text": "x", "n": 1e999, "m": NaN}'),
                        ("half", '{"text": "\\ud83d"}'), ("utf8", b'{"text": "\xc3\x28\xff"}'), ("long", '{"n": %s}' % ("9" * 400)),
                        ("ids", "[[1, 2, 3], [], [99]]"), ("ids-beyond", "[[1, 100, 4294967297, -1, 1.5]]"),
+                       ("completion", '{"prompt": "a", "completion": "b"}'),
+                       ("messages", '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'),
                        ("deep", "[" * 3000), ("deep-object", '{"a":' * 1500), ("bom", b"\xef\xbb\xbf[1]"),
                        ("nul", b'{"text": "a\x00b"}'), ("cut", '{"text": "a'), ("empty", '{"text": ""}')]:
         write("json", name, text)

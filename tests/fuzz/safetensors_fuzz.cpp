@@ -42,6 +42,9 @@ void check_file(std::string_view input) {
     nlohmann::json header = nlohmann::json::object();
     for (int64_t end = start; const TensorInfo& tensor : tensors) {
         HOLDS(tensor.offset == end);
+        __int128 bytes_there = tensor.foreign.empty() ? size_of(tensor.dtype) : 0;
+        for (const int64_t dim : tensor.shape) bytes_there *= dim;
+        HOLDS(!tensor.foreign.empty() || bytes_there == tensor.nbytes);
         end += tensor.nbytes;
         header[tensor.name] = {
             {"dtype", tensor.foreign.empty() ? std::string(name_of(tensor.dtype)) : tensor.foreign},
