@@ -23,17 +23,25 @@ std::array<float, 256> make_table() {
 const std::array<float, 256> kTable = make_table();
 
 // reference::to_e4m3 of what is finite, without branches.
-uint8_t to_e4m3(float x) {
+uint32_t to_e4m3(float x) {
     const uint32_t bits = std::bit_cast<uint32_t>(x);
-    const float magnitude = std::min(std::bit_cast<float>(bits & 0x7fffffffu), kLargest);
-    const uint32_t m = std::bit_cast<uint32_t>(magnitude);
+    const uint32_t m = std::min(bits & 0x7fffffffu, std::bit_cast<uint32_t>(kLargest));
     // Three bits of the mantissa stay; the exponent's bias goes from 127 to 7.
     const uint32_t normal = ((m + 0x7ffffu + ((m >> 20) & 1u)) >> 20) - (120u << 3);
     // Below 2^-6 values are multiples of 2^-9, which is the last place of numbers from 2^14 on.
-    const uint32_t small =
-        std::bit_cast<uint32_t>(magnitude + 0x1p14f) - std::bit_cast<uint32_t>(0x1p14f);
-    const uint32_t code = magnitude < 0x1p-6f ? small : normal;
-    return static_cast<uint8_t>(code | (bits >> 24 & 0x80u));
+    const uint32_t small = std::bit_cast<uint32_t>(std::bit_cast<float>(m) + 0x1p14f) -
+                           std::bit_cast<uint32_t>(0x1p14f);
+    const uint32_t is_small = 0u - static_cast<uint32_t>(m < std::bit_cast<uint32_t>(0x1p-6f));
+    const uint32_t code = (small & is_small) | (normal & ~is_small);
+    return code | (bits >> 24 & 0x80u);
+}
+
+// At most a block's width; the codes lie apart from the values until all are there, so that the
+// compiler may take whole registers.
+void encode_run(const float* x, int64_t width, float scale, uint8_t* values) {
+    uint32_t codes[kQuantizeBlock];
+    for (int64_t i = 0; i < width; ++i) codes[i] = to_e4m3(x[i] / scale);
+    for (int64_t i = 0; i < width; ++i) values[i] = static_cast<uint8_t>(codes[i]);
 }
 
 float scale_of(float largest, ScaleFormat format) {
@@ -82,8 +90,7 @@ void encode_fp8(std::span<const float> x, int64_t columns, const float* scales, 
         const int64_t width = std::min(kQuantizeBlock, columns - begin);
         const float scale = scales[begin / kQuantizeBlock];
         for (int64_t row = begin; row < elements; row += columns)
-            for (int64_t i = row; i < row + width; ++i)
-                values[i] = to_e4m3(x[static_cast<size_t>(i)] / scale);
+            encode_run(x.data() + row, width, scale, values + row);
     }
 }
 

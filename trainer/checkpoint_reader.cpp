@@ -26,10 +26,12 @@ const SavedTensor& CheckpointReader::at(const std::string& kind, const std::stri
 }
 
 void CheckpointReader::check(const SavedTensor& tensor) const {
-    for (const SavedBox& box : tensor.boxes()) {
-        const InputFile& file = files_[box.file()];
-        check_box_hash(file.path(), tensor, box, hash_range(file, box.byte_offset(), box.nbytes()));
-    }
+    for (const SavedBox& box : tensor.boxes()) check(tensor, box);
+}
+
+void CheckpointReader::check(const SavedTensor& tensor, const SavedBox& box) const {
+    const InputFile& file = files_[box.file()];
+    check_box_hash(file.path(), tensor, box, hash_range(file, box.byte_offset(), box.nbytes()));
 }
 
 void CheckpointReader::read(const SavedTensor& tensor, const Box& box,

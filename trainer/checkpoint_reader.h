@@ -27,6 +27,7 @@ class CheckpointReader {
 
     // Compares the checksums of all of a tensor's boxes; DamagedFile names the first that differs.
     void check(const SavedTensor& tensor) const;
+    void check(const SavedTensor& tensor, const SavedBox& box) const;
     // The elements of `box`, row-major, in the dtype saved. Not checked: see check().
     void read(const SavedTensor& tensor, const Box& box, std::span<std::byte> into) const;
     // The same as fp32.

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "data/json.h"
+#include "data/run_on_threads.h"
 #include "kernels/error.h"
 #include "trainer/weights.h"
 
@@ -29,7 +31,8 @@ nlohmann::json released() {
 
 }  // namespace
 
-Fp8Rounding::Fp8Rounding(const std::filesystem::path& like) : quantization_(released()) {
+Fp8Rounding::Fp8Rounding(const std::filesystem::path& like, int64_t threads)
+    : threads_(threads), quantization_(released()) {
     if (like.empty()) return;
     read_model_spec(like);  // says what will not do, a quantization_config too
     file_.emplace(like);
@@ -74,82 +77,126 @@ void Fp8Rounding::begin(const WeightEntry& entry, const WeightPiece& piece) {
 
 void Fp8Rounding::round(std::span<const float> weights, uint8_t* values, float* scales) {
     const auto across = static_cast<size_t>(fp8_blocks(columns_));
-    fp8_scales(weights, columns_, format_, scales);
-    encode_fp8(weights, columns_, scales, values);
-    rounded_.resize(weights.size());
-    decode_fp8({kQuantizeBlock, columns_, {scales, across}}, 0, values, rounded_);
-    sums_->blocks += fp8_blocks(columns_);
-    if (base_) read_base(weights);
-    if (same_blocks_) try_base_scales(weights, values, scales);
-    add(weights);
+    if (base_) base_scales_ = base_->scale_values();  // so that threads only read
+    std::vector<Band> bands;
+    for (int64_t first = 0; first < std::ssize(weights); first += kQuantizeBlock * columns_) {
+        const auto begin = static_cast<size_t>(first);
+        const size_t count =
+            std::min(weights.size() - begin, static_cast<size_t>(kQuantizeBlock * columns_));
+        bands.push_back({weights.subspan(begin, count),
+                         at_ + first,
+                         values + first,
+                         {scales + bands.size() * across, across}});
+    }
+    run_on_threads(std::ssize(bands), threads_,
+                   [&](int64_t i) { round(bands[static_cast<size_t>(i)]); });
+    for (const Band& band : bands) sums_->add(band.sums);
     at_ += std::ssize(weights);
 }
 
-void Fp8Rounding::read_base(std::span<const float> weights) {
-    b_.resize(weights.size());
-    base_->read(at_, at_ + std::ssize(weights), b_.data());
-    written_b_ = b_;
-    if (same_blocks_) return;
-    other_values_.resize(weights.size());
-    other_scales_.resize(static_cast<size_t>(fp8_blocks(columns_)));
-    fp8_scales(b_, columns_, format_, other_scales_.data());
-    encode_fp8(b_, columns_, other_scales_.data(), other_values_.data());
-    decode_fp8({kQuantizeBlock, columns_, other_scales_}, 0, other_values_.data(), written_b_);
+void Fp8Rounding::round(Band& band) const {
+    band.sums.blocks = std::ssize(band.scales);
+    if (base_) read_base(band);
+    if (same_blocks_ && take_base(band)) return;
+    fp8_scales(band.weights, columns_, format_, band.scales.data());
+    encode_fp8(band.weights, columns_, band.scales.data(), band.values);
+    band.rounded.resize(band.weights.size());
+    decode(band.scales, band.values, band.rounded);
+    if (same_blocks_) try_base_scales(band);
+    add_up(band, base_.has_value());
 }
 
-void Fp8Rounding::try_base_scales(std::span<const float> weights, uint8_t* values, float* scales) {
-    const int64_t elements = std::ssize(weights), across = fp8_blocks(columns_);
-    const int64_t row = (at_ - offset_) / columns_ / kQuantizeBlock;  // of blocks
-    const std::span<const float> base_scales = base_->scale_values().subspan(
-        static_cast<size_t>(row * across), static_cast<size_t>(across));
-    other_values_.resize(weights.size());
-    other_rounded_.resize(weights.size());
-    encode_fp8(weights, columns_, base_scales.data(), other_values_.data());
-    decode_fp8({kQuantizeBlock, columns_, base_scales}, 0, other_values_.data(), other_rounded_);
-    for (int64_t block = 0; block < across; ++block) {
-        const int64_t begin = block * kQuantizeBlock;
-        const int64_t width = std::min(kQuantizeBlock, columns_ - begin);
+void Fp8Rounding::decode(std::span<const float> scales, const uint8_t* values,
+                         std::vector<float>& out) const {
+    decode_fp8({kQuantizeBlock, columns_, scales}, 0, values, out);
+}
+
+void Fp8Rounding::read_base(Band& band) const {
+    const size_t count = band.weights.size();
+    band.base.resize(count);
+    band.other_rounded.resize(count);
+    band.other_values.resize(count);
+    base_->read(band.at, band.at + std::ssize(band.weights), band.base.data());
+    band.written_base = band.base;
+    if (same_blocks_) return;
+    band.other_scales.resize(band.scales.size());
+    fp8_scales(band.base, columns_, format_, band.other_scales.data());
+    encode_fp8(band.base, columns_, band.other_scales.data(), band.other_values.data());
+    decode(band.other_scales, band.other_values.data(), band.written_base);
+}
+
+// Rows that are as they were, as most are that were not trained, need no arithmetic.
+bool Fp8Rounding::take_base(Band& band) const {
+    if (std::memcmp(band.weights.data(), band.base.data(), band.weights.size_bytes()) != 0)
+        return false;
+    base_->read_stored(band.at - offset_,
+                       {reinterpret_cast<std::byte*>(band.values), band.weights.size()});
+    std::ranges::copy(base_scales(band), band.scales.begin());
+    band.sums.kept_blocks = std::ssize(band.scales);
+    for (const float weight : band.weights) band.sums.weight += double{weight} * weight;
+    return true;
+}
+
+std::span<const float> Fp8Rounding::base_scales(const Band& band) const {
+    const int64_t row = (band.at - offset_) / columns_ / kQuantizeBlock;  // of blocks
+    return base_scales_.subspan(static_cast<size_t>(row) * band.scales.size(), band.scales.size());
+}
+
+void Fp8Rounding::try_base_scales(Band& band) const {
+    const std::span<const float> scales = base_scales(band);
+    encode_fp8(band.weights, columns_, scales.data(), band.other_values.data());
+    decode(scales, band.other_values.data(), band.other_rounded);
+    const auto columns = static_cast<size_t>(columns_), all = band.weights.size();
+    for (size_t block = 0; block < scales.size(); ++block) {
+        const size_t begin = block * kQuantizeBlock;
+        const size_t width = std::min<size_t>(kQuantizeBlock, columns - begin);
         double own = 0, base = 0;
         bool same = true;
-        for (int64_t first = begin; first < elements; first += columns_) {
-            for (auto i = static_cast<size_t>(first), end = i + static_cast<size_t>(width); i < end;
-                 ++i) {
-                const double a = rounded_[i] - weights[i], b = other_rounded_[i] - weights[i];
+        for (size_t row = begin; row < all; row += columns) {
+            for (size_t i = row; i < row + width; ++i) {
+                const float w = band.weights[i];
+                const double a = band.rounded[i] - w, b = band.other_rounded[i] - w;
                 own += a * a;
                 base += b * b;
-                same &= weights[i] == b_[i];
+                same &= w == band.base[i];
             }
         }
         if (own < base) continue;
-        sums_->kept_blocks += same ? 1 : 0;
-        scales[block] = base_scales[static_cast<size_t>(block)];
-        for (int64_t first = begin; first < elements; first += columns_) {
-            std::copy_n(&other_values_[static_cast<size_t>(first)], width, values + first);
-            std::copy_n(&other_rounded_[static_cast<size_t>(first)], width,
-                        &rounded_[static_cast<size_t>(first)]);
+        band.sums.kept_blocks += same ? 1 : 0;
+        band.scales[block] = scales[block];
+        for (size_t row = begin; row < all; row += columns) {
+            std::copy_n(&band.other_values[row], width, band.values + row);
+            std::copy_n(&band.other_rounded[row], width, &band.rounded[row]);
         }
     }
 }
 
-void Fp8Rounding::add(std::span<const float> weights) {
-    for (size_t i = 0; i < weights.size(); ++i) {
-        const double w = weights[i], r = rounded_[i];
-        sums_->weight += w * w;
-        sums_->error += (r - w) * (r - w);
-        if (!base_) continue;
-        const double change = w - b_[i];
-        sums_->change += change * change;
-        sums_->kept += (r - written_b_[i]) * change;
+void Fp8Rounding::add_up(Band& band, bool with_base) {
+    Sums& sums = band.sums;
+    for (size_t i = 0; i < band.weights.size(); ++i) {
+        const double w = band.weights[i], r = band.rounded[i];
+        sums.weight += w * w;
+        sums.error += (r - w) * (r - w);
+        if (!with_base) continue;
+        const double change = w - band.base[i];
+        sums.change += change * change;
+        sums.kept += (r - band.written_base[i]) * change;
     }
 }
 
+void Fp8Rounding::Sums::add(const Sums& other) {
+    change += other.change;
+    kept += other.kept;
+    weight += other.weight;
+    error += other.error;
+    blocks += other.blocks;
+    kept_blocks += other.kept_blocks;
+}
+
 std::optional<double> Fp8Rounding::share() const {
-    double change = 0, kept = 0;
-    for (const auto& [name, sums] : groups_) {
-        change += sums.change;
-        kept += sums.kept;
-    }
-    return change > 0 ? std::optional(kept / change) : std::nullopt;
+    Sums all;
+    for (const auto& [name, sums] : groups_) all.add(sums);
+    return all.change > 0 ? std::optional(all.kept / all.change) : std::nullopt;
 }
 
 std::vector<std::string> Fp8Rounding::report() const {
@@ -171,12 +218,7 @@ std::vector<std::string> Fp8Rounding::report() const {
     };
     for (const auto& [name, sums] : groups_) {
         say(name, sums);
-        all.change += sums.change;
-        all.kept += sums.kept;
-        all.weight += sums.weight;
-        all.error += sums.error;
-        all.blocks += sums.blocks;
-        all.kept_blocks += sums.kept_blocks;
+        all.add(sums);
     }
     say("all in FP8", all);
     if (!file_)

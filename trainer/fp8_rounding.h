@@ -23,7 +23,7 @@ namespace fucina {
 class Fp8Rounding {
   public:
     // like: a Hugging Face directory, or empty. Fails as read_model_spec and TensorFile do.
-    explicit Fp8Rounding(const std::filesystem::path& like);
+    Fp8Rounding(const std::filesystem::path& like, int64_t threads);
 
     // Of a tensor (hub name) of this parameter. Where `like` is in FP8, as there; else FP8 for
     // linear layers.
@@ -34,7 +34,8 @@ class Fp8Rounding {
     // The next tensor, of which only headers are read; the entry must outlive it. Fails (exit 3)
     // where `like` has it in another shape, or has it not.
     void begin(const WeightEntry& entry, const WeightPiece& piece);
-    // Its next row of blocks, [at most 128, C]; values, and scales [blocks(C)].
+    // Its next rows of blocks, [rows, C]; values, and scales [blocks(rows), blocks(C)]. All but the
+    // last are 128 rows; of each row of blocks some 17 bytes a weight are held.
     void round(std::span<const float> weights, uint8_t* values, float* scales);
 
     // Of what was rounded so far: lines to be printed.
@@ -47,13 +48,31 @@ class Fp8Rounding {
         double change = 0, kept = 0;   // |w - b|^2, <r(w) - r(b), w - b>
         double weight = 0, error = 0;  // |w|^2, |r(w) - w|^2
         int64_t blocks = 0, kept_blocks = 0;
+
+        void add(const Sums& other);
+    };
+    // A row of blocks under way.
+    struct Band {
+        std::span<const float> weights;
+        int64_t at;  // its first element, of the parameter
+        uint8_t* values;
+        std::span<float> scales;
+        Sums sums = {};
+        std::vector<float> rounded = {}, base = {}, written_base = {};  // r(w), b, r(b)
+        std::vector<float> other_rounded = {}, other_scales = {};
+        std::vector<uint8_t> other_values = {};
     };
 
-    void read_base(std::span<const float> weights);
-    void try_base_scales(std::span<const float> weights, uint8_t* values, float* scales);
-    void add(std::span<const float> weights);
+    void round(Band& band) const;
+    bool take_base(Band& band) const;
+    void read_base(Band& band) const;
+    void try_base_scales(Band& band) const;
+    static void add_up(Band& band, bool with_base);
+    std::span<const float> base_scales(const Band& band) const;
+    void decode(std::span<const float> scales, const uint8_t* values,
+                std::vector<float>& out) const;
 
-    std::filesystem::path like_;
+    const int64_t threads_;
     std::optional<TensorFile> file_;
     bool like_is_fp8_ = false;
     nlohmann::json quantization_;
@@ -66,13 +85,10 @@ class Fp8Rounding {
     std::vector<WeightPiece> spelling_;  // the entry's in `like`
     std::string base_name_;
     std::optional<StoredWeight> base_;
-    bool same_blocks_ = false;          // the base's blocks are ours, and in FP8
-    int64_t columns_ = 0, at_ = 0;      // at_: the next element, of the parameter
-    int64_t offset_ = 0;                // of the tensor in the parameter
-    std::vector<float> b_, written_b_;  // of these rows: b and r(b)
-    std::vector<float> rounded_;        // r(w)
-    std::vector<uint8_t> other_values_;
-    std::vector<float> other_rounded_, other_scales_;
+    std::span<const float> base_scales_;
+    bool same_blocks_ = false;      // the base's blocks are ours, and in FP8
+    int64_t columns_ = 0, at_ = 0;  // at_: the next element, of the parameter
+    int64_t offset_ = 0;            // of the tensor in the parameter
 };
 
 }  // namespace fucina

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "data/chat_format.h"
 #include "data/json.h"
@@ -15,6 +16,7 @@
 #include "model/weight_map.h"
 #include "trainer/checkpoint.h"
 #include "trainer/fp8_rounding.h"
+#include "trainer/manifest.h"
 #include "trainer/transfer_progress.h"
 #include "trainer/weights.h"
 
@@ -24,6 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kElements = int64_t{2} << 20;       // at a time
+constexpr int64_t kMostThreads = 8;                   // each with a row of blocks
 constexpr int64_t kLargestFile = int64_t{256} << 20;  // bytes, of a tokenizer's files
 
 // A tensor to be written, in FP8 with one of its scales behind it, and where it comes from.
@@ -63,7 +66,8 @@ class Export {
           spec_(saved_spec(from.manifest(), from.dir())),
           with_mtp_(options.with_mtp && from.find("weight", "mtp.join") != nullptr),
           map_(spec_, with_mtp_) {
-        if (options.dtype == DType::f8_e4m3) rounding_.emplace(options.like);
+        if (options.dtype == DType::f8_e4m3)
+            rounding_.emplace(options.like, std::min(options.threads, kMostThreads));
         plan();
         progress_.emplace(total_, options.say);
     }
@@ -119,7 +123,6 @@ class Export {
     }
 
     void write_files() {
-        const SavedTensor* checked = nullptr;
         nlohmann::json weight_map = nlohmann::json::object();
         for (auto first = pieces_.begin(); first != pieces_.end();) {
             const auto end = std::find_if(first, pieces_.end(), [&](const Piece& piece) {
@@ -134,7 +137,6 @@ class Export {
             TensorFileWriter writer(temporary_ / file_name(first->file), std::move(specs),
                                     {{"format", "pt"}});
             for (; first != end; ++first) {
-                if (first->saved != checked) from_.check(*(checked = first->saved));
                 write(*first, writer);
             }
             writer.commit();
@@ -154,6 +156,7 @@ class Export {
         const int64_t most = piece.in_fp8() ? kQuantizeBlock * piece.place.shape.back() : kElements;
         for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), most,
                      [&](const Box& box, int64_t first) {
+                         check(*piece.saved, box);
                          values.resize(static_cast<size_t>(box.size()));
                          from_.read(*piece.saved, box, std::span(values));
                          check_finite(where, shape_of(*piece.saved), first, values);
@@ -169,6 +172,13 @@ class Export {
         piece.scales_xxh3 = XXH3_64bits(bytes.data(), bytes.size());
     }
 
+    // Each saved box once, when the first of it is wanted: the rest is then still in memory.
+    void check(const SavedTensor& saved, const Box& wanted) {
+        for (const SavedBox& box : saved.boxes())
+            if (intersection(box_in(box), wanted) && checked_.insert(&box).second)
+                from_.check(saved, box);
+    }
+
     // Values as they are written, and behind what is there the scales of a row of blocks.
     void store(const Piece& piece, std::span<const float> values, std::vector<std::byte>& stored,
                std::vector<float>& scales) {
@@ -179,7 +189,8 @@ class Export {
             std::ranges::transform(values, reinterpret_cast<bfloat16*>(stored.data()), to_bfloat16);
         } else {
             const size_t before = scales.size();
-            scales.resize(before + static_cast<size_t>(fp8_blocks(piece.place.shape.back())));
+            const int64_t columns = piece.place.shape.back(), rows = std::ssize(values) / columns;
+            scales.resize(before + static_cast<size_t>(fp8_blocks(rows) * fp8_blocks(columns)));
             rounding_->round(values, reinterpret_cast<uint8_t*>(stored.data()),
                              scales.data() + before);
         }
@@ -262,6 +273,7 @@ class Export {
     const WeightMap map_;
     std::optional<Fp8Rounding> rounding_;
     std::vector<Piece> pieces_;
+    std::set<const SavedBox*> checked_;
     int64_t files_ = 0, tensors_ = 0, total_ = 0;
     std::optional<TransferProgress> progress_;
 };

@@ -20,6 +20,7 @@ struct ExportOptions {
     // Rounded to the nearest even; router biases are F32 in all, as on the hub.
     DType dtype = DType::bf16;
     std::filesystem::path like;           // with f8_e4m3: trainer/fp8_rounding.h; may be empty
+    int64_t threads = 1;                  // that round to FP8; at most 8 are used
     bool force = false;                   // however little FP8 keeps of what training changed
     int64_t shard_bytes = 5'000'000'000;  // a file has at most so many, or one tensor
     std::filesystem::path tokenizer;  // tokenizer.json; files of known names beside it come along

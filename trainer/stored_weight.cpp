@@ -102,7 +102,7 @@ std::string StoredWeight::where() const {
     return place_of(*file_, *tensor_);
 }
 
-std::span<const float> StoredWeight::scale_values() {
+std::span<const float> StoredWeight::scale_values() const {
     if (scales_ == nullptr || !scale_values_.empty()) return scale_values_;
     scale_values_.resize(static_cast<size_t>(element_count(scales_->shape)));
     file_->read(*scales_, std::as_writable_bytes(std::span(scale_values_)));
@@ -115,7 +115,11 @@ std::span<const float> StoredWeight::scale_values() {
     return scale_values_;
 }
 
-void StoredWeight::read(int64_t begin, int64_t end, float* to) {
+void StoredWeight::read_stored(int64_t first, std::span<std::byte> into) const {
+    file_->read_elements(*tensor_, first, into);
+}
+
+void StoredWeight::read(int64_t begin, int64_t end, float* to) const {
     const int64_t count = element_count(tensor_->shape);
     int64_t first = std::clamp<int64_t>(begin - offset_, 0, count);
     const int64_t stop = std::clamp<int64_t>(end - offset_, 0, count);

@@ -23,7 +23,8 @@ void check_quantization(const nlohmann::json& config, const std::string& source)
 // The spelling of the parameter that the file uses; the hub's if it has none.
 std::vector<WeightPiece> spelling_of(const WeightEntry& entry, const TensorFile& file);
 
-// A tensor that is a piece of a parameter, and its scales. Threads may not share one.
+// A tensor that is a piece of a parameter, and its scales. Threads may share one once scale_values
+// was called.
 class StoredWeight {
   public:
     // Fails (exit 3) where the tensor or its scales are missing, or have another shape or dtype;
@@ -36,8 +37,10 @@ class StoredWeight {
     // Elements [begin, end) of the parameter, as far as they lie in the piece, go to `to`, where
     // element `begin` is first. Fails (exit 3) on values that are not finite and on scales that are
     // not positive and finite. Memory: some MiB, and the scales.
-    void read(int64_t begin, int64_t end, float* to);
-    std::span<const float> scale_values();  // read once
+    void read(int64_t begin, int64_t end, float* to) const;
+    // The tensor's elements from `first` on in the file's dtype, as many as fill `into`.
+    void read_stored(int64_t first, std::span<std::byte> into) const;
+    std::span<const float> scale_values() const;  // read once
 
   private:
     std::string where() const;
@@ -45,7 +48,7 @@ class StoredWeight {
     const TensorFile* file_;
     const TensorInfo *tensor_, *scales_ = nullptr;
     int64_t offset_;  // of the piece, in elements of the parameter
-    std::vector<float> scale_values_;
+    mutable std::vector<float> scale_values_;
 };
 
 // A line about the tensors that no parameter is made of, or "". Fails (exit 3) on one that lies

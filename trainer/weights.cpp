@@ -25,10 +25,10 @@ constexpr int64_t kCompared = 1 << 20;      // elements at a time
 
 void check_finite(const std::string& where, std::span<const int64_t> shape, int64_t first,
                   std::span<const float> values) {
-    uint32_t largest = 0;  // without a branch, so that it takes whole registers
+    uint32_t bad = 0;  // without a branch, so that it takes whole registers
     for (const float value : values)
-        largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
-    if (largest < 0x7f800000u) return;
+        bad |= (std::bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+    if (bad == 0) return;
     for (size_t i = 0; i < values.size(); ++i) {
         if (std::isfinite(values[i])) continue;
         std::vector<int64_t> index(shape.size());

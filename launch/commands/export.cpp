@@ -97,6 +97,7 @@ void export_checkpoint(const Options& options) {
         fail(ExitCode::usage, "--like is for --dtype fp8, not ", options.dtype);
     how.like = options.like;
     how.force = options.force;
+    how.threads = process().use_threads(0);
     how.with_mtp = !options.without_mtp;
     how.shard_bytes = static_cast<int64_t>(options.shard_gb * 1e9);
     if (std::filesystem::exists(tokenizer)) how.tokenizer = tokenizer;
