@@ -29,7 +29,7 @@ class StreamingHash {
 
 // Of bytes [offset, offset + count) of a file.
 inline uint64_t hash_range(const InputFile& file, int64_t offset, int64_t count) {
-    constexpr int64_t kPiece = int64_t{8} << 20;
+    constexpr int64_t kPiece = int64_t{1} << 20;  // stays in cache between read and hash
     StreamingHash hash;
     std::vector<std::byte> piece;
     for (int64_t done = 0; done < count; done += std::ssize(piece)) {

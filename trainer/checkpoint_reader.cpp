@@ -46,8 +46,8 @@ void CheckpointReader::read(const SavedTensor& tensor, const Box& box,
         if (!part) continue;
         Box local = *part;
         for (size_t d = 0; d < local.offset.size(); ++d) local.offset[d] -= whole.offset[d];
-        shared.resize(static_cast<size_t>(part->size() * element));
         const bool all = *part == box;
+        if (!all) shared.resize(static_cast<size_t>(part->size() * element));
         std::byte* const to = all ? into.data() : shared.data();
         for_each_run(whole.extent, local, [&](int64_t first, int64_t at, int64_t count) {
             files_[saved.file()].read(saved.byte_offset() + first * element,

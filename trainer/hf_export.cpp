@@ -25,8 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kElements = int64_t{2} << 20;       // at a time
-constexpr int64_t kMostThreads = 8;                   // each with a row of blocks
+constexpr int64_t kElements = int64_t{1} << 18;       // at a time
+constexpr int64_t kRounded = int64_t{8} << 20;        // elements, some 22 bytes each
 constexpr int64_t kLargestFile = int64_t{256} << 20;  // bytes, of a tokenizer's files
 
 // A tensor to be written, in FP8 with one of its scales behind it, and where it comes from.
@@ -66,8 +66,7 @@ class Export {
           spec_(saved_spec(from.manifest(), from.dir())),
           with_mtp_(options.with_mtp && from.find("weight", "mtp.join") != nullptr),
           map_(spec_, with_mtp_) {
-        if (options.dtype == DType::f8_e4m3)
-            rounding_.emplace(options.like, std::min(options.threads, kMostThreads));
+        if (options.dtype == DType::f8_e4m3) rounding_.emplace(options.like, options.threads);
         plan();
         progress_.emplace(total_, options.say);
     }
@@ -148,28 +147,33 @@ class Export {
 
     void write(Piece& piece, TensorFileWriter& writer) {
         StreamingHash hash;
-        std::vector<float> values, scales;
-        std::vector<std::byte> stored;
+        std::vector<float> scales;
         const std::string where =
             concat(from_.dir().string(), ": ", piece.saved->kind(), " ", piece.saved->name());
         if (piece.in_fp8()) rounding_->begin(*piece.entry, piece.place);
-        const int64_t most = piece.in_fp8() ? kQuantizeBlock * piece.place.shape.back() : kElements;
+        const int64_t most = piece.in_fp8() ? rows_at_once(piece.place.shape.back()) : kElements;
         for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), most,
                      [&](const Box& box, int64_t first) {
                          check(*piece.saved, box);
-                         values.resize(static_cast<size_t>(box.size()));
-                         from_.read(*piece.saved, box, std::span(values));
-                         check_finite(where, shape_of(*piece.saved), first, values);
-                         store(piece, values, stored, scales);
-                         writer.append(stored);
-                         hash.add(stored);
-                         progress_->add(std::ssize(stored));
+                         values_.resize(static_cast<size_t>(box.size()));
+                         from_.read(*piece.saved, box, std::span(values_));
+                         check_finite(where, shape_of(*piece.saved), first, values_);
+                         store(piece, scales);
+                         writer.append(stored_);
+                         hash.add(stored_);
+                         progress_->add(std::ssize(stored_));
                      });
         piece.xxh3 = hash.value();
         if (!piece.in_fp8()) return;
         const std::span<const std::byte> bytes = std::as_bytes(std::span(scales));
         writer.append(bytes);
         piece.scales_xxh3 = XXH3_64bits(bytes.data(), bytes.size());
+    }
+
+    // Elements of as many rows of blocks as there are threads, or as memory allows.
+    int64_t rows_at_once(int64_t columns) const {
+        const int64_t row = kQuantizeBlock * columns;
+        return row * std::clamp<int64_t>(kRounded / row, 1, options_.threads);
     }
 
     // Each saved box once, when the first of it is wanted: the rest is then still in memory.
@@ -179,19 +183,19 @@ class Export {
                 from_.check(saved, box);
     }
 
-    // Values as they are written, and behind what is there the scales of a row of blocks.
-    void store(const Piece& piece, std::span<const float> values, std::vector<std::byte>& stored,
-               std::vector<float>& scales) {
-        stored.resize(values.size() * static_cast<size_t>(size_of(piece.dtype)));
+    // values_ as they are written, and behind what is there the scales of their rows of blocks.
+    void store(const Piece& piece, std::vector<float>& scales) {
+        stored_.resize(values_.size() * static_cast<size_t>(size_of(piece.dtype)));
         if (piece.dtype == DType::f32) {
-            std::ranges::copy(std::as_bytes(values), stored.begin());
+            std::ranges::copy(std::as_bytes(std::span(values_)), stored_.begin());
         } else if (piece.dtype == DType::bf16) {
-            std::ranges::transform(values, reinterpret_cast<bfloat16*>(stored.data()), to_bfloat16);
+            std::ranges::transform(values_, reinterpret_cast<bfloat16*>(stored_.data()),
+                                   to_bfloat16);
         } else {
             const size_t before = scales.size();
-            const int64_t columns = piece.place.shape.back(), rows = std::ssize(values) / columns;
+            const int64_t columns = piece.place.shape.back(), rows = std::ssize(values_) / columns;
             scales.resize(before + static_cast<size_t>(fp8_blocks(rows) * fp8_blocks(columns)));
-            rounding_->round(values, reinterpret_cast<uint8_t*>(stored.data()),
+            rounding_->round(values_, reinterpret_cast<uint8_t*>(stored_.data()),
                              scales.data() + before);
         }
     }
@@ -274,6 +278,8 @@ class Export {
     std::optional<Fp8Rounding> rounding_;
     std::vector<Piece> pieces_;
     std::set<const SavedBox*> checked_;
+    std::vector<float> values_;  // of a piece, some at a time; kept, since fresh memory costs
+    std::vector<std::byte> stored_;
     int64_t files_ = 0, tensors_ = 0, total_ = 0;
     std::optional<TransferProgress> progress_;
 };

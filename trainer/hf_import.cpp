@@ -31,7 +31,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kJournal = "import.journal";
 constexpr int64_t kBoxBytes = int64_t{256} << 20;  // of a dataset, or one index of dimension 0
-constexpr int64_t kElements = int64_t{1} << 20;    // of it, in memory at a time, each thread
+constexpr int64_t kElements = int64_t{1} << 18;    // of it, in memory at a time, each thread
 constexpr int64_t kMostThreads = 8;
 constexpr int64_t kLargestJournal = int64_t{1} << 30;
 

@@ -15,7 +15,7 @@
 namespace fucina {
 namespace {
 
-constexpr int64_t kStagingBytes = 4 << 20;  // of a tensor in the file's dtype at a time
+constexpr int64_t kStagingBytes = 1 << 20;  // of a tensor in the file's dtype at a time
 
 void to_fp32(DType type, const std::byte* from, std::span<float> to) {
     const auto* halves = reinterpret_cast<const uint16_t*>(from);

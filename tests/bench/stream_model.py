@@ -1,7 +1,7 @@
 """Import and export of a synthetic DeepSeek-V3-shaped model beside plain cp: time, MB/s and peak memory, as a table of
 docs/results/checkpoints.md.
 
-    stream_model.py FUCINA DIRECTORY [GB]     (DIRECTORY needs five times as much room for a while)
+    stream_model.py FUCINA DIRECTORY [GB]     (6.7; DIRECTORY needs five times as much room for a while)
 
 Half of the bytes are bf16 (embedding, head, the experts of one layer), the other half FP8 with scales; few layers, many experts. Files leave the page
 cache before each measured command, and cp is timed with the sync that both of ours do.
@@ -143,54 +143,52 @@ sys.exit(status != 0)"""
 
 
 def measure(*command, env=None):
-    """(seconds, peak MiB)"""
+    """(seconds, peak MiB, seconds of CPU)"""
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-S", "-c", RUN, *map(str, command)], stdout=subprocess.PIPE, text=True, env=env)
     if done.returncode != 0:
         sys.exit(f"{command} failed")
     peak, cpu = done.stdout.split()[-2:]
-    if "--cpu" in sys.argv:
-        print(command[1], cpu)
-    return time.perf_counter() - begin, int(peak) / 1024
+    return time.perf_counter() - begin, int(peak) / 1024, float(cpu)
 
 
 def copy(source, target):
-    seconds, peak = measure("cp", "-r", source, target)
+    seconds, *rest = measure("cp", "-r", source, target)
     begin = time.perf_counter()
     for path in target.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    return seconds + time.perf_counter() - begin, peak
+    return seconds + time.perf_counter() - begin, *rest
 
 
-def row(name, read, written, seconds, peak):
-    return (f"| {name} | {read / 1e9:.2f} | {written / 1e9:.2f} | {seconds:.1f} | {written / 1e6 / seconds:,.0f} | "
+def row(name, read, written, seconds, peak, cpu):
+    return (f"| {name} | {read / 1e9:.2f} | {written / 1e9:.2f} | {seconds:.1f} | {cpu:.1f} | {written / 1e6 / seconds:,.0f} | "
             f"{(read + written) / 1e6 / seconds:,.0f} | {peak:.0f} |")
 
 
 def main():
     fucina, directory = sys.argv[1], pathlib.Path(sys.argv[2])
     hf, checkpoint, out = directory / "hf", directory / "checkpoint", directory / "out"
-    size = make(hf, float(sys.argv[3]) if len(sys.argv) > 3 else 6.6)
-    print("| | GB read | GB written | s | MB/s written | MB/s moved | peak MiB |\n|---|---|---|---|---|---|---|", flush=True)
+    size = make(hf, float(sys.argv[3]) if len(sys.argv) > 3 else 6.7)
+    print("| | GB read | GB written | s | CPU s | MB/s written | MB/s moved | peak MiB |\n|---|---|---|---|---|---|---|---|", flush=True)
 
     def measured(name, source, target, run):
         shutil.rmtree(target, ignore_errors=True)
         forget(source)
-        seconds, peak = run(source, target)
-        print(row(name, bytes_in(source), bytes_in(target), seconds, peak), flush=True)
+        taken = run(source, target)
+        print(row(name, bytes_in(source), bytes_in(target), *taken), flush=True)
 
     measured("`cp -r` of the Hugging Face directory, and fsync", hf, out, copy)
     shutil.rmtree(out)
     measured("`fucina import`", hf, checkpoint, lambda a, b: measure(fucina, "import", a, b))
     measured("`fucina export --dtype fp8 --like`", checkpoint, out,
              lambda a, b: measure(fucina, "export", a, b, "--dtype", "fp8", "--like", hf))
-    for path in hf.glob("*.safetensors"):
-        assert path.stat().st_size > 0
+    shutil.rmtree(hf)
     measured("`fucina export --dtype fp8`", checkpoint, out, lambda a, b: measure(fucina, "export", a, b, "--dtype", "fp8"))
     measured("`fucina export` (bf16)", checkpoint, out, lambda a, b: measure(fucina, "export", a, b))
     shutil.rmtree(out)
-    print(f"\nThe model has {size / 2**30:.2f} GiB.")
+    load = os.getloadavg()[2]
+    print(f"\nThe model has {size / 2**30:.2f} GiB; {os.cpu_count()} cores, over which {load:.1f} threads wanted to run on average.")
 
 
 if __name__ == "__main__":
