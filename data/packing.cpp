@@ -19,6 +19,7 @@ PackedStore::PackedStore(std::shared_ptr<const TokenStore> store, int64_t sequen
         for (int64_t d = 0; d < count; ++d) {
             const int64_t end = offsets[static_cast<size_t>(d) + 1];
             int64_t length = 0;
+            if (end - offsets[static_cast<size_t>(d)] > sequence_length_) ++cut_documents_;
             for (int64_t begin = offsets[static_cast<size_t>(d)]; begin < end; begin += length) {
                 length = std::min(sequence_length_, end - begin);
                 if (used + length > sequence_length_) {

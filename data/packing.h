@@ -39,6 +39,7 @@ class PackedStore {
     int64_t sequences() const { return static_cast<int64_t>(starts_.size()) - 1; }
     // Supervised tokens that follow another one in their piece: what is predicted.
     int64_t labels() const { return labels_; }
+    int64_t cut_documents() const { return cut_documents_; }  // longer than a sequence
     int64_t tokens(int64_t i) const {
         const auto pack = static_cast<size_t>(i);
         return starts_[pack + 1].token - starts_[pack].token;
@@ -55,7 +56,7 @@ class PackedStore {
 
     std::shared_ptr<const TokenStore> store_;
     int64_t sequence_length_;
-    int64_t labels_ = 0;
+    int64_t labels_ = 0, cut_documents_ = 0;
     std::vector<Start> starts_;  // [sequences + 1]
 };
 

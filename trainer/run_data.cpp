@@ -132,6 +132,11 @@ void describe(const Sources& sources, const BatchLoader& loader, std::vector<std
                                     100 * static_cast<double>(packed.labels()) /
                                         static_cast<double>(packed.store().tokens()),
                                     packed.labels()));
+        if (packed.cut_documents() > 0)
+            lines.push_back(
+                fmt::format("  {:<32} {:>10} conversations are longer than "
+                            "data.sequence_length and are cut into pieces",
+                            "", packed.cut_documents()));
     }
 }
 

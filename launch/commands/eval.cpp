@@ -176,7 +176,10 @@ void run_eval(const EvalOptions& options) {
     if (opened.tokenizer) token_bytes = opened.tokenizer->token_bytes();
     const HeldOutLoss loss = evaluate_loss(
         *mesh, model, *opened.train, std::max<int64_t>(1, kTokensAtATime / average), token_bytes);
-    if (speaks) print_result(loss.nats_per_token, data.store().tokens(), loss.bits_per_byte);
+    if (!speaks) return;
+    print_result(loss.nats_per_token, data.store().tokens(), loss.bits_per_byte);
+    if (data.store().is_masked())
+        std::printf("supervised  %lld of them\n", static_cast<long long>(data.labels()));
 }
 
 }  // namespace

@@ -148,6 +148,29 @@ def test_what_is_supervised_is_said(start, trained):
     assert "example  what is supervised stands between [[ and ]]" in trained[1]
     assert f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n[[{answer}<|im_end|>]]\n" in trained[1]
     assert "rows of {\"messages\"}, by their keys; chat template: " in trained[1]
+    long = sum(len(ids) > LENGTH for ids, _ in documents(tokenizer, rows[:100]))
+    assert long > 0 and f"{long} conversations are longer than data.sequence_length and are cut into pieces" in trained[1]
+
+
+def test_another_template_is_other_data(start, trained, tmp_path):
+    """A run's own template makes its own texts, whatever the cache has, goes with its export and its chats, and is not
+    changed on the way."""
+    own = tmp_path / "own.jinja"
+    own.write_text(TEMPLATE.replace("<|im_start|>", "## "))
+    done = train(tmp_path, start[0], train__steps=1, data__chat_template=str(own),
+                 data__cache=str(trained[0] / "cache"))
+    question, answer = (message["content"] for message in start[1][0])
+    assert f"<s>## user\n{question}<|im_end|>\n## assistant\n[[{answer}<|im_end|>]]\n" in done.stdout
+    done = runs.run("export", tmp_path / "run", tmp_path / "out", "--dtype", "fp32")
+    assert done.returncode == 0, done.stderr
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == own.read_text()
+    answers = {runs.run("generate", source, "--chat", "--prompt", "Hm", "--temperature", 1, "--max-tokens", 60,
+                        "--precision", "fp32", *more).stdout
+               for source, more in [(tmp_path / "run", []), (tmp_path / "out", []),
+                                    (tmp_path / "out", ["--system", "A"])]}
+    assert len(answers) == 2, "the system message changes the answer, the place of the template does not"
+    done = runs.resume(tmp_path, "--set", f"data.chat_template={start[0] / 'hf' / 'chat_template.jinja'}", expect=3)
+    assert "train.jsonl: its tokens hash to" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("ranks, keys", [
