@@ -5,6 +5,7 @@
 #include "data/template/builtins.h"
 #include "data/template/chat_template.h"
 #include "data/template/syntax.h"
+#include "data/tokenizer/unicode.h"
 #include "kernels/error.h"
 
 namespace fucina {
@@ -356,6 +357,15 @@ class Interpreter {
     TemplateMeter meter_;
 };
 
+// What the template itself may have said, on one line of some length.
+std::string one_line(std::string text) {
+    constexpr size_t kLongest = 400;
+    if (text.size() > kLongest) text.resize(previous_utf8(text, kLongest));
+    for (char& c : text)
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+    return text;
+}
+
 }  // namespace
 
 ChatTemplate ChatTemplate::parse(std::string_view source, std::string name) {
@@ -373,7 +383,7 @@ std::string ChatTemplate::render(const nlohmann::ordered_json& variables) const 
         return interpreter->run(*root_);
     } catch (const TemplateProblem& problem) {
         if (interpreter && interpreter->at()) at = interpreter->at();
-        fail(ExitCode::data, name_, ":", at->line, ":", at->column, ": ", problem.what);
+        fail(ExitCode::data, name_, ":", at->line, ":", at->column, ": ", one_line(problem.what));
     }
 }
 

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <optional>
 
+#include "data/file.h"
 #include "data/template/syntax.h"
 #include "data/tokenizer/unicode.h"
 #include "kernels/error.h"
@@ -150,9 +151,7 @@ class Lexer {
         constexpr std::string_view kTwo[] = {"==", "!=", "<=", ">=", "//", "**"};
         const bool two = std::ranges::find(kTwo, rest.substr(0, 2)) != std::end(kTwo);
         if (!two && std::string_view("+-/*%~[](){}<>.:|,=").find(rest[0]) == std::string_view::npos)
-            refuse(at_, "the character ",
-                   static_cast<unsigned char>(rest[0]) < 0x80 ? rest.substr(0, 1) : "beyond ASCII",
-                   " stands where none can");
+            refuse(at_, "the character `", printable(rest.substr(0, 1)), "` stands where none can");
         at_ += two ? 2 : 1;
         push(TemplateToken::symbol, source_.substr(start, at_ - start), start);
     }

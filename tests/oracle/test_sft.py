@@ -230,12 +230,13 @@ def test_from_transformers_over_layouts_and_back(start, trained, tmp_path):
     assert abs(runs.metrics(tmp_path)[-1]["valid_loss"] - loss) <= 1e-4 * loss
     before = runs.run("eval", directory / "hf", "--data", directory / "valid.jsonl", "--sequence-length", LENGTH)
     assert loss < 0.9 * float(before.stdout.split("loss  ")[1].split()[0]), "the held-out loss did not fall"
-    # A greedy answer, from the export and from the run.
+    # An answer is what follows the ids of transformers' prompt, from the export and from the run.
     asked = [{"role": "user", "content": rows[0][0]["content"]}]
-    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    answer = model.generate(**ids, do_sample=False, max_new_tokens=24)[0, ids["input_ids"].shape[1]:]
-    wanted = tokenizer.decode(answer, skip_special_tokens=True)
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+    (tmp_path / "prompt.json").write_text(json.dumps([ids]))
+    how = ["--temperature", 1, "--max-tokens", 60, "--precision", "fp32", "--seed", 3]
+    done = runs.run("generate", out, "--tokens", tmp_path / "prompt.json", *how)
+    wanted = tokenizer.decode(json.loads(done.stdout)[len(ids):])
     for source in (out, tmp_path / "run"):
-        done = runs.run("generate", source, "--chat", "--prompt", asked[0]["content"], "--temperature", 0,
-                        "--max-tokens", 24, "--precision", "fp32")
-        assert done.returncode == 0 and done.stdout.rstrip("\n") == wanted.rstrip("\n"), (done.stdout, wanted, done.stderr)
+        done = runs.run("generate", source, "--chat", "--prompt", asked[0]["content"], *how)
+        assert done.returncode == 0 and done.stdout == wanted + "\n", (done.stdout, wanted, done.stderr)
