@@ -28,7 +28,8 @@ void check_line(std::string_view line, const nlohmann::json* value) {
     if (!row) return;
     HOLDS(value && value->is_object());
     if (row->kind != RowKind::text) {
-        HOLDS(row->json && parse_json(row->json->dump(), "again", ExitCode::data) == *value);
+        HOLDS(row->json && (!finite(*value) ||
+                            parse_json(row->json->dump(), "again", ExitCode::data) == *value));
         fuzz::accepts([&] { check_conversation(*row); });
         return;
     }
