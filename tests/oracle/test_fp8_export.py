@@ -151,14 +151,18 @@ def test_how_much_of_the_training_is_kept(base, size, least, most, tmp_path):
 
 
 def test_a_base_that_is_not_fp8_is_rounded_as_the_model_is(tmp_path):
+    """A change at random, and one towards where rounding takes the base anyway, of which nothing is kept."""
     plain = {n: t.bfloat16().float() for n, t in v3.random_weights(fp8.ODD, 10).items()}
-    trained = trained_by(plain, 0.02)
+    rounded = {n: fp8.dequantize(*fp8.quantize(t)) for n, t in plain.items() if fp8.in_fp8(n)}
     base = v3.write_checkpoint(tmp_path / "base", without_quantization(fp8.ODD),
                                v3.fuse_experts({n: t.bfloat16() for n, t in plain.items()}))
-    said = export(checkpoint(tmp_path, trained), tmp_path / "out", "--like", base, "--force")
-    rounded = {n: fp8.dequantize(*fp8.quantize(t)) for n, t in plain.items() if fp8.in_fp8(n)}
-    share = kept(plain, trained, dequantized(tensors(tmp_path / "out")), rounded)
-    assert abs(share_said(said) - share) < 0.06 and share > 50
+    towards = plain | {n: plain[n] + 0.3 * (rounded[n] - plain[n]) for n in rounded}
+    for number, (trained, least, most) in enumerate([(trained_by(plain, 0.02), 50, 150), (towards, -5, 5)]):
+        (tmp_path / str(number)).mkdir()
+        out = tmp_path / f"out{number}"
+        said = export(checkpoint(tmp_path / str(number), trained), out, "--like", base, "--force")
+        share = kept(plain, trained, dequantized(tensors(out)), rounded)
+        assert abs(share_said(said) - share) < 0.06 and least < share < most
 
 
 def test_blocks_that_training_left_alone_keep_their_bytes(base, tmp_path):
