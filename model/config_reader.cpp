@@ -1,5 +1,6 @@
 #include "model/config_reader.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -81,7 +82,11 @@ std::string ConfigReader::text(const std::string& key, const std::string& fallba
     if (!has(key)) return fallback;
     const nlohmann::json& value = config_->at(key);
     if (!value.is_string()) mistyped(where(key), value, "a string");
-    return value.get<std::string>();
+    const auto& text = value.get_ref<const std::string&>();
+    const auto control = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+    if (text.size() > 200 || std::ranges::any_of(text, control))  // messages quote it
+        mistyped(where(key), value, "a name");
+    return text;
 }
 
 std::vector<int32_t> ConfigReader::ids(const std::string& key, std::vector<int32_t> fallback,

@@ -159,7 +159,7 @@ def make_texts():
     for name in ("deepseek_v3_plain", "deepseek_v3_yarn"):
         write("model_config", name, (ROOT / "tests/golden" / name / "config.json").read_text())
     config = json.loads((ROOT / "tests/golden/deepseek_v3_yarn/config.json").read_text())
-    for key, value in [("hidden_size", 2**62), ("num_hidden_layers", -1), ("rope_scaling", {"type": "x"}),
+    for key, value in [("hidden_size", 2**62), ("num_hidden_layers", -1), ("rope_scaling", {"type": "x\ny"}),
                        ("eos_token_id", [1, 2, -3]), ("n_routed_experts", 0), ("vocab_size", 1e300),
                        ("q_lora_rank", None), ("model_type", "llama")]:
         write("model_config", f"{key}", json.dumps({**config, key: value}, separators=(",", ":")))

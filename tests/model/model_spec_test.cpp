@@ -185,6 +185,19 @@ TEST(ModelSpec, AVocabularyOfOneHasNoEndOfText) {
     EXPECT_TRUE(ModelSpec::from_config(spec.to_config(), "again").eos_ids.empty());
 }
 
+TEST(ModelSpec, TextsInMessagesAreShortAndOnOneLine) {
+    for (const std::string& text : {std::string("de\nep"), std::string(201, 'x')}) {
+        try {
+            test::tiny_spec({{"rope_scaling", {{"type", text}}}});
+            ADD_FAILURE() << "accepted";
+        } catch (const Error& error) {
+            const std::string line = error.what();
+            EXPECT_EQ(line.find('\n'), line.npos);
+            EXPECT_LT(line.size(), 200u);
+        }
+    }
+}
+
 TEST(ModelSpec, MistakesNameKeyAndBothNumbers) {
     EXPECT_CONTAINS(error_of({{"model_type", "gpt5"}}), "\"gpt5\"");
     EXPECT_CONTAINS(error_of({{"model_type", "gpt5"}}), "known families: deepseek_v3");
