@@ -212,12 +212,14 @@ size_t end_of_string(std::string_view text, size_t at, size_t& odd) {
 // Where a character beyond ASCII stands outside of strings and comments, or npos. TOML has none
 // there, and toml++ 3.3 would take it for unreachable.
 size_t odd_character(std::string_view text) {
+    constexpr std::string_view kBefore = " \t\r\n=[{,.";  // a string; 5"a" is none
     size_t odd = text.npos;
     size_t at = text.starts_with("\xef\xbb\xbf") ? 3 : 0;
     while (at < text.size()) {
         if (text[at] == '#')
             at = std::min(text.find('\n', at), text.size());
-        else if (text[at] == '"' || text[at] == '\'')
+        else if ((text[at] == '"' || text[at] == '\'') &&
+                 (at == 0 || kBefore.find(text[at - 1]) != kBefore.npos))
             at = end_of_string(text, at, odd);
         else if (text[at++] < 0)  // char is signed
             return std::min(odd, at - 1);

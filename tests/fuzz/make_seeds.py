@@ -174,6 +174,7 @@ def make_texts():
     write("recipe", "infinite", "train.learning_rate = inf\ntrain.steps = 9223372036854775807\ntrain.betas = [nan, 0.1]\n")
     write("recipe", "deep", "a = " + "[" * 3000)
     write("recipe", "beyond-ascii", tiny + 'gr\u00f6\u00dfe = "\u00e9"  # \u00e9\n')
+    write("recipe", "quote-in-number", 'steps = 5\0"""[\ufee8]"""\n')
     write("recipe", "dots", ".".join("a" * 2000) + " = 1")
 
     for name, text in [("line", '{"text": "Some text, \\u00e9\\ud83d\\ude42", "meta": {"id": 7}}'),

@@ -250,6 +250,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "r.toml:25:17: a character beyond"},
         Mistake{"steps = 10", "steps = '\xc3\xb6'  # \xc3\xb6\nx = \"\\\"\xc3\xb6\"",
                 "train.steps is the string \"\xc3\xb6\"; expected"},
+        Mistake{"steps = 10", "steps = 10\"\xc3\xb6\"", "r.toml:25:12: a character beyond"},
         Mistake{"dir = \"runs/a\"", "dir = \"a\\u0000b\"",
                 "run.dir is the string \"a?b\", with a zero byte in it"},
         Mistake{"[train]", "[trian]", ": a recipe has no field \"trian\"; did you mean \"train\"?"},
