@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 packages=(g++ make cmake ninja-build ccache pkg-config openmpi-bin libopenmpi-dev libhdf5-dev
     libprotobuf-dev protobuf-compiler libcli11-dev libtomlplusplus-dev nlohmann-json3-dev
-    libsimdjson-dev libfmt-dev libxxhash-dev libutf8proc-dev)
+    libsimdjson-dev libfmt-dev libxxhash-dev libutf8proc-dev libpcre2-dev)
 with_tests=no
 with_cuda=no
 for option in "$@"; do

@@ -1,154 +1,210 @@
-// Runs a compiled pattern with an explicit stack of choices.
+// PCRE2 never sees a character: the sets of a pattern cut all code points into kinds, and the
+// search runs over one byte a character, its kind. So what a class holds depends on our tables
+// alone (PCRE2's may be of another Unicode version), and every class is a bitmap to it.
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include "data/tokenizer/regex.h"
 
-#include <optional>
+#include <fmt/format.h>
+#include <pcre2.h>
 
+#include <array>
+#include <cctype>
+#include <optional>
+#include <string>
+
+#include "data/tokenizer/regex_syntax.h"
 #include "kernels/error.h"
 
 namespace fucina {
 namespace {
 
-constexpr size_t kMaxStack = 10'000'000;
+using Kind = uint8_t;
+constexpr Kind kNoCharacter = 0xFF;
 
-class Matcher {
-  public:
-    Matcher(const std::vector<RegexStep>& steps, const std::vector<CodeSet>& sets,
-            std::string_view text)
-        : steps_(steps),
-          sets_(sets),
-          text_(text),
-          budget_(50'000'000 + 300 * static_cast<int64_t>(text.size())) {}
-
-    // The end of the match that begins at `at` with step `pc`; nothing if there is none.
-    std::optional<size_t> run(int32_t pc, size_t at);
-
-  private:
-    // To resume at step `pc` with position `at`, and then, one code point back at a time, down to
-    // `low`.
-    struct Choice {
-        int32_t pc;
-        size_t at, low;
-    };
-
-    bool in_set(int32_t set, size_t at, size_t& length) const {
-        if (at >= text_.size()) return false;
-        return sets_[static_cast<size_t>(set)].contains(decode_utf8(text_, at, length));
+// The kind of every code point: two have the same where no set tells them apart.
+std::vector<Kind> kinds_of(const std::vector<CodeSet>& sets) {
+    std::vector<Kind> kinds(kCodePoints);
+    Kind used = 1;
+    for (CodeSet set : sets) {
+        if (set.contains(kCodePoints - 1)) set.complement();  // the smaller part, mostly
+        std::array<Kind, 256> inside{};
+        set.for_each([&](uint32_t code) {
+            Kind& kind = inside[kinds[code]];
+            if (kind == 0) {
+                if (used == kNoCharacter)
+                    fail(ExitCode::data, "the pattern tells too many kinds of characters apart");
+                kind = used++;
+            }
+            kinds[code] = kind;
+        });
     }
-    bool loop(const RegexStep& step, int32_t pc, size_t& at);
-    bool simple(const RegexStep& step, size_t& at) const;
+    return kinds;
+}
 
-    const std::vector<RegexStep>& steps_;
-    const std::vector<CodeSet>& sets_;
-    std::string_view text_;
-    int64_t budget_;
-    std::vector<Choice> choices_;
+// Puts classes of kinds in the place of sets.
+std::string in_kinds(const RegexSource& source, const std::vector<Kind>& kinds) {
+    std::array<uint32_t, 256> member;  // a code point of each kind
+    member.fill(kCodePoints);
+    for (uint32_t code = 0; code < kCodePoints; ++code) member[kinds[code]] = code;
+    std::string out;
+    for (const char c : source.pattern) {
+        if (static_cast<uint8_t>(c) < kFirstRegexSet) {
+            out += c;
+            continue;
+        }
+        const CodeSet& set = source.sets[static_cast<uint8_t>(c) - kFirstRegexSet];
+        std::string one;
+        int count = 0;
+        for (uint32_t kind = 0; kind < kNoCharacter; ++kind) {
+            if (member[kind] == kCodePoints || !set.contains(member[kind])) continue;
+            one += fmt::format("\\x{:02X}", kind);
+            ++count;
+        }
+        if (count == 0) one = fmt::format("\\x{:02X}", kNoCharacter);
+        out += count > 1 ? '[' + one + ']' : one;
+    }
+    return out;
+}
+
+template <auto free>
+struct Free {
+    void operator()(auto* p) const { free(p); }
+};
+using Code = std::unique_ptr<pcre2_code, Free<pcre2_code_free>>;
+
+Code compile(const std::string& pattern) {
+    int error = 0;
+    PCRE2_SIZE where = 0;
+    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                            PCRE2_USE_OFFSET_LIMIT, &error, &where, nullptr));
+    if (!code) {
+        std::array<PCRE2_UCHAR, 200> message{};
+        pcre2_get_error_message(error, message.data(), message.size());
+        fail(ExitCode::data, "PCRE2: ", reinterpret_cast<const char*>(message.data()));
+    }
+    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // where it may not, PCRE2 interprets
+    return code;
+}
+
+// What a thread needs to search, whatever the pattern.
+struct Scratch {
+    std::unique_ptr<pcre2_match_data, Free<pcre2_match_data_free>> found{
+        pcre2_match_data_create(1, nullptr)};
+    std::unique_ptr<pcre2_match_context, Free<pcre2_match_context_free>> context{
+        pcre2_match_context_create(nullptr)};
+    std::unique_ptr<pcre2_jit_stack, Free<pcre2_jit_stack_free>> stack{
+        pcre2_jit_stack_create(size_t{32} << 10, size_t{64} << 20, nullptr)};
+    std::vector<Kind> subject;
+
+    Scratch() {
+        FUCINA_CHECK(found && context && stack, "PCRE2: no memory");
+        pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
+        pcre2_set_heap_limit(context.get(), 256U << 10);  // KiB
+    }
 };
 
-bool Matcher::loop(const RegexStep& step, int32_t pc, size_t& at) {
-    size_t low = at, length = 0;
-    uint32_t count = 0;
-    for (; count < step.max && in_set(step.a, at, length); ++count) {
-        at += length;
-        if (count < step.min) low = at;
-    }
-    if (count < step.min) return false;
-    budget_ -= count / 8;
-    if (step.op == RegexStep::loop && at > low)
-        choices_.push_back({pc + 1, previous_utf8(text_, at), low});
-    return true;
-}
+// Searches Scratch::subject.
+class Search {
+  public:
+    Search(const pcre2_code* code, Scratch& scratch)
+        : code_(code), scratch_(scratch), budget_(50'000'000 + 300 * std::ssize(scratch.subject)) {}
 
-// Steps that only look or take one code point.
-bool Matcher::simple(const RegexStep& step, size_t& at) const {
-    size_t length = 0;
-    switch (step.op) {
-        case RegexStep::set:
-            if (!in_set(step.a, at, length)) return false;
-            at += length;
-            return true;
-        case RegexStep::look_behind:
-            return (at > 0 && in_set(step.a, previous_utf8(text_, at), length)) != step.negate;
-        case RegexStep::text_begin:
-            return at == 0;
-        case RegexStep::text_end:
-            return at == text_.size();
-        case RegexStep::line_begin:
-            return at == 0 || (text_[at - 1] == '\n' && at < text_.size());
-        default:
-            return at == text_.size() || text_[at] == '\n';  // line_end
+    // The first match at or behind `at`: true and its ends in begin() and end().
+    //
+    // PCRE2 limits the backtracking of one beginning of a match, not of the search. So the search
+    // goes with a low limit, which its number of beginnings may multiply; a beginning that needs
+    // more is tried by itself, and what it needs is taken from the budget of the text.
+    bool find(size_t at) {
+        int result = run(at, PCRE2_UNSET, kLowLimit);
+        if (result == PCRE2_ERROR_MATCHLIMIT) {
+            do result = run_alone(at);
+            while (result == PCRE2_ERROR_NOMATCH && ++at <= scratch_.subject.size());
+        }
+        if (result == PCRE2_ERROR_NOMATCH) return false;
+        if (result < 0) refuse();
+        return true;
     }
-}
+    size_t begin() const { return pcre2_get_ovector_pointer(scratch_.found.get())[0]; }
+    size_t end() const { return pcre2_get_ovector_pointer(scratch_.found.get())[1]; }
 
-std::optional<size_t> Matcher::run(int32_t pc, size_t at) {
-    const size_t base = choices_.size();
-    for (;;) {
-        const RegexStep& step = steps_[static_cast<size_t>(pc)];
-        if (--budget_ < 0 || choices_.size() > kMaxStack) {
-            fail(ExitCode::data, "a pre-tokenizer's pattern backtracks too much on this text");
-        }
-        bool ok = true;
-        switch (step.op) {
-            case RegexStep::accept:
-                choices_.resize(base);
-                return at;
-            case RegexStep::split:
-                choices_.push_back({step.b, at, at});
-                pc = step.a;
-                break;
-            case RegexStep::jump:
-                pc = step.a;
-                break;
-            case RegexStep::loop:
-            case RegexStep::atomic_loop:
-                ok = loop(step, pc, at);
-                ++pc;
-                break;
-            case RegexStep::atomic:
-            case RegexStep::look_ahead: {
-                const std::optional<size_t> end = run(pc + 1, at);
-                ok = end.has_value() != step.negate;
-                if (ok && step.op == RegexStep::atomic) at = *end;
-                pc = step.a;
-                break;
-            }
-            default:
-                ok = simple(step, at);
-                ++pc;
-        }
-        if (ok) continue;
-        if (choices_.size() == base) return std::nullopt;
-        Choice& choice = choices_.back();
-        pc = choice.pc;
-        at = choice.at;
-        if (choice.at > choice.low) {
-            choice.at = previous_utf8(text_, choice.at);
-        } else {
-            choices_.pop_back();
-        }
+  private:
+    static constexpr uint32_t kLowLimit = 10'000;
+
+    [[noreturn]] static void refuse() {
+        fail(ExitCode::data, "a pre-tokenizer's pattern backtracks too much on this text");
     }
-}
+    int run(size_t at, size_t last, uint32_t limit) {
+        pcre2_set_offset_limit(scratch_.context.get(), last);
+        pcre2_set_match_limit(scratch_.context.get(), limit);
+        return pcre2_match(code_, scratch_.subject.data(), scratch_.subject.size(), at, 0,
+                           scratch_.found.get(), scratch_.context.get());
+    }
+    int run_alone(size_t at) {
+        int result = run(at, at, kLowLimit);
+        for (uint32_t limit = 2 * kLowLimit; result == PCRE2_ERROR_MATCHLIMIT; limit *= 2) {
+            budget_ -= limit;
+            if (budget_ < 0 || limit > 1U << 30) refuse();
+            result = run(at, at, limit);
+        }
+        return result;
+    }
+
+    const pcre2_code* code_;
+    Scratch& scratch_;
+    int64_t budget_;
+};
 
 }  // namespace
 
+struct Regex::Program {
+    std::vector<Kind> kinds;
+    Code code;
+};
+
+Regex::Regex(const RegexSource& source) {
+    std::vector<Kind> kinds = kinds_of(source.sets);
+    Code code = compile(in_kinds(source, kinds));
+    program_ = std::make_shared<Program>(Program{std::move(kinds), std::move(code)});
+}
+
+Regex::Regex(std::string_view pattern) : Regex(parse_regex(pattern)) {}
+
+Regex Regex::literal(std::string_view text) {
+    std::string pattern;
+    for (const char c : text) {
+        if (c > 0 && std::ispunct(c)) pattern += '\\';
+        pattern += c;
+    }
+    return Regex(pattern);
+}
+
+Regex Regex::of_set(CodeSet set) {
+    return Regex(RegexSource{std::string(1, static_cast<char>(kFirstRegexSet)), {std::move(set)}});
+}
+
 void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
-    Matcher matcher(steps_, sets_, text);
+    thread_local Scratch scratch;
+    scratch.subject.resize(text.size());
+    size_t size = 0, length = 0;
+    for (size_t at = 0; at < text.size(); at += length)
+        scratch.subject[size++] = program_->kinds[decode_utf8(text, at, length)];
+    scratch.subject.resize(size);
+    Search search(program_->code.get(), scratch);
+    size_t character = 0, byte = 0;
+    const auto byte_of = [&](size_t of) {  // forwards only
+        for (; character < of; ++character, byte += length) decode_utf8(text, byte, length);
+        return static_cast<uint32_t>(byte);
+    };
     std::optional<size_t> last_end;
-    size_t length = 0;
-    for (size_t at = 0; at <= text.size();) {
-        std::optional<size_t> end;
-        if (!filter_ || (at < text.size() && first_.contains(decode_utf8(text, at, length)))) {
-            end = matcher.run(0, at);
-        }
+    for (size_t at = 0; at <= size && search.find(at);) {
         // An empty match right behind the last match does not count.
-        if (end && !(*end == at && last_end == at)) {
-            matches.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(*end)});
-            last_end = *end;
-            at = *end;
+        if (search.end() == last_end) {
+            ++at;
             continue;
         }
-        if (at == text.size()) break;
-        decode_utf8(text, at, length);
-        at += length;
+        const uint32_t begin = byte_of(search.begin());
+        matches.push_back({begin, byte_of(search.end())});
+        last_end = at = search.end();
     }
 }
 

@@ -1,6 +1,6 @@
-// The syntax tree of a pattern, between its parser and its compiler.
+// A pattern between its parser and PCRE2.
 #pragma once
-#include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -8,25 +8,17 @@
 
 namespace fucina {
 
-constexpr uint32_t kNoLimit = UINT32_MAX;
+constexpr size_t kMaxRegexSets = 100;
+constexpr uint8_t kFirstRegexSet = 0x80;
 
-struct RegexNode {
-    enum Kind : uint8_t { empty, set, concat, alternate, repeat, atomic, look, anchor };
-    enum Greed : uint8_t { greedy, lazy, possessive };
-    Kind kind = empty;
-    std::vector<RegexNode> children;
-    int32_t set_index = 0;              // set
-    uint32_t min = 0, max = 0;          // repeat
-    Greed greed = greedy;               // repeat
-    bool ahead = true, negate = false;  // look
-    char where = 0;  // anchor: 'A' text begin, 'z' text end, '^' and '$' of a line
+// A pattern in PCRE2's syntax, where the byte kFirstRegexSet + i stands for one character of
+// sets[i]; all else is ASCII.
+struct RegexSource {
+    std::string pattern;
+    std::vector<CodeSet> sets;  // without duplicates, at most kMaxRegexSets
 };
 
-struct RegexTree {
-    RegexNode root;
-    std::vector<CodeSet> sets;  // without duplicates
-};
-
-RegexTree parse_regex(std::string_view pattern);
+// Throws Error(ExitCode::data) with "what at byte N of the pattern".
+RegexSource parse_regex(std::string_view pattern);
 
 }  // namespace fucina

@@ -1,6 +1,7 @@
 // Unicode as the Hugging Face tokenizers library knows it (version 16): sets of code points by
 // general category or script, and UTF-8 reading and repair.
 #pragma once
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -25,6 +26,12 @@ class CodeSet {
     void intersect(const CodeSet& other);
     void complement();
     bool operator==(const CodeSet& other) const = default;
+    template <class Take>
+    void for_each(Take take) const {
+        for (size_t i = 0; i < words_.size(); ++i)
+            for (uint64_t left = words_[i]; left != 0; left &= left - 1)
+                take(static_cast<uint32_t>(i * 64 + static_cast<size_t>(std::countr_zero(left))));
+    }
 
   private:
     std::vector<uint64_t> words_;

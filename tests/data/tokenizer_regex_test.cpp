@@ -38,6 +38,7 @@ TEST(Regex, LooksAround) {
     EXPECT_EQ(matches("(?<=a)b", "abb"), (Strings{"b"}));
     EXPECT_EQ(matches("(?<![ab])b", "abbcb"), (Strings{"b"}));
     EXPECT_EQ(matches("a(?=bc|d)", "abad ac"), (Strings{"a"}));
+    EXPECT_EQ(matches("(?<=é中|a)c", "é中c中cac"), (Strings{"c", "c"}));
 }
 
 TEST(Regex, KnowsClasses) {
@@ -53,12 +54,19 @@ TEST(Regex, EmptyMatchesCountOnceBetweenOthers) {
     EXPECT_EQ(matches("", "ab"), (Strings{"", "", ""}));
 }
 
+TEST(Regex, QuantifiersFollowOneAnother) {
+    EXPECT_EQ(matches("a{2}?", "aaab"), (Strings{"aa", "", ""}));
+    EXPECT_EQ(matches("(?:ab|c){1}{2}+c?+", "ababccabc"), (Strings{"ababccabc"}));
+    EXPECT_EQ(matches("(a|b*)*c", "abbacc"), (Strings{"abbac", "c"}));
+    EXPECT_EQ(matches("a(?i)b|C", "aBacAB"), (Strings{"aB", "ac"}));
+}
+
 TEST(Regex, RefusesWhatItDoesNotKnow) {
     for (const char* pattern :
-         {"(",       ")",        "a)",          "[",        "[]",          "[a",     "a**?(",
-          "*a",      "(?<=ab)c", "\\1",         "\\p{Foo}", "\\p{L",       "[z-a]",  "a{2,1}",
-          "a{1001}", "(?i:é)",   "(?i:ss)",     "(a|b*)*",  "[[:alpha:]]", "\\",     "(?P<x>a)",
-          "\\b",     "(?i",      "\\x{110000}", "\\xff",    "(?=a)+",      "[a-\\d]"}) {
+         {"(",       ")",           "a)",      "[",           "[]",      "[a",       "a**?(",
+          "*a",      "(?<=a*)c",    "\\1",     "\\p{Foo}",    "\\p{L",   "[z-a]",    "a{2,1}",
+          "a{1001}", "(?i:é)",      "(?i:ss)", "[[:alpha:]]", "\\",      "(?P<x>a)", "\\b",
+          "(?i",     "\\x{110000}", "\\xff",   "(?=a)+",      "[a-\\d]", "^*"}) {
         EXPECT_THROW(Regex{pattern}, Error) << pattern;
     }
     try {
@@ -78,13 +86,18 @@ TEST(Regex, HostilePatternsEndSoon) {
     std::string counts = "a";
     for (int i = 0; i < 30; ++i) counts += "{1000}";
     EXPECT_THROW(Regex{counts}, Error);
-    EXPECT_NO_THROW(Regex{"(){1000}{1000}{1000}{1000}{1000}"});
+    EXPECT_THROW(Regex{"(){1000}{1000}{1000}{1000}{1000}"}, Error);
     std::string many;
     for (int i = 0; i < 1000; ++i) many += "\\x{" + std::to_string(1000 + i) + "}";
     EXPECT_THROW(Regex{many}, Error);
-    // Exponential backtracking stops with an error.
+    // Exponential backtracking stops with an error, also where each beginning alone takes little.
     std::vector<Span> spans;
-    EXPECT_THROW(Regex("(?:a|a)+b").find_all(std::string(60, 'a'), spans), Error);
+    EXPECT_THROW(Regex("(?:a|a)+b").find_all(std::string(60, 'a') + "cb", spans), Error);
+    EXPECT_THROW(Regex("(?:a|a){18}b").find_all(std::string(10'000, 'a') + "cb", spans), Error);
+    // What backtracks much and yet in proportion to the text does not.
+    spans.clear();
+    Regex("(?:a|b)*c|\\s*\\n").find_all(std::string(100'000, ' ') + "\nac", spans);
+    EXPECT_EQ(spans.size(), 2U);
 }
 
 }  // namespace

@@ -127,6 +127,7 @@ def test_families(name, tmp_path, some_documents):
     r"(?m).{1,5}", r"x*", r"\p{Hiragana}+|\p{Katakana}+|\p{Hangul}+", r"\P{L}{3}?", r"\p{^N}{2,4}+", r"(?:ab|a)(?=[bc]|$)",
     r"a(?i)b|THE", r"[\u4e00-\u9fff\x{3040}-\x{30ff}]{,2}", r"[a-f&&[^c]e-z]+", r"\p{Zs}|\p{Cc}|\p{Cf}|\p{Co}|\p{Cn}+",
     r"\p{Mn}+|\p{Me}|\p{Mc}|\p{Sk}|\p{Sc}|\p{Sm}", r"a{,3}x{0}|b{2}?c", (" the",), ("a.b",),
+    r"(?<=th|[^\s]\p{Lu})e|(?<!an|\d)[dt]$", r"(?:a|b*|\s)*[^a-e]|(|th)+", r"\w{1,2}+x?**|\s++\s|e{2}{1,2}?",
 ])
 @pytest.mark.parametrize("invert", [False, True])
 def test_patterns_match_alike(pattern, invert, tmp_path, some_documents):
