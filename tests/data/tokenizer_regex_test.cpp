@@ -94,6 +94,8 @@ TEST(Regex, HostilePatternsEndSoon) {
     std::vector<Span> spans;
     EXPECT_THROW(Regex("(?:a|a)+b").find_all(std::string(60, 'a') + "cb", spans), Error);
     EXPECT_THROW(Regex("(?:a|a){18}b").find_all(std::string(10'000, 'a') + "cb", spans), Error);
+    EXPECT_THROW(Regex(".{0,999}.{0,999}b").find_all(std::string(10'000, 'a') + "\nb", spans),
+                 Error);
     // What backtracks much and yet in proportion to the text does not.
     spans.clear();
     Regex("(?:a|b)*c|\\s*\\n").find_all(std::string(100'000, ' ') + "\nac", spans);
