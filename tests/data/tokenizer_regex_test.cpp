@@ -52,6 +52,15 @@ TEST(Regex, KnowsClasses) {
 TEST(Regex, EmptyMatchesCountOnceBetweenOthers) {
     EXPECT_EQ(matches("a*", "baac"), (Strings{"", "aa", ""}));
     EXPECT_EQ(matches("", "ab"), (Strings{"", "", ""}));
+    EXPECT_EQ(matches("^b?", "a\nb\n"), (Strings{"", "b"}));  // not behind the last newline
+}
+
+TEST(Regex, FindsWhatIsFarAhead) {
+    for (const size_t gap : {15U, 16U, 17U, 47U, 48U, 49U, 5000U, 50'000U}) {
+        const std::string text = std::string(gap, 'a') + "b";
+        EXPECT_EQ(matches("b", text), (Strings{"b"})) << gap;
+        EXPECT_EQ(matches("$", text.substr(0, gap)), (Strings{""})) << gap;
+    }
 }
 
 TEST(Regex, QuantifiersFollowOneAnother) {
