@@ -110,8 +110,7 @@ struct Scratch {
 // in use.
 class Search {
   public:
-    Search(const pcre2_code* code, Scratch& scratch)
-        : code_(code), scratch_(scratch), seconds_(2 + 1e-5 * static_cast<double>(size())) {
+    Search(const pcre2_code* code, Scratch& scratch) : code_(code), scratch_(scratch) {
         pcre2_set_match_limit(scratch.context.get(),
                               static_cast<uint32_t>(std::min(size() + 100'000, size_t{1} << 30)));
     }
@@ -122,11 +121,12 @@ class Search {
             pcre2_set_offset_limit(scratch_.context.get(), at + window_ - 1);
             const int result = pcre2_match(code_, scratch_.subject.data(), size(), at, 0,
                                            scratch_.found.get(), scratch_.context.get());
-            const bool none = result == PCRE2_ERROR_NOMATCH;
-            const bool look = none || ++calls_ % 256 == 0;  // at the clock, which takes 0.3 us
-            if ((!none && result < 0) || (look && cpu_seconds() - start_ > seconds_))
-                fail(ExitCode::data, "a pre-tokenizer's pattern backtracks too much on this text");
-            if (!none || at + window_ > size()) return !none;
+            const bool found = result > 0;
+            if (!found && result != PCRE2_ERROR_NOMATCH) refuse();
+            const bool done = found || at + window_ > size();
+            // A look at the clock takes longer than a word.
+            if (found ? ++found_ % 256 == 0 : !done) check_time();
+            if (done) return found;
         }
     }
     size_t begin() const { return pcre2_get_ovector_pointer(scratch_.found.get())[0]; }
@@ -134,16 +134,22 @@ class Search {
 
   private:
     size_t size() const { return scratch_.subject.size(); }
-    static double cpu_seconds() {
+    [[noreturn]] static void refuse() {
+        fail(ExitCode::data, "a pre-tokenizer's pattern backtracks too much on this text");
+    }
+    void check_time() {
         timespec time{};
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-        return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+        const double now =
+            static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+        if (end_ == 0) end_ = now + 2 + 1e-5 * static_cast<double>(size());
+        if (now > end_) refuse();
     }
 
     const pcre2_code* code_;
     Scratch& scratch_;
-    double seconds_, start_ = cpu_seconds();
-    size_t window_ = 16, calls_ = 0;
+    double end_ = 0;  // of the CPU time, in seconds; 0 before the first look at the clock
+    size_t window_ = 16, found_ = 0;
 };
 
 }  // namespace
