@@ -101,6 +101,10 @@ FileDescriptor create_file(const fs::path& path, int flags, const fs::path& show
     return file;
 }
 
+FileDescriptor open_direct(const fs::path& path) {
+    return FileDescriptor(::open(path.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW));
+}
+
 void write_at(const FileDescriptor& file, const fs::path& path, int64_t offset,
               std::span<const std::byte> bytes) {
     size_t done = 0;

@@ -57,6 +57,8 @@ ExitCode read_failure(int number);
 // `shown`: the name in messages, where it is not the path.
 FileDescriptor create_file(const std::filesystem::path& path, int flags,
                            const std::filesystem::path& shown);
+// For writing past the page cache, at multiples of its blocks; none where that cannot be.
+FileDescriptor open_direct(const std::filesystem::path& path);
 void write_at(const FileDescriptor& file, const std::filesystem::path& path, int64_t offset,
               std::span<const std::byte> bytes);
 void truncate_file(const FileDescriptor& file, const std::filesystem::path& path, int64_t size);

@@ -4,7 +4,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <memory>
 
 #include "data/run_on_threads.h"
 #include "data/streaming_hash.h"
@@ -13,7 +15,8 @@
 namespace fucina {
 namespace {
 
-constexpr int64_t kPiece = int64_t{8} << 20;  // written and hashed while in cache
+constexpr int64_t kPiece = int64_t{2} << 20;  // written and hashed while in cache
+constexpr int64_t kBlock = 4096;              // of which offset, size and address must be multiples
 
 // Signals belong to the main thread, whose calls they interrupt.
 class NoSignals {
@@ -52,9 +55,10 @@ ShardWriter::~ShardWriter() {
 
 void ShardWriter::run() try {
     {
-        FileDescriptor file = open_shard(path_);
+        FileDescriptor file = open_shard(path_), direct = open_direct(path_);
         const std::lock_guard lock(mutex_);
         file_ = std::move(file);
+        direct_ = std::move(direct);
         has_room_ = true;
     }
     changed_.notify_all();
@@ -86,6 +90,13 @@ void ShardWriter::stop(std::exception_ptr error) {
 
 // Datasets, until none is left to begin.
 void ShardWriter::write_datasets() {
+    int64_t largest = 0;
+    for (const ShardDataset& dataset : datasets_) largest = std::max(largest, dataset.nbytes);
+    std::vector<std::byte> memory(static_cast<size_t>(std::min(kPiece, largest) + kBlock));
+    void* aligned = memory.data();
+    size_t room = memory.size();
+    std::align(kBlock, 1, aligned, room);
+    const std::span<std::byte> buffer(static_cast<std::byte*>(aligned), room);
     while (true) {
         size_t i = 0;
         {
@@ -95,14 +106,32 @@ void ShardWriter::write_datasets() {
             i = next_++;
         }
         try {
-            write_dataset(i);
+            write_dataset(i, buffer);
         } catch (...) {
             stop(std::current_exception());
         }
     }
 }
 
-void ShardWriter::write_dataset(size_t i) {
+// What the page cache would cost, copies and pages to be found, is taken from the training.
+void ShardWriter::write_piece(int64_t offset, std::span<const std::byte> piece,
+                              std::span<std::byte> buffer) {
+    size_t past = 0;  // bytes that go past the page cache
+    if (direct_ && offset % kBlock == 0) past = piece.size() - piece.size() % kBlock;
+    if (past > 0) {
+        std::memcpy(buffer.data(), piece.data(), past);
+        try {
+            write_at(direct_, path_, offset, buffer.first(past));
+        } catch (const StorageError& error) {
+            if (error.number() != EINVAL) throw;
+            past = 0;  // not this file system, or not after a write that was cut short
+        }
+    }
+    if (past < piece.size())
+        write_at(file_, path_, offset + static_cast<int64_t>(past), piece.subspan(past));
+}
+
+void ShardWriter::write_dataset(size_t i, std::span<std::byte> buffer) {
     ShardDataset& dataset = datasets_[i];
     StreamingHash hash;
     int64_t written = 0;
@@ -111,7 +140,7 @@ void ShardWriter::write_dataset(size_t i) {
             ShardWriter& writer;
             ~Use() { writer.give_back(); }
         } const use{*this};
-        write_at(file_, path_, dataset.byte_offset + written, piece);
+        write_piece(dataset.byte_offset + written, piece, buffer);
         hash.add(piece);
         written += std::ssize(piece);
     }

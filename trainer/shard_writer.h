@@ -44,7 +44,8 @@ class ShardWriter {
   private:
     void run();
     void write_datasets();
-    void write_dataset(size_t i);
+    void write_dataset(size_t i, std::span<std::byte> buffer);
+    void write_piece(int64_t offset, std::span<const std::byte> piece, std::span<std::byte> buffer);
     std::span<const std::byte> take(size_t i);
     void give_back();
     void stop(std::exception_ptr error);
@@ -52,7 +53,7 @@ class ShardWriter {
 
     const std::filesystem::path path_;
     std::vector<ShardDataset> datasets_;
-    FileDescriptor file_;
+    FileDescriptor file_, direct_;  // the same file; direct_: past the page cache, where it can be
     Written written_;
     std::atomic<bool> done_ = false;
     std::mutex mutex_;
