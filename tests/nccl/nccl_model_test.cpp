@@ -131,8 +131,11 @@ TEST_F(NcclModel, ARequestThatNobodyWaitsForIsGivenUp) {
         }
         nccl.barrier();
     });
-    EXPECT_EQ(texts[1],
-              "rank 1: ncclAllReduce: remote process exited or there was a network error");
+    // NCCL may see first that the ranks' calls are not the same ones.
+    const std::string call = "rank 1: ncclAllReduce: ";
+    EXPECT_TRUE(texts[1] == call + "remote process exited or there was a network error" ||
+                texts[1] == call + "internal error")
+        << texts[1];
 }
 
 TEST_F(NcclModel, RanksThatDisagreeOnSizesEndWhereTheModelSeesIt) {
