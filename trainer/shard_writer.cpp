@@ -2,11 +2,12 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <memory>
+#include <new>
 
 #include "data/run_on_threads.h"
 #include "data/streaming_hash.h"
@@ -30,6 +31,23 @@ class NoSignals {
 
   private:
     sigset_t before_;
+};
+
+// Memory that begins with a page, and that the system has back at once.
+class Pages {
+  public:
+    explicit Pages(int64_t bytes) : size_(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {
+        memory_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory_ == MAP_FAILED) throw std::bad_alloc();
+    }
+    ~Pages() { munmap(memory_, size_); }
+    Pages(const Pages&) = delete;
+    Pages& operator=(const Pages&) = delete;
+    std::span<std::byte> bytes() const { return {static_cast<std::byte*>(memory_), size_}; }
+
+  private:
+    size_t size_;
+    void* memory_;
 };
 
 }  // namespace
@@ -88,15 +106,11 @@ void ShardWriter::stop(std::exception_ptr error) {
     changed_.notify_all();
 }
 
-// Datasets, until none is left to begin.
-void ShardWriter::write_datasets() {
+// Datasets, until none is left to begin, or until one fails.
+void ShardWriter::write_datasets() try {
     int64_t largest = 0;
     for (const ShardDataset& dataset : datasets_) largest = std::max(largest, dataset.nbytes);
-    std::vector<std::byte> memory(static_cast<size_t>(std::min(kPiece, largest) + kBlock));
-    void* aligned = memory.data();
-    size_t room = memory.size();
-    std::align(kBlock, 1, aligned, room);
-    const std::span<std::byte> buffer(static_cast<std::byte*>(aligned), room);
+    const Pages pages(std::min(kPiece, largest));
     while (true) {
         size_t i = 0;
         {
@@ -105,12 +119,10 @@ void ShardWriter::write_datasets() {
             if (stopped_ || next_ == datasets_.size()) return;
             i = next_++;
         }
-        try {
-            write_dataset(i, buffer);
-        } catch (...) {
-            stop(std::current_exception());
-        }
+        write_dataset(i, pages.bytes());
     }
+} catch (...) {
+    stop(std::current_exception());
 }
 
 // What the page cache would cost, copies and pages to be found, is taken from the training.

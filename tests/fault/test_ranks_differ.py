@@ -60,7 +60,7 @@ def test_another_collective(tmp_path):
     """One rank alone calls a barrier: it is named, instead of a job that hangs."""
     line = only_error(train(tmp_path, 4, "step.extra_barrier,rank=2,nth=4", 1))
     assert re.match(r"error: ranks meet in different collectives: rank 2 is at barrier #(\d+), "
-                    r"rank 0 at all_reduce_max #\1 of 16 bytes$", line), line
+                    r"rank 0 at all_reduce_max #\1 of 24 bytes$", line), line
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=slow), pytest.param(2, marks=slow), 3])
