@@ -1,7 +1,6 @@
 #include "parallel/watchdog.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/blocked_signals.h"
 #include "kernels/error.h"
 #include "parallel/host_name.h"
 
@@ -112,12 +112,8 @@ std::string find_hang(std::span<const RankView> ranks, const HangLimits& limits)
 Watchdog::Watchdog(Options options) : options_(std::move(options)), host_(host_name()) {
     counts_from_ = looked_at_ = monotonic_ns();
     options_.own.seen_at.store(looked_at_, kRelaxed);
-    // Signals are for the main thread.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const BlockedSignals inherited;
     thread_ = std::thread([this] { watch(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 Watchdog::~Watchdog() {

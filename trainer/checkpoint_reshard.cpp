@@ -35,11 +35,8 @@ class Resharding {
         for (const SavedTensor& saved : reader_.manifest().tensors()) {
             if (request.weights_only && saved.kind() != "weight") continue;
             sources_.push_back(&saved);
-            tensors_.push_back(
-                {saved.kind(), saved.name(), shape_of(saved), size_of(saved_dtype(saved))});
-            SavedTensor* const kept = manifest_.add_tensors();
-            *kept = saved;
-            kept->clear_boxes();
+            tensors_.push_back({saved.kind(), saved.name(), shape_of(saved), saved_dtype(saved)});
+            add_tensor(manifest_, tensors_.back());
         }
         const int files = static_cast<int>(request.files);
         shares_ = plan_shares(tensors_, {.data = files}, files);
@@ -71,10 +68,7 @@ class Resharding {
         if (fs::exists(tokenizer)) copy_small_file(tokenizer, temporary_ / tokenizer.filename());
         copy_companions(reader_.dir(), temporary_);
         check_manifest(manifest_, (temporary_ / kManifestName).string());
-        OutputFile file(temporary_ / kManifestName);
-        const std::string bytes = frame_manifest(manifest_);
-        file.append(std::as_bytes(std::span(bytes)));
-        file.commit();
+        write_manifest(manifest_, temporary_);
         rename_path(temporary_, request_.out);
         sync_directory(fs::absolute(request_.out).parent_path());
     }
@@ -85,10 +79,7 @@ class Resharding {
         for (const Share& share : shares_) {
             if (share.writer != number) continue;
             shares.push_back(&share);
-            datasets.push_back({.path = dataset_path(tensors_[share.tensor], share.box),
-                                .dtype = saved_dtype(*sources_[share.tensor]),
-                                .shape = share.box.extent,
-                                .nbytes = share.nbytes});
+            datasets.push_back(dataset_of(tensors_[share.tensor], share));
         }
         const fs::path path = temporary_ / shard_name(number, static_cast<int>(request_.files));
         const int64_t size = lay_out_shard(path, datasets);
@@ -97,10 +88,7 @@ class Resharding {
             const auto at = static_cast<size_t>(i);
             copy(file, path, *shares[at], datasets[at], progress);
         });
-        SavedFile* const saved = manifest_.add_files();
-        saved->set_name(path.filename().string());
-        saved->set_size(size);
-        saved->set_frame_xxh3(frame_hash(path, datasets));
+        add_file(manifest_, path.filename().string(), size, frame_hash(path, datasets));
         sync_file(file, path);
         for (size_t i = 0; i < shares.size(); ++i)
             add_box(*manifest_.mutable_tensors(static_cast<int>(shares[i]->tensor)),
@@ -110,7 +98,7 @@ class Resharding {
 
     void copy(const FileDescriptor& file, const fs::path& path, const Share& share,
               ShardDataset& dataset, TransferProgress& progress) const {
-        const int64_t element = tensors_[share.tensor].element;
+        const int64_t element = size_of(tensors_[share.tensor].dtype);
         StreamingHash hash;
         std::vector<std::byte> bytes;
         for_each_box(share.box.extent, 0, share.box.size(), kElements,

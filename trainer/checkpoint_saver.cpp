@@ -16,16 +16,13 @@
 #include "trainer/fault_point.h"
 #include "trainer/manifest.h"
 #include "trainer/retention.h"
+#include "trainer/seconds_since.h"
 
 namespace fucina {
 namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Adds the time until it goes out of scope.
 class Waited {
@@ -37,6 +34,13 @@ class Waited {
     double& seconds_;
     const Clock::time_point start_ = Clock::now();
 };
+
+// Where a share begins that this rank holds.
+const std::byte* data_of(const NamedTensor& named, const Share& share) {
+    if (share.box.offset.empty()) return named.tensor.raw();
+    const int64_t row = share.box.offset[0] - named.box().offset[0];
+    return named.tensor.raw() + row * (share.nbytes / share.box.extent[0]);
+}
 
 // Without a mesh all ranks hold the same.
 MeshShape mesh_of(const MeshShape& mesh, int ranks) {
@@ -79,7 +83,8 @@ bool CheckpointSaver::start(SaveRequest request) {
     renamed_ = false;
     trash_.clear();
     const int ranks = communicator_.size();
-    shares_ = plan_shares(planned(request_.tensors), mesh_of(request_.mesh, ranks), ranks);
+    tensors_ = planned(request_.tensors);
+    shares_ = plan_shares(tensors_, mesh_of(request_.mesh, ranks), ranks);
     target_ = outcome_.directory = checkpoint_directory(request_.run_dir, request_.manifest.step());
     temporary_ = target_.string() + fmt::format(".tmp-{}", getpid());
     phase_ = Phase::writing;
@@ -116,9 +121,11 @@ void CheckpointSaver::share_temporary() {
 void CheckpointSaver::start_writing() {
     const int rank = communicator_.rank();
     std::vector<ShardDataset> datasets;
-    for (const Share& share : shares_)
-        if (share.writer == rank)
-            datasets.push_back(dataset_of(request_.tensors[share.tensor], share));
+    for (const Share& share : shares_) {
+        if (share.writer != rank) continue;
+        datasets.push_back(dataset_of(tensors_[share.tensor], share));
+        datasets.back().data = data_of(request_.tensors[share.tensor], share);
+    }
     reach("save.begin");
     writer_ = std::make_unique<ShardWriter>(temporary_ / shard_name(rank, communicator_.size()),
                                             std::move(datasets));
@@ -172,6 +179,7 @@ SaveOutcome CheckpointSaver::end() {
     phase_ = Phase::none;
     writer_.reset();
     request_ = {};
+    tensors_.clear();
     outcome_.seconds = seconds_since(began_);
     return outcome_;
 }
@@ -199,24 +207,15 @@ void CheckpointSaver::gather() {
     communicator_.all_gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)));
     manifest_ = request_.manifest;
     for (size_t r = 0; r < ranks; ++r) {
-        SavedFile* file = manifest_.add_files();
-        file->set_name(shard_name(static_cast<int>(r), communicator_.size()));
-        file->set_size(all[r * width]);
-        file->set_frame_xxh3(static_cast<uint64_t>(all[r * width + 1]));
+        add_file(manifest_, shard_name(static_cast<int>(r), communicator_.size()), all[r * width],
+                 static_cast<uint64_t>(all[r * width + 1]));
     }
-    for (const NamedTensor& named : request_.tensors) {
-        SavedTensor* saved = manifest_.add_tensors();
-        saved->set_kind(named.kind);
-        saved->set_name(named.name);
-        saved->set_dtype(std::string(name_of(named.tensor.dtype())));
-        for (int64_t dim : named.shape()) saved->add_shape(dim);
-    }
-    const std::vector<PlannedTensor> tensors = planned(request_.tensors);
+    for (const PlannedTensor& tensor : tensors_) add_tensor(manifest_, tensor);
     std::vector<size_t> next(ranks);
     for (size_t r = 0; r < ranks; ++r) next[r] = r * width + 2;
     for (const Share& share : shares_) {
         const auto writer = static_cast<size_t>(share.writer);
-        add_box(*manifest_.mutable_tensors(static_cast<int>(share.tensor)), tensors[share.tensor],
+        add_box(*manifest_.mutable_tensors(static_cast<int>(share.tensor)), tensors_[share.tensor],
                 share, all[next[writer]], static_cast<uint64_t>(all[next[writer] + 1]));
         next[writer] += 2;
     }
@@ -225,11 +224,7 @@ void CheckpointSaver::gather() {
 void CheckpointSaver::commit() {
     reach("save.gathered");
     check_manifest(manifest_, (temporary_ / kManifestName).string());
-    OutputFile file(temporary_ / kManifestName);
-    const std::string bytes = frame_manifest(manifest_);
-    file.append(std::as_bytes(std::span(bytes)));
-    reach("save.manifest");
-    file.commit();  // and with it the directory's names
+    write_manifest(manifest_, temporary_, [&] { reach("save.manifest"); });
     reach("save.written");
     if (fs::exists(target_)) trash_.push_back(to_trash(target_));
     rename_path(temporary_, target_);

@@ -59,6 +59,7 @@ class CheckpointSaver {
     Phase phase_ = Phase::none;
     // Of the save under way:
     SaveRequest request_;
+    std::vector<PlannedTensor> tensors_;  // the request's
     std::vector<Share> shares_;
     std::filesystem::path target_, temporary_;
     std::unique_ptr<ShardWriter> writer_;

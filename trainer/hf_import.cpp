@@ -20,6 +20,7 @@
 #include "trainer/fault_point.h"
 #include "trainer/hf_export.h"
 #include "trainer/manifest.h"
+#include "trainer/save_plan.h"
 #include "trainer/shard_file.h"
 #include "trainer/stored_weight.h"
 #include "trainer/weights.h"
@@ -35,16 +36,13 @@ constexpr int64_t kElements = int64_t{1} << 18;    // of it, in memory at a time
 constexpr int64_t kMostThreads = 8;
 constexpr int64_t kLargestJournal = int64_t{1} << 30;
 
-// Rows [first, first + extent[0]) of a parameter, a dataset of its own.
+// Of rows of a parameter: a dataset of its own, in the shard of its `writer`.
 struct Part {
     const WeightEntry* entry;
-    int64_t first;
-    std::vector<int64_t> extent;
-    int shard = 0;
+    Share share;
 
-    int64_t elements() const { return element_count(extent); }
-    int64_t begin() const { return first * (elements() / extent[0]); }
-    bool whole() const { return extent == entry->shape; }
+    int64_t elements() const { return share.box.size(); }
+    int64_t begin() const { return share.box.offset[0] * (elements() / share.box.extent[0]); }
 };
 
 std::string size_and_time(const fs::path& path) {
@@ -100,20 +98,22 @@ class Import {
         int64_t in_shard = 0;
         shards_ = 1;
         for (const WeightEntry& entry : map_->entries()) {
+            tensors_.push_back({.kind = "weight", .name = entry.parameter, .shape = entry.shape});
             const int64_t rows = entry.shape[0];
             const int64_t row = element_count(entry.shape) / rows * int64_t{sizeof(float)};
             const int64_t step = std::clamp<int64_t>(kBoxBytes / row, 1, rows);
             for (int64_t first = 0; first < rows; first += step) {
-                Part part{&entry, first, entry.shape};
-                part.extent[0] = std::min(step, rows - first);
-                const int64_t bytes = part.extent[0] * row;
+                Part part{&entry, {tensors_.size() - 1, whole_box(entry.shape), 0, {}}};
+                part.share.box.offset[0] = first;
+                part.share.box.extent[0] = std::min(step, rows - first);
+                const int64_t bytes = part.share.nbytes = part.share.box.extent[0] * row;
                 if (in_shard > 0 && in_shard + bytes > options_.shard_bytes) {
                     ++shards_;
                     in_shard = 0;
                 }
                 in_shard += bytes;
                 result_.bytes += bytes;
-                part.shard = shards_ - 1;
+                part.share.writer = shards_ - 1;
                 parts_.push_back(std::move(part));
             }
         }
@@ -171,15 +171,12 @@ class Import {
     }
 
     void write_shard(int shard) {
-        const auto belongs = [&](const Part& part) { return part.shard == shard; };
+        const auto belongs = [&](const Part& part) { return part.share.writer == shard; };
         const auto first = std::ranges::find_if(parts_, belongs);
         const auto end = std::find_if_not(first, parts_.end(), belongs);
         std::vector<ShardDataset> datasets;
         for (auto part = first; part != end; ++part) {
-            datasets.push_back({.path = concat("/weight/", part->entry->parameter,
-                                               part->whole() ? "" : concat("@", part->first)),
-                                .shape = part->extent,
-                                .nbytes = part->elements() * int64_t{sizeof(float)}});
+            datasets.push_back(dataset_of(tensors_[part->share.tensor], part->share));
         }
         const fs::path path = temporary_ / shard_name(shard, shards_);
         const bool kept = lay_out(path, datasets);
@@ -193,10 +190,8 @@ class Import {
                        });
         sync_file(file, path);
         fault_point("import.shard", 0);
-        SavedFile* saved = manifest_.add_files();
-        saved->set_name(path.filename().string());
-        saved->set_size(InputFile(path).size());
-        saved->set_frame_xxh3(frame_hash(path, datasets));
+        add_file(manifest_, path.filename().string(), InputFile(path).size(),
+                 frame_hash(path, datasets));
         for (const ShardDataset& dataset : datasets) datasets_.push_back(dataset);
     }
 
@@ -261,42 +256,22 @@ class Import {
             const InputFile file(tokenizer);
             manifest_.set_tokenizer_hash(fmt::format("{:016x}", hash_range(file, 0, file.size())));
         }
-        for (size_t p = 0; p < parts_.size(); ++p) add_box(p);
+        for (const PlannedTensor& tensor : tensors_) add_tensor(manifest_, tensor);
+        for (size_t p = 0; p < parts_.size(); ++p) {
+            const Share& share = parts_[p].share;
+            add_box(*manifest_.mutable_tensors(static_cast<int>(share.tensor)),
+                    tensors_[share.tensor], share, datasets_[p].byte_offset, hashes_[p]);
+        }
         check_manifest(manifest_, (temporary_ / kManifestName).string());
         for (int shard = 0; shard < shards_; ++shard)
             cross_check_shard(temporary_, manifest_, shard);
         fault_point("import.checked", 0);
-        OutputFile file(temporary_ / kManifestName);
-        const std::string bytes = frame_manifest(manifest_);
-        file.append(std::as_bytes(std::span(bytes)));
-        file.commit();
+        write_manifest(manifest_, temporary_);
         fault_point("import.manifest", 0);
         if (fs::exists(out_)) fs::remove(out_);  // empty
         rename_path(temporary_, out_);
         fault_point("import.renamed", 0);
         sync_directory(fs::absolute(out_).parent_path());
-    }
-
-    void add_box(size_t number) {
-        const Part& part = parts_[number];
-        if (part.first == 0) {
-            SavedTensor* saved = manifest_.add_tensors();
-            saved->set_kind("weight");
-            saved->set_name(part.entry->parameter);
-            saved->set_dtype("F32");
-            for (const int64_t dim : part.entry->shape) saved->add_shape(dim);
-        }
-        SavedBox* box = manifest_.mutable_tensors(manifest_.tensors_size() - 1)->add_boxes();
-        const ShardDataset& dataset = datasets_[number];
-        box->set_file(static_cast<uint32_t>(part.shard));
-        for (size_t d = 0; d < part.extent.size(); ++d) {
-            box->add_offset(d == 0 ? part.first : 0);
-            box->add_extent(part.extent[d]);
-        }
-        box->set_byte_offset(dataset.byte_offset);
-        box->set_nbytes(dataset.nbytes);
-        box->set_xxh3(hashes_[number]);
-        box->set_dataset(dataset.path);
     }
 
     Imported finish() {
@@ -314,6 +289,7 @@ class Import {
     const TensorFile file_;
     std::optional<WeightMap> map_;
     std::map<const WeightEntry*, std::vector<WeightPiece>> pieces_;
+    std::vector<PlannedTensor> tensors_;
     std::vector<Part> parts_;
     std::vector<uint64_t> hashes_;        // of each part
     std::vector<ShardDataset> datasets_;  // of each part

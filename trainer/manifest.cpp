@@ -215,6 +215,15 @@ std::string frame_manifest(const Manifest& manifest) {
     return out;
 }
 
+void write_manifest(const Manifest& manifest, const std::filesystem::path& dir,
+                    const std::function<void()>& before_name) {
+    OutputFile file(dir / kManifestName);
+    const std::string bytes = frame_manifest(manifest);
+    file.append(std::as_bytes(std::span(bytes)));
+    if (before_name) before_name();
+    file.commit();
+}
+
 Manifest parse_manifest(std::string_view bytes, const std::string& path) {
     if (bytes.size() < kHeader + kHash || bytes.substr(0, kMagic.size()) != kMagic) {
         fail_damaged(path, ": not a manifest of a checkpoint (", bytes.size(), " bytes)");

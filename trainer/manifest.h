@@ -3,6 +3,7 @@
 // and tile every tensor exactly once.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -17,6 +18,11 @@ constexpr const char* kManifestName = "MANIFEST.pb";
 // magic "FUCINACK" | version u32 | length u64 | protobuf | xxh3_128 of all before (low, high u64);
 // little-endian.
 std::string frame_manifest(const Manifest& manifest);
+
+// Writes dir/MANIFEST.pb and gives it its name when it is on disk, and with it the names of all
+// files in dir. before_name: called when only that is left.
+void write_manifest(const Manifest& manifest, const std::filesystem::path& dir,
+                    const std::function<void()>& before_name = {});
 
 // Survives any bytes; fails with exit 3, naming `path` and both values: DamagedFile where the bytes
 // are not those that were written, another Error where they are and break the rules.

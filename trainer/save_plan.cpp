@@ -40,7 +40,7 @@ std::vector<PlannedTensor> planned(std::span<const NamedTensor> tensors) {
         all.push_back({named.kind,
                        named.name,
                        {named.shape().begin(), named.shape().end()},
-                       size_of(named.tensor.dtype()),
+                       named.tensor.dtype(),
                        named.layout,
                        named.shared_out});
     return all;
@@ -50,14 +50,14 @@ std::vector<Share> plan_shares(std::span<const PlannedTensor> tensors, const Mes
                                int ranks) {
     int64_t total = 0;
     for (const PlannedTensor& tensor : tensors)
-        total += whole_box(tensor.shape).size() * tensor.element;
+        total += whole_box(tensor.shape).size() * size_of(tensor.dtype);
     const int64_t limit = ranks == 1 ? total : std::max<int64_t>(total / (2 * ranks), 1 << 20);
     std::vector<Share> shares;
     for (size_t t = 0; t < tensors.size(); ++t) {
         for (const auto& [box, holders] : boxes_of(tensors[t], mesh, ranks)) {
             if (box.size() == 0) continue;
             const int64_t rows = rows_of(box);
-            const int64_t row_bytes = box.size() / rows * tensors[t].element;
+            const int64_t row_bytes = box.size() / rows * size_of(tensors[t].dtype);
             const int64_t step = std::clamp<int64_t>(limit / row_bytes, 1, rows);
             for (int64_t first = 0; first < rows; first += step) {
                 const int64_t count = std::min(step, rows - first);
@@ -98,16 +98,27 @@ std::string dataset_path(const PlannedTensor& tensor, const Box& box) {
     return fmt::format("{}@{}", path, fmt::join(box.offset, ","));
 }
 
-ShardDataset dataset_of(const NamedTensor& named, const Share& share) {
-    const Tensor& tensor = named.tensor;
-    ShardDataset dataset;
-    dataset.path = dataset_path(planned({&named, 1}).front(), share.box);
-    dataset.dtype = tensor.dtype();
-    dataset.shape = share.box.extent;
-    const int64_t row = share.box.offset.empty() ? 0 : share.box.offset[0] - named.box().offset[0];
-    dataset.data = tensor.raw() + row * (share.nbytes / rows_of(share.box));
-    dataset.nbytes = share.nbytes;
-    return dataset;
+ShardDataset dataset_of(const PlannedTensor& tensor, const Share& share) {
+    return {.path = dataset_path(tensor, share.box),
+            .dtype = tensor.dtype,
+            .shape = share.box.extent,
+            .nbytes = share.nbytes};
+}
+
+SavedTensor* add_tensor(Manifest& manifest, const PlannedTensor& tensor) {
+    SavedTensor* const saved = manifest.add_tensors();
+    saved->set_kind(tensor.kind);
+    saved->set_name(tensor.name);
+    saved->set_dtype(std::string(name_of(tensor.dtype)));
+    for (const int64_t dim : tensor.shape) saved->add_shape(dim);
+    return saved;
+}
+
+void add_file(Manifest& manifest, const std::string& name, int64_t size, uint64_t frame_xxh3) {
+    SavedFile* const file = manifest.add_files();
+    file->set_name(name);
+    file->set_size(size);
+    file->set_frame_xxh3(frame_xxh3);
 }
 
 void add_box(SavedTensor& saved, const PlannedTensor& tensor, const Share& share,

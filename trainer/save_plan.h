@@ -14,7 +14,7 @@ namespace fucina {
 struct PlannedTensor {
     std::string kind, name;
     std::vector<int64_t> shape;
-    int64_t element = 4;  // bytes
+    DType dtype = DType::f32;
     Layout layout = {};
     bool shared_out = false;  // NamedTensor's
 };
@@ -40,10 +40,12 @@ std::vector<int64_t> bytes_by_writer(std::span<const Share> shares, int ranks);
 // "/weight/NAME", and behind it where the box begins if it is not the whole tensor.
 std::string dataset_path(const PlannedTensor& tensor, const Box& box);
 
-// Of a box that this rank holds.
-ShardDataset dataset_of(const NamedTensor& named, const Share& share);
+// Of the box, without its data.
+ShardDataset dataset_of(const PlannedTensor& tensor, const Share& share);
 
-// A manifest's entry of a box that was written.
+// A manifest's entries of a tensor, of a shard, and of a box that was written.
+SavedTensor* add_tensor(Manifest& manifest, const PlannedTensor& tensor);
+void add_file(Manifest& manifest, const std::string& name, int64_t size, uint64_t frame_xxh3);
 void add_box(SavedTensor& saved, const PlannedTensor& tensor, const Share& share,
              int64_t byte_offset, uint64_t xxh3);
 

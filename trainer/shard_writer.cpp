@@ -1,7 +1,5 @@
 #include "trainer/shard_writer.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 
 #include "data/run_on_threads.h"
 #include "data/streaming_hash.h"
+#include "kernels/blocked_signals.h"
 #include "kernels/runtime.h"
 
 namespace fucina {
@@ -18,20 +17,6 @@ namespace {
 
 constexpr int64_t kPiece = int64_t{2} << 20;  // written and hashed while in cache
 constexpr int64_t kBlock = 4096;              // of which offset, size and address must be multiples
-
-// Signals belong to the main thread, whose calls they interrupt.
-class NoSignals {
-  public:
-    NoSignals() {
-        sigset_t all;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
-  private:
-    sigset_t before_;
-};
 
 // Memory that begins with a page, and that the system has back at once.
 class Pages {
@@ -58,7 +43,7 @@ ShardWriter::ShardWriter(std::filesystem::path path, std::vector<ShardDataset> d
       moved_(datasets_.size(), 0),
       taken_(datasets_.size(), 0) {
     written_.size = lay_out_shard(path_, datasets_);
-    const NoSignals inherited;
+    const BlockedSignals inherited;
     thread_ = std::thread([this] { run(); });
 }
 

@@ -16,15 +16,12 @@
 #include "trainer/manifest.h"
 #include "trainer/pass_batch.h"
 #include "trainer/replica_check.h"
+#include "trainer/seconds_since.h"
 
 namespace fucina {
 namespace {
 
 constexpr int64_t kFailedSavesLimit = 3;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // A NaN's sign says nothing.
 std::string number_text(double value) {

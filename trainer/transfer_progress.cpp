@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "trainer/seconds_since.h"
 #include "trainer/step_line.h"
 
 namespace fucina {
@@ -26,7 +27,7 @@ void TransferProgress::keep(int64_t bytes) {
 }
 
 double TransferProgress::seconds() const {
-    return std::chrono::duration<double>(Clock::now() - began_).count();
+    return seconds_since(began_);
 }
 
 }  // namespace fucina
