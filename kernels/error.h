@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace fucina {
@@ -24,9 +25,14 @@ enum class ExitCode : int {
     stopped = 15,           // stopped on request, after a save
 };
 
+// `text`, which may quote what a user or a library wrote, as one line of at most `most` bytes:
+// control bytes are spaces, none stands at the end, and what is too long loses its middle.
+std::string one_line(std::string text, size_t most = 1000);
+
 class Error : public std::runtime_error {
   public:
-    Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+    Error(ExitCode code, std::string message)
+        : std::runtime_error(one_line(std::move(message))), code_(code) {}
     ExitCode code() const { return code_; }
 
   private:

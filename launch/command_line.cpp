@@ -1,7 +1,6 @@
 #include "launch/command_line.h"
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -99,12 +98,6 @@ std::string describe(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 }  // namespace
-
-std::string one_line(std::string text) {
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
-    std::replace(text.begin(), text.end(), '\n', ' ');
-    return text;
-}
 
 Option Option::required() const {
     option_->required();

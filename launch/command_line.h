@@ -82,7 +82,4 @@ class CommandLine {
     std::unique_ptr<CLI::App> app_;
 };
 
-// Without line breaks.
-std::string one_line(std::string text);
-
 }  // namespace fucina

@@ -17,7 +17,7 @@ Outcome parse_and_run(CommandLine& line, int argc, char** argv) {
         return {};
     } catch (...) {
         const Error error = current_error();
-        return {error.code(), one_line(error.what())};
+        return {error.code(), error.what()};
     }
 }
 

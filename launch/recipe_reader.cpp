@@ -35,13 +35,6 @@ struct Place {
     }
 };
 
-// TOML's text, which is UTF-8 and may be long, as messages quote it.
-std::string one_line(std::string text, size_t most) {
-    std::replace_if(
-        text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-    return text.size() > most ? text.substr(0, most) + "..." : text;
-}
-
 // A value as messages quote it.
 std::string describe(const toml::node& node) {
     if (const auto* value = node.as_integer()) return concat("the integer ", value->get());

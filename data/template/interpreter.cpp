@@ -357,15 +357,6 @@ class Interpreter {
     TemplateMeter meter_;
 };
 
-// What the template itself may have said, on one line of some length.
-std::string one_line(std::string text) {
-    constexpr size_t kLongest = 400;
-    if (text.size() > kLongest) text.resize(previous_utf8(text, kLongest));
-    for (char& c : text)
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-    return text;
-}
-
 }  // namespace
 
 ChatTemplate ChatTemplate::parse(std::string_view source, std::string name) {
@@ -383,7 +374,8 @@ std::string ChatTemplate::render(const nlohmann::ordered_json& variables) const 
         return interpreter->run(*root_);
     } catch (const TemplateProblem& problem) {
         if (interpreter && interpreter->at()) at = interpreter->at();
-        fail(ExitCode::data, name_, ":", at->line, ":", at->column, ": ", one_line(problem.what));
+        fail(ExitCode::data, name_, ":", at->line, ":", at->column, ": ",
+             one_line(problem.what, 400));
     }
 }
 

@@ -44,7 +44,7 @@ bool accepts(const Body& body) {
     } catch (const Error& error) {
         const std::string_view line = error.what();
         const bool readable =
-            !line.empty() && line.size() < 1000 &&
+            !line.empty() && line.size() <= 1000 &&
             std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20; });
         const bool users = error.code() == ExitCode::data || error.code() == ExitCode::usage;
         if (!readable || !users)

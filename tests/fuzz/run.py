@@ -1,7 +1,8 @@
 """Runs the fuzz targets, two at a time, and says what each found: tests/fuzz/run.py LEVEL REPORT.xml [TARGET...]
 
-LEVEL fast replays the seeds alone, default fuzzes each target for a minute, full for ten. An input that breaks a
-target is kept in build-fuzz/found; `build-fuzz/tests/fuzz/fuzz_TARGET FILE` runs it again.
+LEVEL fast replays the seeds alone, default fuzzes each target for a minute, full for ten. The random seed is new each
+time in full and 1 otherwise, so that a change is judged by what it changed. An input that breaks a target is kept in
+build-fuzz/found; `build-fuzz/tests/fuzz/fuzz_TARGET FILE` runs it again.
 """
 import concurrent.futures
 import os
@@ -18,8 +19,9 @@ SECONDS = {"fast": 0, "default": 60, "full": 600}
 LIMITS = ["-timeout=10", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=16384"]
 
 
-def fuzz(target, seconds):
+def fuzz(target, level):
     """What libFuzzer printed, and whether the target stood."""
+    seconds = SECONDS[level]
     found, corpus = BUILD / "found", BUILD / "corpus" / target
     for folder in (found, corpus):
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,6 +30,7 @@ def fuzz(target, seconds):
         return f"{seeds} holds no input", False
     command = [BUILD / "tests" / "fuzz" / f"fuzz_{target}", *LIMITS, f"-artifact_prefix={found / target}-"]
     command += [f"-max_total_time={seconds}", corpus, seeds] if seconds else ["-runs=0", seeds]
+    command += [] if level == "full" else ["-seed=1"]
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as scratch:  # targets write small files
         # libhdf5 asks for as much memory as a file tells it to, and is given none.
@@ -52,7 +55,7 @@ def main(level, report, names):
     targets = names or sorted(path.name.removesuffix("_fuzz.cpp") for path in HERE.glob("*_fuzz.cpp"))
     suite = xml.Element("testsuite", name="fuzz")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda target: fuzz(target, SECONDS[level]), targets)
+        results = pool.map(lambda target: fuzz(target, level), targets)
         for target, (text, stood) in zip(targets, results):
             print(f"fuzz {target}: {'ok' if stood else 'FAILED'}, {summary(text)}", flush=True)
             case = xml.SubElement(suite, "testcase", classname="fuzz", name=target)
