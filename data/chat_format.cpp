@@ -8,7 +8,6 @@
 
 #include "data/file.h"
 #include "data/json.h"
-#include "kernels/error.h"
 
 namespace fucina {
 namespace {
@@ -92,12 +91,24 @@ std::optional<ChatFormat> ChatFormat::find(const fs::path& tokenizer, const fs::
     if (config) add_tokens(*config, state->tokens);
     if (const auto map = read_beside(tokenizer, "special_tokens_map.json"))
         add_tokens(*map, state->tokens);
-    return ChatFormat(std::move(state));
+    ChatFormat format(std::move(state));
+    if (!chosen.empty()) format.parsed();
+    return format;
+}
+
+const ChatTemplate& ChatFormat::parsed() const {
+    std::call_once(state_->once, [&] {
+        try {
+            state_->parsed = ChatTemplate::parse(state_->source, state_->from);
+        } catch (const Error& error) {
+            throw BrokenTemplate(error.what());
+        }
+    });
+    return *state_->parsed;
 }
 
 std::string ChatFormat::render(const nlohmann::ordered_json& row, bool with_prompt) const {
-    std::call_once(state_->once,
-                   [&] { state_->parsed = ChatTemplate::parse(state_->source, state_->from); });
+    const ChatTemplate& parsed = this->parsed();
     nlohmann::ordered_json variables = state_->tokens;
     variables["tools"] = nullptr;
     variables["documents"] = nullptr;
@@ -108,7 +119,7 @@ std::string ChatFormat::render(const nlohmann::ordered_json& row, bool with_prom
     if (variables["messages"].is_array())
         for (auto& message : variables["messages"]) name_reasoning(message);
     variables["add_generation_prompt"] = with_prompt;
-    return state_->parsed->render(variables);
+    return parsed.render(variables);
 }
 
 const std::string& ChatFormat::source() const {

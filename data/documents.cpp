@@ -204,6 +204,8 @@ std::optional<LineFault> add_row(const Row& row, const ConversationEncoder& enco
             }
             out.unended += added.is_ended ? 0 : 1;
         }
+    } catch (const BrokenTemplate&) {
+        throw;
     } catch (const Error& error) {
         if (error.code() != ExitCode::data || row.kind == RowKind::text) throw;
         take_back();

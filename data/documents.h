@@ -68,7 +68,7 @@ struct EncodedBlock {
 };
 
 // Conversations are only checked where the encoder encodes none. What it fails with but
-// Error(data) goes through.
+// Error(data) goes through, and BrokenTemplate.
 EncodedBlock encode_lines(TextBlock& block, int64_t longest_line,
                           const ConversationEncoder& encoder, bool checks_only = false);
 EncodedBlock encode_segment(const TextBlock& block, const EncodeText& encode);

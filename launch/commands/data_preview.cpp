@@ -50,6 +50,8 @@ class Preview {
                                               options_.with_prompt);
             else
                 encode(std::move(line), shown);
+        } catch (const BrokenTemplate&) {
+            throw;
         } catch (const Error& error) {
             if (error.code() != ExitCode::data) throw;
             shown["error"] = error.what();

@@ -171,6 +171,8 @@ def rendered(directory, source, rows, with_prompt):
     done = runs.run("data", "preview", directory / "rows.jsonl", "--tokenizer", directory / "tokenizer.json",
                     "--chat-template", directory / "template.jinja", "--rows", len(rows), "--render", "--json",
                     *(["--generation-prompt"] if with_prompt else []))
+    if done.returncode == 3:  # it does not parse
+        return [{"error": done.stderr.removeprefix("error: ").removesuffix("\n")}]
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -204,10 +204,40 @@ def test_templates_come_from_where_they_should(plain, tmp_path):
     assert chosen["text"].endswith("<|im_start|>assistant\n[[A forge.<|eot_id|>]]\n")
     (tmp_path / "chat_template.jinja").write_text("{% generation %}" + CHATML + "{% endgeneration %}x")
     assert preview(file, [GOOD])[0]["text"].endswith("[[A forge.<|im_end|>]]\nx")
-    got, = preview(file, [GOOD], "--chat-template", tmp_path / "broken.jinja")
-    assert got["error"] == f"{tmp_path}/broken.jinja:1:8: wanted a name, found `%}}`"
+    done = runs.run("data", "preview", tmp_path / "rows.jsonl", "--tokenizer", file, "--chat-template",
+                    tmp_path / "broken.jinja")
+    assert done.returncode == 3 and f"{tmp_path}/broken.jinja:1:8: wanted a name, found `%}}`" in done.stderr
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "tokenizer.json").write_text(json.dumps(plain))
     done = prepared(bare / "tokenizer.json", [GOOD])
     assert done.returncode == 2 and "messages need a chat template, and the tokenizer has none" in done.stderr
+
+
+BROKEN = "{% for message in messages %}\n{{ message.content +* 2 }}\n{% endfor %}"
+
+
+def test_a_template_that_does_not_parse_is_said_at_once(plain, tmp_path):
+    """Before any row is read where it was asked for by name; else of the first conversation."""
+    file = tokenizer(tmp_path, plain, CHATML)
+    broken = tmp_path / "broken.jinja"
+    broken.write_text(BROKEN)
+    rows = tmp_path / "d.jsonl"
+    rows.write_text("no JSON\n" + json.dumps({"text": "A forge."}) + "\n")  # that need no template
+    where = f"{broken}:2:21: "
+    train = runs.recipe(tmp_path, **{"model.vocab_size": 400, "data.tokenizer": str(file), "data.valid": None,
+                                     "data.chat_template": str(broken), "data.train": [{"path": str(rows)}]})
+    for done in (runs.run("data", "preview", rows, "--tokenizer", file, "--chat-template", broken),
+                 runs.run("data", "preview", rows, "--tokenizer", file, "--chat-template", broken, "--json"),
+                 runs.run("data", "preview", rows, "--render", "--chat-template", broken),
+                 runs.run("data", "prepare", "--tokenizer", file, "--input", rows, "--output", tmp_path / "d.h5",
+                          "--chat-template", broken),
+                 runs.run("train", runs.write_recipe(tmp_path / "recipe.toml", train))):
+        assert done.returncode == 3 and where in done.stderr and done.stderr.count("\n") == 1, (done.args, done.stderr)
+        assert "d.jsonl" not in done.stderr
+    own = tokenizer(tmp_path, plain, BROKEN)
+    assert prepared(own, [{"text": "A forge."}]).returncode == 0
+    for row in (GOOD, {"prompt": GOOD["messages"][:1], "completion": GOOD["messages"][1:]}):
+        done = prepared(own, [row] * 3)
+        assert done.returncode == 3 and "tokenizer_config.json:2:21: " in done.stderr and "broken" not in done.stderr
+        assert runs.run("data", "preview", tmp_path / "d.jsonl", "--tokenizer", own).returncode == 3
