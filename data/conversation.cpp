@@ -112,14 +112,7 @@ class Cutter {
     size_t begin_of(size_t i) {
         const std::string prompt = render(i, true);
         if (whole_.starts_with(prompt)) return prompt.size();
-        if (!not_in_history_) {
-            const Json question = {{"role", "user"}, {"content", "?"}},
-                       answer = {{"role", "assistant"}, {"content", "\u00a7"}};
-            variables_["messages"] = {question};
-            const std::string asked = chat_.render(variables_, true);
-            variables_["messages"] = {question, answer};
-            not_in_history_ = asked.size() - common_length(asked, chat_.render(variables_, false));
-        }
+        if (!not_in_history_) not_in_history_ = only_in_prompts(chat_, variables_).size();
         const size_t begin = prompt.size() - std::min(prompt.size(), *not_in_history_);
         if (!whole_.starts_with(prompt.substr(0, begin))) refuse_turn(i);
         return begin;
@@ -167,6 +160,28 @@ class Cutter {
 };
 
 }  // namespace
+
+std::string only_in_prompts(const ChatFormat& chat, Json row) {
+    const Json question = {{"role", "user"}, {"content", "?"}},
+               answer = {{"role", "assistant"}, {"content", "\u00a7"}};
+    row["messages"] = {question};
+    const std::string asked = chat.render(row, true);
+    row["messages"] = {question, answer};
+    return asked.substr(common_length(asked, chat.render(row, false)));
+}
+
+std::optional<std::string> prompt_note(const ChatFormat& chat) try {
+    const std::string text = only_in_prompts(chat, Json::object());
+    if (text.empty()) return std::nullopt;
+    const std::string quoted = Json(text).dump(-1, ' ', true, Json::error_handler_t::replace);
+    return concat("WARNING: the chat template's prompts end with ", printable(quoted),
+                  ", and answers in conversations do not begin with it: the model is trained on "
+                  "answers without that text, while generate --chat asks with it; a template whose "
+                  "prompts end as its answers begin (data.chat_template, --chat-template) has both "
+                  "alike");
+} catch (const Error&) {  // it cannot do with these two messages, or not at all: rows will tell
+    return std::nullopt;
+}
 
 void check_conversation(const Row& row) {
     const Json& json = *row.json;

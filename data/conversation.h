@@ -22,6 +22,14 @@ using EncodeText = std::function<void(std::string_view text, std::vector<int32_t
 // above: `messages[3].role = "bot"; ...`.
 void check_conversation(const Row& row);
 
+// What the prompt for an answer ends with where an answer in a conversation does not begin so, as
+// with "<think>\n" in some templates; empty in most. `row`: the template's variables. Error(data)
+// where it fails.
+std::string only_in_prompts(const ChatFormat& chat, nlohmann::ordered_json row);
+
+// Says so in a line to who trains on conversations; nothing where there is no such text.
+std::optional<std::string> prompt_note(const ChatFormat& chat);
+
 struct ConversationEncoder {
     EncodeText encode;
     std::vector<int32_t> begin;      // before a prompt that is a string

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "data/conversation.h"
 #include "data/source.h"
 #include "data/supervision.h"
 #include "kernels/error.h"
@@ -41,6 +42,7 @@ class Opener {
 
     const std::optional<Tokenizer>& tokenizer() const { return tokenizer_; }
     const std::optional<TextEnds>& ends() const { return ends_; }
+    const std::optional<ChatFormat>& chat() const { return chat_; }
 
     // Encodes all text into the cache, where the other ranks then find it.
     void prepare_text() {
@@ -190,6 +192,7 @@ RunData open_run_data(Communicator& communicator, const Recipe& recipe, int64_t 
         if (data.valid) check_predicts(*data.valid);
         data.tokenizer = opener->tokenizer();
         data.ends = opener->ends();
+        data.chat = opener->chat();
     });
     require_same(communicator, data_facts(recipe.data(), data), ExitCode::data,
                  "every rank must read the same files");
@@ -250,6 +253,8 @@ void show_example(const RunData& data, Console& console) {
                      "example  what is supervised is green");
         console.line(marked_example(*data.tokenizer, store, false),
                      marked_example(*data.tokenizer, store, true));
+        const auto note = data.chat ? prompt_note(*data.chat) : std::nullopt;
+        if (note) console.line(*note);
         return;
     }
 }

@@ -8,6 +8,7 @@
 #include "configs/manifest.pb.h"
 #include "configs/recipe.pb.h"
 #include "data/batch_loader.h"
+#include "data/chat_format.h"
 #include "data/tokenizer/tokenizer.h"
 #include "model/model_spec.h"
 #include "parallel/communicator.h"
@@ -20,6 +21,7 @@ struct RunData {
     std::unique_ptr<BatchLoader> valid;  // null without data.valid
     std::optional<Tokenizer> tokenizer;  // absent without data.tokenizer
     std::optional<TextEnds> ends;        // of its texts
+    std::optional<ChatFormat> chat;      // of its conversations
     // Of each source of data.train, in order: what the position in the data rests on.
     std::vector<std::string> train_hashes() const;
     SampleOrder train_order() const;  // and the rest of it
@@ -42,8 +44,8 @@ void adopt_ends(ModelSpec& spec, const std::optional<TextEnds>& ends, Console& c
 // The data card: what each source holds and how often the run will go over it.
 std::vector<std::string> data_card(const Recipe& recipe, const RunData& data);
 
-// The first conversation that the run trains on, with what is supervised of it; nothing where it
-// trains on none.
+// The first conversation that the run trains on, with what is supervised of it, and what prompts
+// have beyond that; nothing where it trains on none.
 void show_example(const RunData& data, Console& console);
 
 }  // namespace fucina

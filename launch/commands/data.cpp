@@ -106,6 +106,8 @@ void run_prepare(const DataOptions& options) {
                 grouped(report.documents).c_str(), grouped(report.tokens).c_str(),
                 static_cast<double>(report.bytes) / static_cast<double>(report.tokens));
     print_notes(report);
+    if (tokenizer.chat && report.kind && report.kind->first != RowKind::text)
+        if (const auto note = prompt_note(*tokenizer.chat)) std::printf("%s\n", note->c_str());
     std::printf("took      %.1f s (%.1f MB/s)\n", line.elapsed(),
                 static_cast<double>(report.bytes) * 1e-6 / line.elapsed());
 }

@@ -42,7 +42,7 @@ class Preview {
         end_ = ends.end;
     }
 
-    Json of(std::string line) const {
+    Json of(std::string line) {
         Json shown;
         try {
             if (options_.render)
@@ -59,8 +59,13 @@ class Preview {
         return shown;
     }
 
+    // What is to be said of all conversations, where there were some.
+    std::optional<std::string> note() const {
+        return saw_conversation_ && chat_ ? prompt_note(*chat_) : std::nullopt;
+    }
+
   private:
-    void encode(std::string line, Json& shown) const {
+    void encode(std::string line, Json& shown) {
         TextBlock block{.bytes = std::move(line)};
         EncodedBlock row = encode_lines(block, kLongestLine, *encoder_);
         if (!row.bad.empty()) {
@@ -73,6 +78,8 @@ class Preview {
             row.ids.insert(row.ids.begin(), begin_.begin(), begin_.end());
             if (end_) row.ids.push_back(*end_);
             row.supervised.assign(row.ids.size(), 1);
+        } else {
+            saw_conversation_ = true;
         }
         const bool colours = isatty(STDOUT_FILENO) == 1 && !options_.json;
         shown["text"] = marked_text(*tokenizer_, row.ids, row.supervised, colours);
@@ -86,6 +93,7 @@ class Preview {
     std::optional<ConversationEncoder> encoder_;
     std::vector<int32_t> begin_;
     std::optional<int32_t> end_;
+    bool saw_conversation_ = false;
 };
 
 void run_preview(const PreviewOptions& options) {
@@ -93,7 +101,7 @@ void run_preview(const PreviewOptions& options) {
     if (options.tokenizer.empty() && !options.render)
         fail(ExitCode::usage,
              "fucina data preview: --tokenizer is needed (with --render, a template does)");
-    const Preview preview(options);
+    Preview preview(options);
     const auto reader = read_lines(options.file, {});
     int64_t number = 0, shown = 0;
     for (TextBlock block; shown < options.rows && reader->next(block);) {
@@ -113,6 +121,8 @@ void run_preview(const PreviewOptions& options) {
                             row.begin().value().get<std::string>().c_str());
         }
     }
+    const auto note = options.json ? std::nullopt : preview.note();
+    if (note) std::printf("%s\n", note->c_str());
 }
 
 }  // namespace

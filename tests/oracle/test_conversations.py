@@ -214,6 +214,56 @@ def test_templates_come_from_where_they_should(plain, tmp_path):
     assert done.returncode == 2 and "messages need a chat template, and the tokenizer has none" in done.stderr
 
 
+def only_in_prompts(oracle):
+    """What transformers' prompt for an answer ends with and its history does not have."""
+    question, answer = ask("?"), tell("§")
+    prompt = oracle.apply_chat_template([question], add_generation_prompt=True, tokenize=False)
+    return prompt[len(os.path.commonprefix([prompt, oracle.apply_chat_template([question, answer], tokenize=False)])):]
+
+
+THINKS = CHATML.replace("<|im_start|>assistant\n{%", "<|im_start|>assistant\n<think>\n{%")
+
+
+@pytest.mark.parametrize("source", [CHATML, THINKS, THINKS.replace("<think>\n", "\u200b\"" + "a" * 200),
+                                    *sorted(TRL.glob("*.jinja"))],
+                         ids=lambda source: getattr(source, "stem", None))
+def test_what_only_prompts_end_with_is_said(source, plain, tmp_path):
+    """Once, quoted; not of files without conversations, nor where the template cannot render."""
+    file = tokenizer(tmp_path, plain, source if isinstance(source, str) else source.read_text())
+    oracle = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(3 * (json.dumps(GOOD) + "\n"))
+    shown = runs.run("data", "preview", rows, "--tokenizer", file)
+    assert shown.returncode == 0, shown.stderr
+    notes = [line for line in shown.stdout.splitlines() if line.startswith("WARNING")]
+    try:
+        text = only_in_prompts(oracle)
+    except Exception:
+        assert notes == []
+        return
+    assert len(notes) == (1 if text else 0), notes
+    if text:
+        quoted = json.dumps(text)
+        quoted = quoted if len(quoted) <= 80 else quoted[:80] + "..."
+        assert f"prompts end with {quoted}, and" in notes[0], (text, notes)
+        assert "trained on answers without that text" in notes[0] and "data.chat_template" in notes[0]
+
+
+def test_prepare_and_train_say_it_too(plain, tmp_path):
+    file = tokenizer(tmp_path, plain, THINKS)
+    row = {"messages": [ask("What?"), tell("A forge, and a smith who works at it.")]}
+    said = 'WARNING: the chat template\'s prompts end with "<think>\\n"'
+    assert prepared(file, [row] * 9).stdout.count(said) == 1
+    assert "WARNING" not in prepared(file, [{"text": "A forge."}]).stdout
+    for data in ("d.jsonl", "d.jsonl", "d.h5"):  # encoded, found encoded, and encoded by hand
+        prepared(file, [row] * 9)
+        done = runs.train(tmp_path, **{
+            "model.vocab_size": 400, "data.tokenizer": str(file), "data.cache": str(tmp_path / "cache"), "train.steps": 1,
+            "data.train": [{"path": str(tmp_path / data)}], "data.valid": None, "eval.every": None,
+            "run.dir": str(tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}")})
+        assert done.stdout.count(said) == 1, done.stdout
+
+
 BROKEN = "{% for message in messages %}\n{{ message.content +* 2 }}\n{% endfor %}"
 
 
