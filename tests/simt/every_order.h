@@ -8,7 +8,10 @@
 namespace fucina::simt {
 
 inline std::vector<Options> every_order() {
-    return {{Order::fifo, 1}, {Order::lifo, 1}, {Order::random, 1}, {Order::random, 2}};
+    return {{Order::fifo, 1, Lateness::late},
+            {Order::lifo, 1, Lateness::early},
+            {Order::random, 1, Lateness::random},
+            {Order::random, 2, Lateness::random}};
 }
 
 // "fifo", "random2".

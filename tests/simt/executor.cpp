@@ -2,7 +2,6 @@
 #include "tests/simt/executor.h"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 
 namespace fucina::simt {
@@ -12,6 +11,7 @@ void run_thread() {
     Context::entered();
     try {
         (*executor->kernel)();
+        check_finished(this_thread());
     } catch (const Abandoned&) {
     }
     leave_for_good();
@@ -51,7 +51,9 @@ uint3 position(uint64_t index, dim3 size) {
 
 void start_block(Block& block, const LaunchShape& shape, uint64_t index) {
     block.shape = shape;
-    block.barrier = {};
+    block.barriers = {};
+    block.mbarriers.clear();
+    block.warpgroups.assign((block.threads.size() + 127) / 128, {});
     block.live = static_cast<int>(block.threads.size());
     block.meetings.assign((block.threads.size() + 31) / 32, {});
     reset_shared_memory(block);
@@ -61,9 +63,46 @@ void start_block(Block& block, const LaunchShape& shape, uint64_t index) {
                                        shape.block, shape.grid, static_cast<int>(i)};
         thread.done = false;
         thread.wait = Thread::Wait::none;
+        thread.queues = {};
         thread.context.start(*executor->stacks[i], run_thread);
         executor->ready.push_back(&thread);
     }
+}
+
+// The work is taken off the queue before it runs, for it may queue more.
+void run_deferred_at(size_t index) {
+    const std::function<void()> work = std::move(executor->deferred[index]);
+    executor->deferred.erase(executor->deferred.begin() + static_cast<std::ptrdiff_t>(index));
+    work();
+}
+
+// Deferred work, if there is any and it is time.
+bool run_some_deferred() {
+    const size_t count = executor->deferred.size();
+    const bool at_random = options.lateness == Lateness::random;
+    if (count == 0) return false;
+    if (!executor->ready.empty() && !(at_random && executor->random() % 8 == 0)) return false;
+    try {
+        run_deferred_at(at_random ? executor->random() % count : 0);
+    } catch (const Abandoned&) {
+    }
+    return true;
+}
+
+void run_one_thread() {
+    Thread& thread = next_ready();
+    here = &thread;
+    ++statistics.switches;
+    executor->scheduler.switch_to(thread.context);
+    here = nullptr;
+}
+
+void check_mbarriers(const Block& block) {
+    for (const auto& [address, barrier] : block.mbarriers)
+        if (barrier.bytes != 0)
+            throw Error(concat("the block has ended, and the mbarrier at ",
+                               name_shared(block, address), " still expects ", barrier.bytes,
+                               " bytes"));
 }
 
 void run_block(const LaunchShape& shape, uint64_t index) {
@@ -71,16 +110,17 @@ void run_block(const LaunchShape& shape, uint64_t index) {
     start_block(block, shape, index);
     const uint3 at = block.threads[0].block;
     const std::string where = concat("block (", at.x, ",", at.y, ",", at.z, "): ");
-    while (!executor->ready.empty()) {
-        Thread& thread = next_ready();
-        here = &thread;
-        ++statistics.switches;
-        executor->scheduler.switch_to(thread.context);
-        here = nullptr;
+    while (!executor->ready.empty() || !executor->deferred.empty()) {
+        if (!run_some_deferred()) run_one_thread();
         if (!executor->error.empty()) throw Error(where + executor->error);
     }
     if (block.live != 0) throw Error(where + deadlock(block));
-    check_red_zones(block);
+    try {
+        check_mbarriers(block);
+        check_red_zones(block);
+    } catch (const Error& error) {
+        throw Error(where + error.what());
+    }
     ++statistics.blocks;
 }
 
@@ -132,8 +172,16 @@ void wake(Thread& thread) {
 }
 
 void abandon_thread(const std::string& message) {
-    if (executor->error.empty()) executor->error = concat("thread ", here->id, ": ", message);
+    if (executor->error.empty())
+        executor->error = here == nullptr ? message : concat("thread ", here->id, ": ", message);
     throw Abandoned();
+}
+
+void defer(std::function<void()> run) {
+    if (options.lateness == Lateness::early)
+        run();
+    else
+        executor->deferred.push_back(std::move(run));
 }
 
 std::string list_threads(const std::vector<int>& ids) {

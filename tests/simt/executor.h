@@ -2,17 +2,18 @@
 // other; the threads of a block are fibers that run until they wait, so a kernel's code between two
 // waits is never interleaved. A thread that breaks a rule is abandoned, and the launch throws.
 #pragma once
+#include <array>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/error.h"
+#include "tests/simt/async_state.h"
 #include "tests/simt/context.h"
-#include "tests/simt/race_detector.h"
-#include "tests/simt/simt.h"
 
 namespace fucina::simt {
 
@@ -29,9 +30,13 @@ constexpr bool kRaceCheck = false;
 struct Thread : Place {
     Context context;
     bool done = false;
-    enum class Wait { none, barrier, warp } wait = Wait::none;
+    enum class Wait { none, barrier, warp, mbarrier, wgmma } wait = Wait::none;
     WarpOperation operation;  // of the warp operation that it has reached
+    uint32_t waits_for = 0;   // the barrier's id, or the mbarrier's address
+    uint32_t parity = 0;
+    Site site;
     uint64_t result = 0;
+    ThreadQueues queues;
 };
 
 struct SharedVariable {
@@ -41,7 +46,7 @@ struct SharedVariable {
 };
 
 struct Barrier {
-    int arrived = 0, value = 0, result = 0;
+    int arrived = 0, wanted = 0, value = 0, result = 0;
     BarrierKind kind = BarrierKind::sync;
     Site site;
     int first = 0;  // the thread that came first
@@ -59,7 +64,9 @@ struct Block {
     LaunchShape shape;
     std::vector<Thread> threads;
     int live = 0;
-    Barrier barrier;
+    std::array<Barrier, 16> barriers;        // 0 is __syncthreads
+    std::map<uint32_t, MBarrier> mbarriers;  // by address
+    std::vector<Warpgroup> warpgroups;
     std::vector<std::vector<Meeting>> meetings;  // [warps] those under way
     std::vector<SharedVariable> variables;
     std::vector<int16_t> owner;  // [arena bytes] index of the variable, -1 for none
@@ -72,6 +79,7 @@ struct Executor {
     std::unique_ptr<char, void (*)(void*)> arena{nullptr, std::free};
     Block block;
     std::deque<Thread*> ready;
+    std::deque<std::function<void()>> deferred;  // what happens later, on no thread
     Context scheduler;
     std::vector<std::unique_ptr<Stack>> stacks;
     std::mt19937 random;
@@ -80,8 +88,8 @@ struct Executor {
 };
 inline thread_local Executor* executor = nullptr;  // of the running grid
 
-// For code that runs on a fiber. abandon() records the launch's error and throws Abandoned, which
-// ends the thread.
+// For code that runs on a fiber, or deferred. abandon() records the launch's error and throws
+// Abandoned, which ends the thread.
 struct Abandoned {};
 [[noreturn]] void leave_for_good();
 Thread& this_thread();
@@ -93,12 +101,27 @@ template <class... Parts>
     abandon_thread(concat(parts...));
 }
 
+// In the race build: what the thread has done becomes known through a clock, and to it.
+void release(const Thread& thread, Clock& into);
+void acquire(const Thread& thread, const Clock& from);
+
+// Asynchronous work: runs when options.lateness says so, at the latest when no thread can go on.
+void defer(std::function<void()> run);
+void deliver(MBarrier& barrier, uint32_t bytes, const Operation& from);
+MBarrier& mbarrier_for_copy(uint64_t* barrier, Site site);
+void check_finished(const Thread& thread);  // abandons a thread that ends with work under way
+
 // Shared memory (shared_memory.cpp).
 void reset_shared_memory(Block& block);
 void check_red_zones(const Block& block);  // throws Error
+char* shared_pointer(uint32_t address);
+std::string name_shared(const Block& block, uint32_t address);  // "byte 8 of shared tiles"
+// An access by the thread, or by the operation if there is one; abandons on an error.
+void check_access(uint32_t address, size_t bytes, bool write, const Operation* by = nullptr);
 
 // For messages.
 std::string describe(Site site);  // "norm.cu:31"
+std::string describe_mbarrier_wait(const Block& block, const Thread& thread);
 std::string describe_wait(const Block& block, const Thread& thread);
 std::string list_threads(const std::vector<int>& ids);  // "threads 0-31,40"
 

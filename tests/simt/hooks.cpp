@@ -7,33 +7,17 @@
 namespace fucina::simt {
 namespace {
 
-void check_bounds(const Block& block, uint32_t address, size_t bytes, bool write) {
-    const int16_t owner = block.owner[address];
-    if (owner >= 0 && block.owner[address + bytes - 1] == owner) return;
-    const SharedVariable* nearest = nullptr;  // the last one that begins at or before the access
-    for (const SharedVariable& variable : block.variables)
-        if (variable.begin <= address) nearest = &variable;
-    if (nearest == nullptr) abandon("access below all shared variables");
-    abandon(write ? "writes " : "reads ", bytes, " bytes at offset ", address - nearest->begin,
-            " of shared ", nearest->name, ", which has ", nearest->end - nearest->begin);
-}
-
-void check_races(Block& block, uint32_t address, size_t bytes, bool write) {
-    const auto conflict =
-        block.races.access(here->id, address, static_cast<uint32_t>(bytes), write);
-    if (!conflict) return;
-    const SharedVariable& variable = block.variables[static_cast<size_t>(block.owner[address])];
-    const uint32_t offset = conflict->address - variable.begin;
-    if (conflict->kind == Conflict::Kind::never_written)
-        abandon("reads byte ", offset, " of shared ", variable.name, ", which was never written");
-    abandon("race on byte ", offset, " of shared ", variable.name, ": ",
-            write ? "this write" : "this read", " is not ordered after a ",
-            conflict->other_wrote ? "write" : "read", " by thread ", conflict->other);
-}
-
-void check_access(uint32_t address, size_t bytes, bool write) {
-    check_bounds(executor->block, address, bytes, write);
-    check_races(executor->block, address, bytes, write);
+// The thread's own cp.async may not have landed.
+void check_copies(uint32_t address, size_t bytes) {
+    const ThreadQueues& queues = this_thread().queues;
+    const auto check = [&](const Pieces& pieces) {
+        for (const Piece& piece : pieces)
+            if (address < piece.shared + piece.bytes && piece.shared < address + bytes)
+                abandon("accesses ", name_shared(executor->block, address),
+                        ", to which its cp.async is under way");
+    };
+    for (const Pieces& group : queues.copies) check(group);
+    check(queues.open_copies);
 }
 
 void on_access(const volatile void* pointer, size_t bytes, bool write) {
@@ -45,6 +29,7 @@ void on_access(const volatile void* pointer, size_t bytes, bool write) {
     bool broken = false;
     try {
         check_access(static_cast<uint32_t>(offset), bytes, write);
+        check_copies(static_cast<uint32_t>(offset), bytes);
     } catch (const Abandoned&) {
         broken = true;
     }

@@ -6,20 +6,29 @@
 namespace fucina::simt {
 namespace {
 
-void join(Clock& into, const Clock& from) {
+void join(std::vector<uint32_t>& into, const std::vector<uint32_t>& from) {
     if (into.size() < from.size()) into.resize(from.size());
     for (size_t i = 0; i < from.size(); ++i) into[i] = std::max(into[i], from[i]);
+}
+
+void join(Clock& into, const Clock& from) {
+    join(into.known, from.known);
+    join(into.fenced, from.fenced);
 }
 
 }  // namespace
 
 void RaceDetector::reset(int threads) {
-    const size_t count = static_cast<size_t>(threads);
+    threads_ = threads;
+    next_agent_ = 0;
+    const size_t count = static_cast<size_t>(threads), entries = count + kAgents;
     clocks_.resize(count);
     for (size_t i = 0; i < count; ++i) {
-        clocks_[i].assign(count, 0);
-        clocks_[i][i] = 1;
+        clocks_[i].known.assign(entries, 0);
+        clocks_[i].fenced.assign(entries, 0);
+        clocks_[i].known[i] = 1;
     }
+    agent_times_.fill(0);
     bytes_.clear();
     readers_.clear();
     free_.clear();
@@ -28,59 +37,139 @@ void RaceDetector::reset(int threads) {
 void RaceDetector::release(int thread, Clock& into) {
     Clock& own = clocks_[static_cast<size_t>(thread)];
     join(into, own);
-    ++own[static_cast<size_t>(thread)];
+    ++own.known[static_cast<size_t>(thread)];
 }
 
 void RaceDetector::acquire(int thread, const Clock& from) {
     join(clocks_[static_cast<size_t>(thread)], from);
 }
 
+bool RaceDetector::knows(int thread, int other, uint32_t time) const {
+    return known(clocks_[static_cast<size_t>(thread)], {other, time});
+}
+
+uint32_t RaceDetector::time_of(int thread) const {
+    return clocks_[static_cast<size_t>(thread)].known[static_cast<size_t>(thread)];
+}
+
+void RaceDetector::fence(int thread) {
+    Clock& own = clocks_[static_cast<size_t>(thread)];
+    own.fenced = own.known;
+    ++own.known[static_cast<size_t>(thread)];
+}
+
+Operation RaceDetector::start(const Clock& before, std::string name) {
+    const int agent = next_agent_++ % kAgents;
+    const size_t slot = static_cast<size_t>(agent);
+    Operation operation{threads_ + agent, ++agent_times_[slot], before};
+    agent_names_[slot] = std::move(name);
+    operation.clock.known.resize(static_cast<size_t>(threads_ + kAgents));
+    operation.clock.fenced.resize(operation.clock.known.size());
+    publish(operation, operation.clock);
+    return operation;
+}
+
+void RaceDetector::publish(const Operation& operation, Clock& into) {
+    const size_t who = static_cast<size_t>(operation.agent);
+    if (into.known.size() <= who) into.known.resize(operation.clock.known.size());
+    into.known[who] = std::max(into.known[who], operation.time);
+}
+
+void RaceDetector::merge(const Clock& from, Clock& into) {
+    join(into, from);
+}
+
+void RaceDetector::finish(const Operation& operation, int thread) {
+    publish(operation, clocks_[static_cast<size_t>(thread)]);
+}
+
+std::string RaceDetector::name_of(int who) const {
+    if (who < threads_) return "thread " + std::to_string(who);
+    return agent_names_[static_cast<size_t>(who - threads_)];
+}
+
 std::optional<Conflict> RaceDetector::access(int thread, uint32_t address, uint32_t bytes,
                                              bool write) {
     const Clock& clock = clocks_[static_cast<size_t>(thread)];
-    const Epoch now{thread, clock[static_cast<size_t>(thread)]};
+    return access(clock, {thread, clock.known[static_cast<size_t>(thread)]}, address, bytes, write);
+}
+
+std::optional<Conflict> RaceDetector::access(const Operation& operation, uint32_t address,
+                                             uint32_t bytes, bool write) {
+    return access(operation.clock, {operation.agent, operation.time}, address, bytes, write);
+}
+
+// Neighbours mostly have one history, and then one future.
+std::optional<Conflict> RaceDetector::access(const Clock& clock, Epoch now, uint32_t address,
+                                             uint32_t bytes, bool write) {
+    Byte before, after;
+    bool shared = false;  // whether before and after are those of the byte before
     for (uint32_t at = address; at < address + bytes; ++at) {
         Byte& byte = bytes_[at];
-        if (!write && byte.write.thread < 0)
-            return Conflict{Conflict::Kind::never_written, at, -1, false};
-        if (!known(clock, byte.write))
-            return Conflict{Conflict::Kind::unordered, at, byte.write.thread, true};
-        if (!write) {
-            record_read(byte, clock, now);
+        if (shared && byte == before) {
+            byte = after;
             continue;
         }
-        const int reader = unordered_reader(byte, clock);
-        if (reader >= 0) return Conflict{Conflict::Kind::unordered, at, reader, false};
-        if (byte.readers >= 0) free_.push_back(byte.readers);
-        byte = Byte{now, {}, -1};
+        before = byte;
+        if (const auto conflict = access_byte(byte, clock, now, at, write)) return conflict;
+        after = byte;
+        shared = before.readers < 0 && after.readers < 0;
     }
     return std::nullopt;
 }
 
-void RaceDetector::record_read(Byte& byte, const Clock& clock, Epoch now) {
-    if (byte.readers < 0 && known(clock, byte.read)) {
-        byte.read = now;
-        return;
+std::optional<Conflict> RaceDetector::access_byte(Byte& byte, const Clock& clock, Epoch now,
+                                                  uint32_t at, bool write) {
+    if (!write && byte.write.who < 0) return Conflict{Conflict::Kind::never_written, at, -1, false};
+    if (!known(clock, byte.write))
+        return Conflict{Conflict::Kind::unordered, at, byte.write.who, true};
+    const bool by_operation = now.who >= threads_;
+    if (by_operation && byte.write.who >= 0 && byte.write.who < threads_ &&
+        clock.fenced[static_cast<size_t>(byte.write.who)] < byte.write.time)
+        return Conflict{Conflict::Kind::not_fenced, at, byte.write.who, true};
+    if (!write) {
+        record_read(byte, clock, now);
+        return std::nullopt;
     }
+    const int reader = unordered_reader(byte, clock);
+    if (reader >= 0) return Conflict{Conflict::Kind::unordered, at, reader, false};
+    if (byte.readers >= 0) free_.push_back(byte.readers);
+    byte = Byte{now, {}, {}, -1};
+    return std::nullopt;
+}
+
+void RaceDetector::record_read(Byte& byte, const Clock& clock, Epoch now) {
     if (byte.readers < 0) {
+        if (known(clock, byte.read)) {
+            byte.read = now;
+            return;
+        }
+        if (known(clock, byte.second_read)) {
+            byte.second_read = now;
+            return;
+        }
         if (free_.empty()) {
             free_.push_back(static_cast<int32_t>(readers_.size()));
             readers_.emplace_back();
         }
         byte.readers = free_.back();
         free_.pop_back();
-        Clock& first = readers_[static_cast<size_t>(byte.readers)];
-        first.assign(clock.size(), 0);
-        first[static_cast<size_t>(byte.read.thread)] = byte.read.time;
+        std::vector<uint32_t>& readers = readers_[static_cast<size_t>(byte.readers)];
+        readers.assign(clock.known.size(), 0);
+        for (const Epoch& first : {byte.read, byte.second_read})
+            readers[static_cast<size_t>(first.who)] = first.time;
     }
-    readers_[static_cast<size_t>(byte.readers)][static_cast<size_t>(now.thread)] = now.time;
+    readers_[static_cast<size_t>(byte.readers)][static_cast<size_t>(now.who)] = now.time;
 }
 
 int RaceDetector::unordered_reader(const Byte& byte, const Clock& clock) const {
-    if (byte.readers < 0) return known(clock, byte.read) ? -1 : byte.read.thread;
-    const Clock& readers = readers_[static_cast<size_t>(byte.readers)];
+    if (byte.readers < 0) {
+        if (!known(clock, byte.read)) return byte.read.who;
+        return known(clock, byte.second_read) ? -1 : byte.second_read.who;
+    }
+    const std::vector<uint32_t>& readers = readers_[static_cast<size_t>(byte.readers)];
     for (size_t i = 0; i < readers.size(); ++i)
-        if (readers[i] > clock[i]) return static_cast<int>(i);
+        if (readers[i] > clock.known[i]) return static_cast<int>(i);
     return -1;
 }
 

@@ -1,20 +1,33 @@
 // Finds unordered accesses to one block's shared memory, whatever the schedule: a vector clock for
-// each thread and, for each byte, its last write and the reads since (FastTrack, Flanagan & Freund
-// 2009).
+// each thread and each asynchronous operation and, for each byte, its last write and the reads
+// since (FastTrack, Flanagan & Freund 2009). Of what a thread knows, it also knows which writes of
+// threads a proxy fence has made visible to asynchronous operations.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace fucina::simt {
 
-using Clock = std::vector<uint32_t>;  // [threads] how much of each thread's past is known
+// How much of each thread's and operation's past is known, and how much of it is fenced.
+struct Clock {
+    std::vector<uint32_t> known, fenced;
+};
 
 struct Conflict {
-    enum class Kind { unordered, never_written } kind = Kind::unordered;
+    enum class Kind { unordered, never_written, not_fenced } kind = Kind::unordered;
     uint32_t address = 0;
-    int other = -1;  // the thread of the earlier access
+    int other = -1;  // the thread or operation of the earlier access, for RaceDetector::name_of
     bool other_wrote = false;
+};
+
+// An asynchronous operation: what it follows, and the entry that stands for it in clocks.
+struct Operation {
+    int agent = -1;
+    uint32_t time = 0;
+    Clock clock;
 };
 
 class RaceDetector {
@@ -27,29 +40,55 @@ class RaceDetector {
     // A synchronisation publishes what a thread has done, and others learn it from there.
     void release(int thread, Clock& into);
     void acquire(int thread, const Clock& from);
+    // Whether the thread knows what another did at this time.
+    bool knows(int thread, int other, uint32_t time) const;
+    uint32_t time_of(int thread) const;
+
+    // A proxy fence: all that the thread knows of is now visible to asynchronous operations.
+    void fence(int thread);
+    // An operation that follows what `before` knows. Of 64 that were started one after the other
+    // each has an entry of its own in clocks; older ones count as known when their successor is.
+    Operation start(const Clock& before, std::string name);
+    // Its end becomes known through `into`, or to a thread.
+    static void publish(const Operation& operation, Clock& into);
+    static void merge(const Clock& from, Clock& into);
+    void finish(const Operation& operation, int thread);
 
     // Records the access; a value is the first byte in conflict with an earlier access, or read
-    // before any write.
+    // before any write, or not yet fenced for an operation.
     std::optional<Conflict> access(int thread, uint32_t address, uint32_t bytes, bool write);
+    std::optional<Conflict> access(const Operation& operation, uint32_t address, uint32_t bytes,
+                                   bool write);
+    std::string name_of(int who) const;  // "thread 3", "TMA load gemm.cu:31"
 
   private:
+    static constexpr int kAgents = 64;
     struct Epoch {
-        int32_t thread = -1;
+        int32_t who = -1;
         uint32_t time = 0;
+        bool operator==(const Epoch&) const = default;
     };
     struct Byte {
-        Epoch write, read;
-        int32_t readers = -1;  // index into readers_ when several unordered threads have read
+        Epoch write, read, second_read;
+        int32_t readers = -1;  // index into readers_ when more than two unordered have read
+        bool operator==(const Byte&) const = default;
     };
-    bool known(const Clock& clock, Epoch epoch) const {
-        return epoch.thread < 0 || clock[static_cast<size_t>(epoch.thread)] >= epoch.time;
+    static bool known(const Clock& clock, Epoch epoch) {
+        return epoch.who < 0 || clock.known[static_cast<size_t>(epoch.who)] >= epoch.time;
     }
+    std::optional<Conflict> access(const Clock& clock, Epoch now, uint32_t address, uint32_t bytes,
+                                   bool write);
+    std::optional<Conflict> access_byte(Byte& byte, const Clock& clock, Epoch now, uint32_t at,
+                                        bool write);
     void record_read(Byte& byte, const Clock& clock, Epoch now);
     int unordered_reader(const Byte& byte, const Clock& clock) const;  // or -1
 
+    int threads_ = 0, next_agent_ = 0;
     std::vector<Clock> clocks_;  // [threads]
+    std::array<uint32_t, kAgents> agent_times_{};
+    std::array<std::string, kAgents> agent_names_;
     std::vector<Byte> bytes_;
-    std::vector<Clock> readers_;
+    std::vector<std::vector<uint32_t>> readers_;
     std::vector<int32_t> free_;  // entries of readers_ that no byte uses
 };
 

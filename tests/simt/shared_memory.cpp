@@ -33,7 +33,60 @@ void* pointer(const Block& block, int index) {
     return executor->arena.get() + block.variables[static_cast<size_t>(index)].begin;
 }
 
+void check_bounds(const Block& block, uint32_t address, size_t bytes, bool write) {
+    const int16_t owner = block.owner[address];
+    if (owner >= 0 && block.owner[address + bytes - 1] == owner) return;
+    const SharedVariable* nearest = nullptr;  // the last one that begins at or before the access
+    for (const SharedVariable& variable : block.variables)
+        if (variable.begin <= address) nearest = &variable;
+    if (nearest == nullptr) abandon("access below all shared variables");
+    abandon(write ? "writes " : "reads ", bytes, " bytes at offset ", address - nearest->begin,
+            " of shared ", nearest->name, ", which has ", nearest->end - nearest->begin);
+}
+
+void complain(const Block& block, const Conflict& conflict, bool write, const Operation* by) {
+    const std::string byte = name_shared(block, conflict.address);
+    const std::string who = by == nullptr ? "" : block.races.name_of(by->agent) + " ";
+    if (conflict.kind == Conflict::Kind::never_written)
+        abandon(who, "reads ", byte, ", which was never written");
+    const std::string other = block.races.name_of(conflict.other);
+    if (conflict.kind == Conflict::Kind::not_fenced)
+        abandon(who, "accesses ", byte, ", which ", other, " wrote, without fence_proxy_async");
+    abandon("race on ", byte, ": ", by == nullptr ? "this " : "the ", write ? "write" : "read",
+            by == nullptr ? "" : " by " + block.races.name_of(by->agent),
+            " is not ordered after a ", conflict.other_wrote ? "write" : "read", " by ", other);
+}
+
 }  // namespace
+
+char* shared_pointer(uint32_t address) {
+    return executor->arena.get() + address;
+}
+
+uint32_t shared_address(const void* pointer) {
+    const size_t offset = static_cast<size_t>(reinterpret_cast<uintptr_t>(pointer) -
+                                              reinterpret_cast<uintptr_t>(executor->arena.get()));
+    if (offset < kArenaBase || offset >= executor->block.used)
+        abandon("a pointer into shared memory is wanted; this one is elsewhere");
+    return static_cast<uint32_t>(offset);
+}
+
+std::string name_shared(const Block& block, uint32_t address) {
+    const int16_t owner = block.owner[address];
+    if (owner < 0) return concat("shared address ", address);
+    const SharedVariable& variable = block.variables[static_cast<size_t>(owner)];
+    return concat("byte ", address - variable.begin, " of shared ", variable.name);
+}
+
+void check_access(uint32_t address, size_t bytes, bool write, const Operation* by) {
+    Block& block = executor->block;
+    check_bounds(block, address, bytes, write);
+    if (!kRaceCheck) return;
+    const uint32_t count = static_cast<uint32_t>(bytes);
+    const auto conflict = by == nullptr ? block.races.access(here->id, address, count, write)
+                                        : block.races.access(*by, address, count, write);
+    if (conflict) complain(block, *conflict, write, by);
+}
 
 void reset_shared_memory(Block& block) {
     auto& arena = executor->arena;

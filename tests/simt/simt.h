@@ -34,9 +34,12 @@ struct Error : std::runtime_error {
 
 // Which of the ready threads runs next, and in which order the blocks run.
 enum class Order { fifo, lifo, random };
+// When asynchronous operations happen: when nothing else can go on, when they are issued, any time.
+enum class Lateness { late, early, random };
 struct Options {
     Order order = Order::fifo;
-    uint32_t seed = 1;  // of Order::random
+    uint32_t seed = 1;  // of what is random
+    Lateness lateness = Lateness::late;
 };
 inline Options options;
 
@@ -63,6 +66,9 @@ void run_grid(const LaunchShape& shape, const std::function<void()>& kernel);
 struct Site {
     const char* file = nullptr;
     int line = 0;
+    static Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
     bool operator==(const Site& other) const {
         return line == other.line && std::strcmp(file, other.file) == 0;
     }
@@ -96,6 +102,7 @@ T shuffle(WarpKind kind, uint32_t mask, T value, int lane, int width, Site site)
 }
 
 }  // namespace fucina::simt
+#include "tests/simt/hopper.h"
 
 #define threadIdx (::fucina::simt::here->thread)
 #define blockIdx (::fucina::simt::here->block)

@@ -21,14 +21,6 @@ std::string hex(uint32_t mask) {
     return out.str();
 }
 
-void release(Thread& thread, Clock& into) {
-    if (kRaceCheck) executor->block.races.release(thread.id, into);
-}
-
-void acquire(Thread& thread, const Clock& from) {
-    if (kRaceCheck) executor->block.races.acquire(thread.id, from);
-}
-
 int barrier_result(const Barrier& barrier, int threads) {
     switch (barrier.kind) {
         case BarrierKind::all:
@@ -40,10 +32,9 @@ int barrier_result(const Barrier& barrier, int threads) {
     }
 }
 
-void open_barrier(Thread& last, int threads) {
-    Barrier& barrier = executor->block.barrier;
-    barrier.result = barrier_result(barrier, threads);
-    acquire(last, barrier.clock);
+void open_barrier(Barrier& barrier, Thread& last, bool last_waits) {
+    barrier.result = barrier_result(barrier, barrier.wanted);
+    if (last_waits) acquire(last, barrier.clock);
     for (Thread* thread : barrier.waiting) {
         acquire(*thread, barrier.clock);
         thread->result = static_cast<uint64_t>(barrier.result);
@@ -121,12 +112,33 @@ void conclude(Thread& last, const Meeting& meeting) {
     }
 }
 
+// The thread has come to barrier `id`, and waits there unless it is the last or need not.
+void arrive(int id, bool waits) {
+    Thread& thread = this_thread();
+    Barrier& barrier = executor->block.barriers[static_cast<size_t>(id)];
+    release(thread, barrier.clock);
+    if (++barrier.arrived == barrier.wanted) {
+        open_barrier(barrier, thread, waits);
+    } else if (waits) {
+        barrier.waiting.push_back(&thread);
+        thread.waits_for = static_cast<uint32_t>(id);
+        wait_until_woken(Thread::Wait::barrier);
+    }
+}
+
 }  // namespace
 
+void release(const Thread& thread, Clock& into) {
+    if (kRaceCheck) executor->block.races.release(thread.id, into);
+}
+
+void acquire(const Thread& thread, const Clock& from) {
+    if (kRaceCheck) executor->block.races.acquire(thread.id, from);
+}
+
 int block_barrier(BarrierKind kind, int value, Site site) {
-    Thread& thread = this_thread();
     Block& block = executor->block;
-    Barrier& barrier = block.barrier;
+    Barrier& barrier = block.barriers[0];
     const int threads = static_cast<int>(block.threads.size());
     if (block.live != threads)
         abandon("waits at the barrier of ", describe(site), " after ", threads - block.live,
@@ -134,20 +146,29 @@ int block_barrier(BarrierKind kind, int value, Site site) {
     if (barrier.arrived == 0) {
         barrier.site = site;
         barrier.kind = kind;
-        barrier.first = thread.id;
+        barrier.wanted = threads;
+        barrier.first = here->id;
     } else if (barrier.site != site) {
         abandon("divergent barriers: it is at ", describe(site), ", thread ", barrier.first,
                 " waits at ", describe(barrier.site));
     }
     barrier.value += value != 0;
-    release(thread, barrier.clock);
-    if (++barrier.arrived == threads) {
-        open_barrier(thread, threads);
-    } else {
-        barrier.waiting.push_back(&thread);
-        wait_until_woken(Thread::Wait::barrier);
-    }
-    return static_cast<int>(thread.result);
+    arrive(0, true);
+    return static_cast<int>(this_thread().result);
+}
+
+void named_barrier(int id, int threads, bool wait, Site site) {
+    Block& block = executor->block;
+    if (id < 1 || id > 15) abandon("named barrier ", id, ", allowed are 1 to 15");
+    if (threads > static_cast<int>(block.threads.size()))
+        abandon("named barrier ", id, " for ", threads, " threads of ", block.threads.size());
+    Barrier& barrier = block.barriers[static_cast<size_t>(id)];
+    if (barrier.arrived > 0 && barrier.wanted != threads)
+        abandon("named barrier ", id, " at ", describe(site), " for ", threads,
+                " threads, others came for ", barrier.wanted);
+    barrier.wanted = threads;
+    barrier.site = site;
+    arrive(id, wait);
 }
 
 uint64_t warp_operation(const WarpOperation& operation) {
@@ -177,9 +198,15 @@ std::string describe(Site site) {
 }
 
 std::string describe_wait(const Block& block, const Thread& thread) {
-    if (thread.wait == Thread::Wait::barrier)
-        return concat("at the barrier of ", describe(block.barrier.site), " (",
-                      block.barrier.arrived, " of ", block.threads.size(), " arrived)");
+    if (thread.wait == Thread::Wait::mbarrier) return describe_mbarrier_wait(block, thread);
+    if (thread.wait == Thread::Wait::wgmma)
+        return "at wgmma_wait (not all 128 threads of its warpgroup have issued the wgmma)";
+    if (thread.wait == Thread::Wait::barrier) {
+        const Barrier& barrier = block.barriers[thread.waits_for];
+        return concat("at ", thread.waits_for == 0 ? "the" : "a named", " barrier of ",
+                      describe(barrier.site), " (", barrier.arrived, " of ", barrier.wanted,
+                      " arrived)");
+    }
     for (const Meeting& meeting : block.meetings[static_cast<size_t>(thread.id / 32)])
         if (meeting.mask == thread.operation.mask)
             return concat("at ", name_of(meeting.kind), " ", describe(meeting.site), " (lanes ",
