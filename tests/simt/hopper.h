@@ -44,6 +44,7 @@ struct WgmmaShape {
     Site site;
     bool operator==(const WgmmaShape&) const = default;
 };
+void check_tile_start(const void* start, Site site);
 void wgmma_fence(Site site);
 void wgmma(const WgmmaShape& shape, float* d);  // d: n / 2 registers
 void wgmma_commit();

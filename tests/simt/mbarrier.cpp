@@ -31,7 +31,7 @@ void end_phase_if_complete(MBarrier& barrier) {
     if (barrier.pending != 0 || barrier.bytes != 0) return;
     ++barrier.phase;
     barrier.pending = barrier.count;
-    if (kRaceCheck) executor->block.races.merge(barrier.open, barrier.closed);
+    if (kRaceCheck) RaceDetector::merge(barrier.open, barrier.closed);
     barrier.open = {};
     for (Thread* thread : barrier.waiting) {
         acquire(*thread, barrier.closed);
@@ -114,7 +114,7 @@ MBarrier& mbarrier_for_copy(uint64_t* memory, Site site) {
 void deliver(MBarrier& barrier, uint32_t bytes, const Operation& from) {
     barrier.bytes -= bytes;
     if (barrier.bytes < -kMostBytes) abandon("an mbarrier was given ", -barrier.bytes, " bytes");
-    if (kRaceCheck) RaceDetector::publish(from, barrier.open);
+    if (kRaceCheck) executor->block.races.publish(from, barrier.open);
     end_phase_if_complete(barrier);
 }
 

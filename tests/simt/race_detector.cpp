@@ -21,11 +21,11 @@ void join(Clock& into, const Clock& from) {
 void RaceDetector::reset(int threads) {
     threads_ = threads;
     next_agent_ = 0;
-    const size_t count = static_cast<size_t>(threads), entries = count + kAgents;
+    const size_t count = static_cast<size_t>(threads), entries = count + kAgents * kParts;
     clocks_.resize(count);
     for (size_t i = 0; i < count; ++i) {
         clocks_[i].known.assign(entries, 0);
-        clocks_[i].fenced.assign(entries, 0);
+        clocks_[i].fenced.assign(count, 0);
         clocks_[i].known[i] = 1;
     }
     agent_times_.fill(0);
@@ -54,7 +54,7 @@ uint32_t RaceDetector::time_of(int thread) const {
 
 void RaceDetector::fence(int thread) {
     Clock& own = clocks_[static_cast<size_t>(thread)];
-    own.fenced = own.known;
+    std::copy_n(own.known.begin(), own.fenced.size(), own.fenced.begin());
     ++own.known[static_cast<size_t>(thread)];
 }
 
@@ -63,24 +63,29 @@ Operation RaceDetector::start(const Clock& before, std::string name) {
     const size_t slot = static_cast<size_t>(agent);
     Operation operation{threads_ + agent, ++agent_times_[slot], before};
     agent_names_[slot] = std::move(name);
-    operation.clock.known.resize(static_cast<size_t>(threads_ + kAgents));
-    operation.clock.fenced.resize(operation.clock.known.size());
+    operation.clock.known.resize(static_cast<size_t>(threads_ + kAgents * kParts));
+    operation.clock.fenced.resize(static_cast<size_t>(threads_));
     publish(operation, operation.clock);
     return operation;
 }
 
-void RaceDetector::publish(const Operation& operation, Clock& into) {
-    const size_t who = static_cast<size_t>(operation.agent);
-    if (into.known.size() <= who) into.known.resize(operation.clock.known.size());
-    into.known[who] = std::max(into.known[who], operation.time);
+void RaceDetector::publish(const Operation& operation, Clock& into) const {
+    if (into.known.empty()) into.known.resize(operation.clock.known.size());
+    for (size_t part = 0; part < kParts; ++part) {
+        uint32_t& entry = into.known[first_part(operation.agent) + part];
+        entry = std::max(entry, operation.time);
+    }
 }
 
 void RaceDetector::merge(const Clock& from, Clock& into) {
     join(into, from);
 }
 
-void RaceDetector::finish(const Operation& operation, int thread) {
-    publish(operation, clocks_[static_cast<size_t>(thread)]);
+void RaceDetector::finish(const Operation& operation, int thread, int part) {
+    Clock& own = clocks_[static_cast<size_t>(thread)];
+    if (part < 0) return publish(operation, own);
+    uint32_t& entry = own.known[first_part(operation.agent) + static_cast<size_t>(part)];
+    entry = std::max(entry, operation.time);
 }
 
 std::string RaceDetector::name_of(int who) const {
@@ -155,7 +160,7 @@ void RaceDetector::record_read(Byte& byte, const Clock& clock, Epoch now) {
         byte.readers = free_.back();
         free_.pop_back();
         std::vector<uint32_t>& readers = readers_[static_cast<size_t>(byte.readers)];
-        readers.assign(clock.known.size(), 0);
+        readers.assign(static_cast<size_t>(threads_ + kAgents), 0);
         for (const Epoch& first : {byte.read, byte.second_read})
             readers[static_cast<size_t>(first.who)] = first.time;
     }
@@ -169,7 +174,7 @@ int RaceDetector::unordered_reader(const Byte& byte, const Clock& clock) const {
     }
     const std::vector<uint32_t>& readers = readers_[static_cast<size_t>(byte.readers)];
     for (size_t i = 0; i < readers.size(); ++i)
-        if (readers[i] > clock.known[i]) return static_cast<int>(i);
+        if (!known(clock, {static_cast<int32_t>(i), readers[i]})) return static_cast<int>(i);
     return -1;
 }
 

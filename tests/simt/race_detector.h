@@ -11,7 +11,8 @@
 
 namespace fucina::simt {
 
-// How much of each thread's and operation's past is known, and how much of it is fenced.
+// How much of each thread's past, and of each operation's four parts', is known; and how much of
+// the threads' is fenced.
 struct Clock {
     std::vector<uint32_t> known, fenced;
 };
@@ -49,10 +50,11 @@ class RaceDetector {
     // An operation that follows what `before` knows. Of 64 that were started one after the other
     // each has an entry of its own in clocks; older ones count as known when their successor is.
     Operation start(const Clock& before, std::string name);
-    // Its end becomes known through `into`, or to a thread.
-    static void publish(const Operation& operation, Clock& into);
+    // Its end becomes known through `into`, or to a thread. A warpgroup's operation has four parts,
+    // one of each warp, and is at its end when all are.
+    void publish(const Operation& operation, Clock& into) const;
+    void finish(const Operation& operation, int thread, int part = -1);
     static void merge(const Clock& from, Clock& into);
-    void finish(const Operation& operation, int thread);
 
     // Records the access; a value is the first byte in conflict with an earlier access, or read
     // before any write, or not yet fenced for an operation.
@@ -62,7 +64,7 @@ class RaceDetector {
     std::string name_of(int who) const;  // "thread 3", "TMA load gemm.cu:31"
 
   private:
-    static constexpr int kAgents = 64;
+    static constexpr int kAgents = 64, kParts = 4;
     struct Epoch {
         int32_t who = -1;
         uint32_t time = 0;
@@ -73,8 +75,15 @@ class RaceDetector {
         int32_t readers = -1;  // index into readers_ when more than two unordered have read
         bool operator==(const Byte&) const = default;
     };
-    static bool known(const Clock& clock, Epoch epoch) {
-        return epoch.who < 0 || clock.known[static_cast<size_t>(epoch.who)] >= epoch.time;
+    bool known(const Clock& clock, Epoch epoch) const {
+        if (epoch.who < 0) return true;
+        if (epoch.who < threads_) return clock.known[static_cast<size_t>(epoch.who)] >= epoch.time;
+        const uint32_t* parts = &clock.known[first_part(epoch.who)];
+        return parts[0] >= epoch.time && parts[1] >= epoch.time && parts[2] >= epoch.time &&
+               parts[3] >= epoch.time;
+    }
+    size_t first_part(int agent) const {
+        return static_cast<size_t>(threads_ + (agent - threads_) * kParts);
     }
     std::optional<Conflict> access(const Clock& clock, Epoch now, uint32_t address, uint32_t bytes,
                                    bool write);

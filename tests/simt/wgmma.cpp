@@ -1,7 +1,8 @@
 // wgmma: a warpgroup's product of two tiles in shared memory. From the first instruction until the
 // wait the accumulators read as NaN; operands are read when options.lateness says so, at the latest
 // at the first wait. Races are judged as of the moment when the last of the 128 threads has issued:
-// the instruction follows only what all four warps know.
+// the instruction follows only what all four warps know, and a thread's wait tells it of its own
+// warp's part alone.
 #include <algorithm>
 #include <array>
 
@@ -163,7 +164,7 @@ void retire(Thread& thread, Warpgroup& group, uint64_t index) {
         last = last && number(group, i).accumulator != wgmma.accumulator;
     float* d = wgmma.accumulator->registers[lane];
     for (int i = 0; last && i < n / 2; ++i) d[i] = wgmma.accumulator->values[place(lane, i, n)];
-    if (kRaceCheck) executor->block.races.finish(wgmma.operation, thread.id);
+    if (kRaceCheck) executor->block.races.finish(wgmma.operation, thread.id, lane / 32);
     ++wgmma.retired;
     while (!group.under_way.empty() && group.under_way.front().retired == kWarpgroup) {
         group.under_way.pop_front();
@@ -178,6 +179,11 @@ void check_whole(const Thread& thread, Site site) {
 }
 
 }  // namespace
+
+void check_tile_start(const void* start, Site site) {
+    if (shared_address(start) % kChunk != 0)
+        abandon("matrix_descriptor ", describe(site), " of a tile that is not aligned to 16 bytes");
+}
 
 void wgmma_fence(Site site) {
     check_whole(this_thread(), site);

@@ -13,6 +13,8 @@
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace fucina::cuda {
 template <class T>
 struct SharedType {

@@ -19,7 +19,11 @@ enum class Major { k = 0, mn = 1 };
 //     to the next 8, `leading` from one swizzle's width of m to the next; without swizzle `stride`
 //     is from 16 bytes of m to the next 16 and `leading` from 8 values of k to the next 8.
 __device__ __forceinline__ uint64_t matrix_descriptor(const void* start, Swizzle swizzle,
-                                                      uint32_t stride, uint32_t leading = 16) {
+                                                      uint32_t stride, uint32_t leading = 16,
+                                                      Site site = Site::here()) {
+#if defined(FUCINA_SIMT)
+    simt::check_tile_start(start, site);
+#endif
     const auto field = [](uint32_t bytes) {
         return static_cast<uint64_t>((bytes & 0x3ffffu) >> 4);
     };
