@@ -43,6 +43,8 @@ struct Options {
 };
 inline Options options;
 
+constexpr int kMultiprocessors = 3;  // that persistent kernels make blocks for
+
 struct Statistics {
     uint64_t blocks = 0, switches = 0, accesses = 0;  // accesses: shared-memory accesses checked
 };

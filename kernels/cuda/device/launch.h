@@ -22,6 +22,19 @@ inline void check(cudaError_t status, const char* what) {
 }
 #endif
 
+// Of the current device: a grid of persistent kernels.
+inline int multiprocessors() {
+#if defined(__CUDACC__)
+    int device = 0, count = 0;
+    check(cudaGetDevice(&device), "the current device");
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+          "number of multiprocessors");
+    return count;
+#else
+    return simt::kMultiprocessors;
+#endif
+}
+
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), const LaunchConfig& config,
             std::type_identity_t<Parameters>... arguments) {
