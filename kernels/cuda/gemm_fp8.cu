@@ -119,8 +119,7 @@ __device__ __forceinline__ void store(const Problem& io, const TileWalk& walk, M
                                       const float (&sum)[kTile / 2]) {
     const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    auto& out = memory.out[warp];
-    __syncwarp();
+    auto& out = memory.out[warp];  // read for the tile before: consume has met the warp since
 #pragma unroll
     for (int i = 0; i < kTile / 2; i += 2) {
         const int row = lane / 4 + 8 * (i / 2 % 2), pack = i / 4 ^ row % 8;
