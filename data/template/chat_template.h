@@ -3,6 +3,7 @@
 // name. They come with models from anywhere: a template can take only so many steps, so much
 // memory and so many levels, and reaches nothing but what it is given, and the clock.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -10,7 +11,9 @@
 
 namespace fucina {
 
-struct TemplateNode;
+template <class Result>
+class TemplateStep;
+enum class TemplateFlow : uint8_t;
 
 class ChatTemplate {
   public:
@@ -26,8 +29,11 @@ class ChatTemplate {
     const std::string& name() const { return name_; }
 
   private:
-    std::shared_ptr<const TemplateNode> root_;
-    std::string name_;
+    template <class Work>
+    auto attempt(const Work& work) const;  // its result; a problem becomes an Error with its place
+
+    std::shared_ptr<const TemplateStep<TemplateFlow>> root_;
+    std::string name_, source_;
 };
 
 }  // namespace fucina

@@ -2,264 +2,331 @@
 
 #include <charconv>
 
-namespace fucina {
+#include "data/file.h"
 
-TemplateNode ExpressionParser::tuple_or_one() {
-    Node first = condition();
+namespace fucina {
+namespace {
+
+using Expression = TemplateExpression;
+using Run = TemplateRun;
+using Value = TemplateValue;
+
+// From what binds less to what binds more.
+constexpr std::string_view kArithmetic[] = {" + - ", " ~ ", " * / // % "};
+constexpr std::string_view kComparisons = " == != < <= > >= ";
+
+Expression constant(size_t place, Value value) {
+    return {place, [value](Run&) { return value; }};
+}
+
+TemplateValues evaluate(const std::vector<Expression>& all, Run& run) {
+    TemplateValues values;
+    for (const Expression& one : all) values.push_back(one(run));
+    return values;
+}
+
+Expression collection(size_t place, const std::vector<Expression>& items, TemplateList::Kind kind) {
+    return {place, [=](Run& run) { return make_list(evaluate(items, run), kind); }};
+}
+
+Value look_up(const std::string& name, const Run& run) {
+    const Value* found = run.scope->find(name);
+    return found ? *found : function_of(name);
+}
+
+Value call(const Value& what, const TemplateArguments& arguments, Run& run) {
+    if (const auto* callable = std::get_if<std::shared_ptr<TemplateCallable>>(&what))
+        return (*callable)->call(arguments, run);
+    give_up("a ", kind_of(what), " cannot be called");
+}
+
+// What it makes is as large as what it takes steps for.
+Value calculated(const std::string& sign, const Value& a, const Value& b, TemplateMeter& meter) {
+    Value out = calculate(sign, a, b);
+    if (const std::string* text = text_in(out)) meter.take_text(text->size());
+    if (const TemplateList* list = list_in(out)) meter.take(std::ssize(list->items));
+    return out;
+}
+
+}  // namespace
+
+std::string ExpressionParser::found() const {
+    if (next().kind == Token::last) return "the end of the template";
+    return next().kind == Token::data ? "text" : concat("`", printable(next().text), "`");
+}
+
+Expression ExpressionParser::tuple_or_one() {
+    const Expression first = condition();
     if (!is_symbol(",")) return first;
-    Node out = node(Node::tuple, {std::move(first)});
+    std::vector<Expression> items{first};
     while (take_symbol(",")) {
         if (next().kind == Token::end || is_symbol(")")) break;
-        out.children.push_back(condition());
+        items.push_back(condition());
     }
-    return out;
+    return collection(first.place, items, TemplateList::tuple);
 }
 
-TemplateNode ExpressionParser::condition() {
+Expression ExpressionParser::condition() {
     const Level level(*this);
-    Node out = either();
+    Expression out = logical();
     while (take_word("if")) {
-        Node test = either();
-        Node other;
-        if (take_word("else")) other = condition();
-        out = node(Node::conditional, {std::move(test), std::move(out), std::move(other)});
+        const Expression then = out, test = logical();
+        const Expression other = take_word("else") ? condition() : Expression();
+        out = {then, [=](Run& run) -> Value {
+                   if (is_true(test(run))) return then(run);
+                   return other ? other(run) : Undefined{"an `if` without else"};
+               }};
     }
     return out;
 }
 
-TemplateNode ExpressionParser::either() {
-    Node out = both();
-    while (take_word("or")) out = node(Node::logical_or, {std::move(out), both()});
+Expression ExpressionParser::logical(bool is_or) {
+    const auto operand = [&] { return is_or ? logical(false) : negation(); };
+    Expression out = operand();
+    while (take_word(is_or ? "or" : "and")) {
+        const Expression first = out, second = operand();
+        out = {first, [=](Run& run) {
+                   Value value = first(run);
+                   return is_true(value) == is_or ? value : second(run);
+               }};
+    }
     return out;
 }
 
-TemplateNode ExpressionParser::both() {
-    Node out = negation();
-    while (take_word("and")) out = node(Node::logical_and, {std::move(out), negation()});
-    return out;
-}
-
-TemplateNode ExpressionParser::negation() {
+Expression ExpressionParser::negation() {
     const Level level(*this);
-    if (take_word("not")) return node(Node::logical_not, {negation()});
-    return comparison();
+    if (!take_word("not")) return comparison();
+    const Expression what = negation();
+    return {what, [=](Run& run) -> Value { return !is_true(what(run)); }};
 }
 
-TemplateNode ExpressionParser::comparison() {
-    Node first = sum();
-    std::vector<std::string> operators;
-    std::vector<Node> operands;
+Expression ExpressionParser::comparison() {
+    const Expression first = arithmetic(0);
+    std::vector<std::pair<std::string, Expression>> others;  // behind their operators
     for (;;) {
-        constexpr std::string_view kOperators[] = {"==", "!=", "<", "<=", ">", ">="};
-        const bool symbol = next().kind == Token::symbol;
-        if (symbol && std::ranges::find(kOperators, next().text) != std::end(kOperators))
-            operators.push_back(take().text);
+        std::string sign;
+        if (is_one_of(kComparisons))
+            sign = take().text;
         else if (take_word("in"))
-            operators.emplace_back("in");
+            sign = "in";
         else if (is_word("not") && is_word("in", 1))
-            at_ += 2, operators.emplace_back("not in");
+            at_ += 2, sign = "not in";
         else
             break;
-        operands.push_back(sum());
+        others.emplace_back(sign, arithmetic(0));
     }
-    if (operators.empty()) return first;
-    Node out = node(Node::compare, {std::move(first)});
-    std::ranges::move(operands, std::back_inserter(out.children));
-    out.names = std::move(operators);
-    return out;
+    if (others.empty()) return first;
+    return {first, [=](Run& run) -> Value {
+                Value left = first(run);
+                for (const auto& [sign, other] : others) {
+                    Value right = other(run);
+                    if (!holds(left, sign, right)) return false;
+                    left = std::move(right);
+                }
+                return true;
+            }};
 }
 
-TemplateNode ExpressionParser::binary(std::initializer_list<std::string_view> operators,
-                                      Node (ExpressionParser::*operand)()) {
-    Node out = (this->*operand)();
-    while (next().kind == Token::symbol &&
-           std::ranges::find(operators, next().text) != operators.end()) {
-        std::string text = take().text;
-        out = node(Node::arithmetic, {std::move(out), (this->*operand)()}, std::move(text));
+Expression ExpressionParser::arithmetic(size_t level) {
+    if (level == std::size(kArithmetic)) return operand(true);
+    Expression out = arithmetic(level + 1);
+    while (is_one_of(kArithmetic[level])) {
+        const std::string sign = take().text;
+        const Expression first = out, second = arithmetic(level + 1);
+        out = {first, [=](Run& run) {
+                   const Value a = first(run), b = second(run);
+                   return calculated(sign, a, b, run.meter);
+               }};
     }
-    return out;
-}
-
-TemplateNode ExpressionParser::sum() {
-    return binary({"+", "-"}, &ExpressionParser::joined);
-}
-
-TemplateNode ExpressionParser::joined() {
-    return binary({"~"}, &ExpressionParser::product);
-}
-
-TemplateNode ExpressionParser::product() {
-    Node out = binary({"*", "/", "//", "%"}, &ExpressionParser::operand);
     if (is_symbol("**")) refuse("`**` is not supported");
     return out;
 }
 
-TemplateNode ExpressionParser::operand() {
-    return sign(true);
-}
-
-TemplateNode ExpressionParser::sign(bool with_filters) {
+Expression ExpressionParser::operand(bool with_filters) {
     const Level level(*this);
-    Node out;
-    if (is_symbol("-") || is_symbol("+")) {
-        const bool minus = take().text == "-";
-        out = sign(false);
-        out = node(Node::negate, {std::move(out)}, minus ? "-" : "+");
-    } else {
-        out = behind(primary());
-    }
-    return with_filters ? filters(std::move(out)) : out;
+    if (!is_one_of(" + - ")) return behind(primary(), true, with_filters);
+    const std::string sign = take().text;
+    const Expression what = operand(false);
+    const Expression out{what, [=](Run& run) { return calculate(sign, int64_t{0}, what(run)); }};
+    return with_filters ? behind(out, false, true) : out;
 }
 
-TemplateNode ExpressionParser::primary() {
-    const Token token = next();
-    if (token.kind == Token::name) return word();
-    if (token.kind == Token::string) {
-        Node out = node(Node::constant);
-        std::string text;
-        while (next().kind == Token::string) text += take().text;
-        out.value = make_text(std::move(text));
-        return out;
+Expression ExpressionParser::primary() {
+    const size_t place = here();
+    switch (next().kind) {
+        case Token::name:
+            return word();
+        case Token::string: {
+            std::string text;
+            while (next().kind == Token::string) text += take().text;
+            return constant(place, make_text(std::move(text)));
+        }
+        case Token::integer:
+        case Token::floating:
+            return number();
+        default:
+            break;
     }
-    if (token.kind == Token::integer || token.kind == Token::floating) return number();
-    if (is_symbol("(")) {
-        ++at_;
-        if (take_symbol(")")) return node_at(token, Node::tuple);
-        Node out = tuple_or_one();
-        want(")");
-        return out;
-    }
-    if (is_symbol("[")) return collection(Node::list, "]");
-    if (is_symbol("{")) return collection(Node::dict, "}");
-    refuse("wanted a value, found ", found());
+    if (take_symbol("[")) return list();
+    if (take_symbol("{")) return dict();
+    if (!take_symbol("(")) refuse("wanted a value, found ", found());
+    if (take_symbol(")")) return collection(place, {}, TemplateList::tuple);
+    Expression out = tuple_or_one();
+    want(")");
+    return out;
 }
 
-TemplateNode ExpressionParser::word() {
-    Node out = node(Node::constant);
+Expression ExpressionParser::word() {
+    const size_t place = here();
     const std::string name = take().text;
-    if (name == "true" || name == "True") {
-        out.value = true;
-    } else if (name == "false" || name == "False") {
-        out.value = false;
-    } else if (name != "none" && name != "None") {
-        constexpr std::string_view kSpecial[] = {"caller", "varargs", "kwargs", "self", "super"};
-        if (std::ranges::find(kSpecial, name) != std::end(kSpecial))
-            refuse_at(out, "the name `", name, "` is not supported");
-        out.kind = Node::name;
-        out.text = name;
-    }
-    return out;
+    if (name == "true" || name == "True") return constant(place, true);
+    if (name == "false" || name == "False") return constant(place, false);
+    if (name == "none" || name == "None") return constant(place, None{});
+    for (const char* special : {"caller", "varargs", "kwargs", "self", "super"})
+        if (name == special) refuse_at(place, "the name `", name, "` is not supported");
+    return {place, [name](Run& run) { return look_up(name, run); }};
 }
 
-TemplateNode ExpressionParser::number() {
-    Node out = node(Node::constant);
+Expression ExpressionParser::number() {
     const Token token = take();
-    const char *first = token.text.data(), *last = first + token.text.size();
-    int64_t whole = 0;
-    double real = 0;
-    const bool floating = token.kind == Token::floating;
-    const auto error =
-        floating ? std::from_chars(first, last, real).ec : std::from_chars(first, last, whole).ec;
-    if (error != std::errc()) refuse_at(out, "the number ", printable(token.text), " is too large");
-    if (floating)
-        out.value = real;
-    else
-        out.value = whole;
-    return out;
+    const auto read = [&](auto number) {
+        const char *first = token.text.data(), *last = first + token.text.size();
+        if (std::from_chars(first, last, number).ec != std::errc())
+            refuse_at(token.place, "the number ", printable(token.text), " is too large");
+        return constant(token.place, number);
+    };
+    return token.kind == Token::floating ? read(0.0) : read(int64_t{0});
 }
 
-TemplateNode ExpressionParser::collection(Node::Kind kind, std::string_view close) {
-    Node out = node(kind);
-    ++at_;
-    while (!is_symbol(close)) {
-        if (!out.children.empty()) want(",");
-        if (is_symbol(close)) break;
-        out.children.push_back(condition());
-        if (kind != Node::dict) continue;
-        want(":");
-        out.children.push_back(condition());
+Expression ExpressionParser::list() {
+    const size_t place = tokens_[at_ - 1].place;
+    std::vector<Expression> items;
+    while (!take_symbol("]")) {
+        if (!items.empty()) want(",");
+        if (take_symbol("]")) break;
+        items.push_back(condition());
     }
-    want(close);
-    return out;
+    return collection(place, items, TemplateList::list);
 }
 
-// Attributes, items and calls behind a value.
-TemplateNode ExpressionParser::behind(Node out) {
+Expression ExpressionParser::dict() {
+    const size_t place = tokens_[at_ - 1].place;
+    std::vector<std::pair<Expression, Expression>> items;
+    while (!take_symbol("}")) {
+        if (!items.empty()) want(",");
+        if (take_symbol("}")) break;
+        const Expression key = condition();
+        want(":");
+        items.emplace_back(key, condition());
+    }
+    return {place, [=](Run& run) -> Value {
+                auto dict = std::make_shared<TemplateDict>();
+                for (const auto& [key, value] : items) {
+                    const Value name = key(run), made = value(run);
+                    dict->set(want_text(name, "a key"), made);
+                }
+                return dict;
+            }};
+}
+
+// Attributes, items and calls behind a value; then filters, tests and calls.
+Expression ExpressionParser::behind(Expression out, bool is_plain, bool with_filters) {
     for (;;) {
-        if (take_symbol(".")) {
-            out = node(Node::attribute, {std::move(out)});
-            out.text = want_name();
-        } else if (take_symbol("[")) {
-            out = item(std::move(out));
+        const Expression what = out;
+        if (is_plain && take_symbol(".")) {
+            const std::string name = want_name();
+            out = {what, [=](Run& run) { return attribute_of(what(run), name); }};
+        } else if (is_plain && take_symbol("[")) {
+            out = item(what);
         } else if (is_symbol("(")) {
-            out = node(Node::call, {std::move(out)});
-            arguments(out);
+            const Arguments arguments = this->arguments();
+            out = {what, [=](Run& run) {
+                       const Value called = what(run);
+                       return call(called, arguments(run), run);
+                   }};
+        } else if (with_filters && (is_symbol("|") || is_word("is"))) {
+            is_plain = false;
+            out = take().text == "|" ? filter(what) : test(what);
         } else {
             return out;
         }
     }
 }
 
-TemplateNode ExpressionParser::item(Node of) {
-    Node begin, end, step;
+Expression ExpressionParser::item(const Expression& of) {
+    const Expression none = constant(of.place, None{});
+    Expression begin = none, end = none, step = none;
     if (!is_symbol(":")) begin = condition();
-    if (take_symbol("]")) return node(Node::item, {std::move(of), std::move(begin)});
+    if (take_symbol("]"))
+        return {of, [=](Run& run) {
+                    const Value whole = of(run);
+                    return item_of(whole, begin(run));
+                }};
     want(":");
     if (!is_symbol(":") && !is_symbol("]")) end = condition();
     if (take_symbol(":") && !is_symbol("]")) step = condition();
     want("]");
-    return node(Node::slice, {std::move(of), std::move(begin), std::move(end), std::move(step)});
+    return {of, [=](Run& run) {
+                const Value whole = of(run);
+                const TemplateValues bounds = evaluate({begin, end, step}, run);
+                run.meter.take(length_of(whole));
+                return slice_of(whole, bounds[0], bounds[1], bounds[2]);
+            }};
 }
 
-void ExpressionParser::arguments(Node& out) {
+ExpressionParser::Arguments ExpressionParser::arguments() {
+    Arguments out;
     want("(");
-    for (bool first = true; !is_symbol(")"); first = false) {
+    for (bool first = true; !take_symbol(")"); first = false) {
         if (!first) want(",");
-        if (is_symbol(")")) break;
-        if (is_symbol("*") || is_symbol("**")) refuse("arguments with * are not supported");
-        if (next().kind == Token::name && next(1).text == "=" && next(1).kind == Token::symbol) {
-            out.names.push_back(take().text);
+        if (take_symbol(")")) break;
+        if (is_one_of(" * ** ")) refuse("arguments with * are not supported");
+        if (next().kind == Token::name && is_symbol("=", 1)) {
+            std::string name = take().text;
             ++at_;
-        } else if (!out.names.empty()) {
+            out.named.emplace_back(std::move(name), condition());
+        } else if (out.named.empty()) {
+            out.positional.push_back(condition());
+        } else {
             refuse("an argument without a name behind one with a name");
         }
-        out.children.push_back(condition());
     }
-    want(")");
+    return out;
 }
 
-TemplateNode ExpressionParser::filters(Node out) {
-    for (;;) {
-        if (take_symbol("|")) {
-            out = node(Node::filter, {std::move(out)});
-            if (!is_filter(next().text)) refuse("the filter ", found(), " is not supported");
-            out.text = want_name();
-            if (is_symbol("(")) arguments(out);
-        } else if (take_word("is")) {
-            out = test(std::move(out));
-        } else if (is_symbol("(")) {
-            out = node(Node::call, {std::move(out)});
-            arguments(out);
-        } else {
-            return out;
-        }
-    }
+TemplateArguments ExpressionParser::Arguments::operator()(Run& run) const {
+    TemplateArguments out{evaluate(positional, run), {}};
+    for (const auto& [name, value] : named) out.named.items.emplace_back(name, value(run));
+    return out;
 }
 
-TemplateNode ExpressionParser::test(Node subject) {
+Expression ExpressionParser::filter(const Expression& input) {
+    if (!template_filters().contains(next().text))
+        refuse("the filter ", found(), " is not supported");
+    const std::string name = want_name();
+    const Arguments arguments = is_symbol("(") ? this->arguments() : Arguments();
+    return {input, [=](Run& run) {
+                const Value value = input(run);
+                return apply_filter(name, value, arguments(run), run.meter);
+            }};
+}
+
+Expression ExpressionParser::test(const Expression& subject) {
     const bool negated = take_word("not");
-    Node out = node(Node::test, {std::move(subject)});
-    if (!is_test(next().text)) refuse("the test ", found(), " is not supported");
-    out.text = want_name();
+    if (!template_tests().contains(next().text)) refuse("the test ", found(), " is not supported");
+    const std::string name = want_name();
+    Arguments arguments;
     const Token::Kind kind = next().kind;
     const bool ends = is_word("else") || is_word("or") || is_word("and") || is_word("is");
     if (is_symbol("("))
-        arguments(out);
-    else if (is_symbol("[") || is_symbol("{") || kind == Token::string || kind == Token::integer ||
+        arguments = this->arguments();
+    else if (is_one_of(" [ { ") || kind == Token::string || kind == Token::integer ||
              kind == Token::floating || (kind == Token::name && !ends))
-        out.children.push_back(behind(primary()));
-    if (!negated) return out;
-    return node(Node::logical_not, {std::move(out)});
+        arguments.positional = {behind(primary(), true, false)};
+    return {subject, [=](Run& run) -> Value {
+                const Value value = subject(run);
+                return apply_test(name, value, arguments(run), run.meter) != negated;
+            }};
 }
 
 }  // namespace fucina

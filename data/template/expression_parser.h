@@ -2,41 +2,46 @@
 #pragma once
 #include <algorithm>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
-#include "data/file.h"
 #include "data/template/syntax.h"
-#include "kernels/error.h"
 
 namespace fucina {
 
 class ExpressionParser {
   public:
-    ExpressionParser(std::vector<TemplateToken> tokens, const std::string& name)
-        : tokens_(std::move(tokens)), name_(name) {}
+    explicit ExpressionParser(std::string_view source) : tokens_(read_tokens(source)) {}
 
   protected:
-    using Node = TemplateNode;
+    using Expression = TemplateExpression;
+    using Run = TemplateRun;
     using Token = TemplateToken;
 
     template <class... Parts>
     [[noreturn]] void refuse(const Parts&... what) const {
-        refuse_at(next(), what...);
+        refuse_at(next().place, what...);
     }
-    template <class Place, class... Parts>
-    [[noreturn]] void refuse_at(const Place& at, const Parts&... what) const {
-        fail(ExitCode::data, name_, ":", at.line, ":", at.column, ": ", what...);
+    template <class... Parts>
+    [[noreturn]] static void refuse_at(size_t at, const Parts&... what) {
+        throw TemplateProblem{concat(what...), at};
     }
 
     const Token& next(size_t ahead = 0) const {
         return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
     }
+    size_t here() const { return next().place; }
     Token take() { return tokens_[std::min(at_++, tokens_.size() - 1)]; }
-    bool is_symbol(std::string_view text) const {
-        return next().kind == Token::symbol && next().text == text;
+    bool is_symbol(std::string_view text, size_t ahead = 0) const {
+        return next(ahead).kind == Token::symbol && next(ahead).text == text;
     }
     bool is_word(std::string_view text, size_t ahead = 0) const {
         return next(ahead).kind == Token::name && next(ahead).text == text;
+    }
+    // Whether the next token is a symbol out of `all`, with a space on either side of each.
+    bool is_one_of(std::string_view all) const {
+        return next().kind == Token::symbol && all.find(" " + next().text + " ") != all.npos;
     }
     bool take_symbol(std::string_view text) {
         if (!is_symbol(text)) return false;
@@ -57,26 +62,7 @@ class ExpressionParser {
         if (next().kind != Token::name) refuse("wanted a name, found ", found());
         return take().text;
     }
-    std::string found() const {
-        if (next().kind == Token::last) return "the end of the template";
-        return next().kind == Token::data ? "text" : concat("`", printable(next().text), "`");
-    }
-
-    Node node(Node::Kind kind, std::vector<Node> children = {}, std::string text = "") const {
-        Node made = node_at(next(), kind);
-        if (!children.empty()) made = node_at(children.front(), kind);
-        made.children = std::move(children);
-        made.text = std::move(text);
-        return made;
-    }
-    template <class Place>
-    static Node node_at(const Place& at, Node::Kind kind) {
-        Node made;
-        made.kind = kind;
-        made.line = at.line;
-        made.column = at.column;
-        return made;
-    }
+    std::string found() const;
 
     // One more level inside; too many would not fit the stack.
     class Level {
@@ -90,37 +76,36 @@ class ExpressionParser {
         ExpressionParser& parser_;
     };
 
-    // Expressions, from what binds least: with commas, with `if`, with `or`.
-    Node tuple_or_one();
-    Node condition();
-    Node either();
+    // Expressions, from what binds least: with commas, with `if`, with `or` (or with `and`).
+    Expression tuple_or_one();
+    Expression condition();
+    Expression logical(bool is_or = true);
 
   private:
     static constexpr int kNesting = 100;  // levels of expressions and blocks
 
-    Node both();
-    Node negation();
-    Node comparison();
-    Node sum();
-    Node joined();
-    Node product();
-    Node operand();
-    Node sign(bool with_filters);
-    Node primary();
-    Node word();
-    Node number();
-    Node collection(Node::Kind kind, std::string_view close);
-    Node behind(Node out);
-    Node item(Node of);
-    void arguments(Node& out);
-    Node filters(Node out);
-    Node test(Node subject);
-    // Operands with operators between them.
-    Node binary(std::initializer_list<std::string_view> operators,
-                Node (ExpressionParser::*operand)());
+    struct Arguments {
+        std::vector<Expression> positional;
+        std::vector<std::pair<std::string, Expression>> named;
+        TemplateArguments operator()(Run& run) const;
+    };
+
+    Expression negation();
+    Expression comparison();
+    Expression arithmetic(size_t level);
+    Expression operand(bool with_filters);
+    Expression primary();
+    Expression word();
+    Expression number();
+    Expression list();
+    Expression dict();
+    Expression behind(Expression out, bool is_plain, bool with_filters);
+    Expression item(const Expression& of);
+    Arguments arguments();
+    Expression filter(const Expression& input);
+    Expression test(const Expression& subject);
 
     const std::vector<Token> tokens_;
-    const std::string& name_;
     size_t at_ = 0;
     int depth_ = 0;
 };

@@ -1,80 +1,48 @@
+// The filters and tests of chat templates, as Jinja2 has them.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <map>
 
 #include "data/template/builtins.h"
-#include "data/template/syntax.h"
-#include "kernels/error.h"
 
 namespace fucina {
 namespace {
 
 using Value = TemplateValue;
+using Call = TemplateCall;
 
-struct FilterCall {
-    const Value& input;
-    const TemplateArguments& arguments;
-    TemplateMeter& meter;
-
-    void none() const { arguments.expect({}); }
-    std::string text() const { return to_text(input); }
-};
-using Filter = Value (*)(const FilterCall&);
-
-bool flag(const Value* given) {
-    return given && is_true(*given);
-}
-
-Value to_json_filter(const FilterCall& call) {
-    call.arguments.expect({"ensure_ascii", "indent", "separators", "sort_keys"});
-    JsonStyle style;
-    style.ascii = flag(call.arguments.find(0, "ensure_ascii"));
-    style.sort_keys = flag(call.arguments.find(3, "sort_keys"));
-    const Value* indent = call.arguments.find(1, "indent");
-    if (indent && !std::holds_alternative<None>(*indent)) {
-        const int64_t* spaces = std::get_if<int64_t>(indent);
-        if (!spaces || *spaces < 0 || *spaces > 64)
-            throw TemplateProblem{"tojson wants an indent from 0 to 64"};
-        style.indent = *spaces;
+Value to_json_filter(const Call& call) {
+    JsonStyle style{.ascii = call.flag(0), .sort_keys = call.flag(3)};
+    if (call.some(1)) {
+        style.indent = call.whole(1, -1);
+        if (style.indent < 0 || style.indent > 64) give_up("tojson wants an indent from 0 to 64");
         style.comma = ",";
     }
-    const Value* separators = call.arguments.find(2, "separators");
-    if (separators && !std::holds_alternative<None>(*separators)) {
+    if (const Value* separators = call.some(2)) {
         const TemplateList* both = list_in(*separators);
-        if (!both || both->items.size() != 2) throw TemplateProblem{"tojson wants two separators"};
+        if (!both || both->items.size() != 2) give_up("tojson wants two separators");
         style.comma = want_text(both->items[0], "a separator");
         style.colon = want_text(both->items[1], "a separator");
     }
-    std::string text = to_json(call.input, style);
-    call.meter.take_text(text.size());
-    return make_text(std::move(text));
+    return make_text(to_json(call.self, style));
 }
 
-Value replace_filter(const FilterCall& call) {
-    call.arguments.expect({"old", "new", "count"});
-    return call_method({make_text(call.text()), "replace"}, call.arguments, call.meter);
-}
-
-Value join_filter(const FilterCall& call) {
-    call.arguments.expect({"d"});
-    const Value* between = call.arguments.find(0, "d");
+Value join_filter(const Call& call) {
     std::string out;
     bool first = true;
-    for (const Value& item : items_of(call.input)) {
-        if (!std::exchange(first, false) && between) out += to_text(*between);
+    for (const Value& item : items_of(call.self)) {
+        const size_t before = out.size();
+        if (!std::exchange(first, false) && call.given[0]) out += to_text(*call.given[0]);
         out += to_text(item);
+        call.meter.take_text(out.size() - before);
     }
-    call.meter.take_text(out.size());
     return make_text(std::move(out));
 }
 
-Value default_filter(const FilterCall& call) {
-    call.arguments.expect({"default_value", "boolean"});
-    const bool falsy = flag(call.arguments.find(1, "boolean")) && !is_true(call.input);
-    if (!falsy && !std::holds_alternative<Undefined>(call.input)) return call.input;
-    const Value* other = call.arguments.find(0, "default_value");
-    return other ? *other : make_text("");
+Value default_filter(const Call& call) {
+    const bool falsy = call.flag(1) && !is_true(call.self);
+    if (!falsy && !is<Undefined>(call.self)) return call.self;
+    return call.given[0] ? *call.given[0] : make_text("");
 }
 
 Value pairs(const TemplateDict& dict, TemplateList::Kind kind) {
@@ -84,42 +52,35 @@ Value pairs(const TemplateDict& dict, TemplateList::Kind kind) {
     return make_list(std::move(out), kind);
 }
 
-Value items_filter(const FilterCall& call) {
-    call.none();
-    if (std::holds_alternative<Undefined>(call.input))
-        return make_list({}, TemplateList::generator);
-    if (!is_mapping(call.input))
-        throw TemplateProblem{concat("items wants a dict, not a ", kind_of(call.input))};
-    return pairs(*dict_in(call.input), TemplateList::generator);
+Value items_filter(const Call& call) {
+    if (is<Undefined>(call.self)) return make_list({}, TemplateList::generator);
+    if (!is_mapping(call.self)) give_up("items wants a dict, not a ", kind_of(call.self));
+    return pairs(*dict_in(call.self), TemplateList::generator);
 }
 
-Value dictsort_filter(const FilterCall& call) {
-    call.none();
-    if (!is_mapping(call.input))
-        throw TemplateProblem{concat("dictsort wants a dict, not a ", kind_of(call.input))};
-    TemplateDict sorted = *dict_in(call.input);
-    std::ranges::stable_sort(sorted.items, {}, [](const auto& item) { return lower(item.first); });
+Value dictsort_filter(const Call& call) {
+    if (!is_mapping(call.self)) give_up("dictsort wants a dict, not a ", kind_of(call.self));
+    TemplateDict sorted = *dict_in(call.self);
+    std::ranges::stable_sort(sorted.items, {},
+                             [](const auto& item) { return lower_ascii(item.first); });
     return pairs(sorted, TemplateList::list);
 }
 
-Value first_filter(const FilterCall& call) {
-    call.none();
-    const TemplateValues items = items_of(call.input);
+Value first_filter(const Call& call) {
+    const TemplateValues items = items_of(call.self);
     return items.empty() ? Undefined{"the first of none"} : items.front();
 }
 
-Value last_filter(const FilterCall& call) {
-    call.none();
-    length_of(call.input);  // a generator has no last
-    const TemplateValues items = items_of(call.input);
+Value last_filter(const Call& call) {
+    length_of(call.self);  // a generator has no last
+    const TemplateValues items = items_of(call.self);
     return items.empty() ? Undefined{"the last of none"} : items.back();
 }
 
-Value number_filter(const FilterCall& call, bool whole) {
-    call.arguments.expect({"default"});
-    const Value* given = call.arguments.find(0, "default");
+Value number_filter(const Call& call, bool whole) {
+    const Value* given = call.given[0];
     double real = 0;
-    if (const std::string* text = text_in(call.input)) {
+    if (const std::string* text = text_in(call.self)) {
         const std::string digits = strip(*text, nullptr, true, true);
         const char *first = digits.data() + (digits.starts_with('+') ? 1 : 0),
                    *end = digits.data() + digits.size();
@@ -131,16 +92,21 @@ Value number_filter(const FilterCall& call, bool whole) {
             if (given) return *given;
             return whole ? Value(int64_t{0}) : Value(0.0);
         }
-    } else if (const double* number = std::get_if<double>(&call.input)) {
+    } else if (const double* number = std::get_if<double>(&call.self)) {
         real = *number;
-    } else if (const int64_t* number = std::get_if<int64_t>(&call.input)) {
+    } else if (const int64_t* number = std::get_if<int64_t>(&call.self)) {
         return whole ? Value(*number) : Value(static_cast<double>(*number));
     } else {
-        throw TemplateProblem{concat("a number of a ", kind_of(call.input), " is not supported")};
+        give_up("a number of a ", kind_of(call.self), " is not supported");
     }
     if (!whole) return real;
-    if (!(std::fabs(real) < 0x1p62)) throw TemplateProblem{"a number beyond 64 bits"};
+    if (!(std::fabs(real) < 0x1p62)) give_up("a number beyond 64 bits");
     return static_cast<int64_t>(real);
+}
+
+const Value* argument(const Call& call, size_t place, std::string_view name) {
+    const TemplateValues& positional = call.arguments.positional;
+    return place < positional.size() ? &positional[place] : call.arguments.named.find(name);
 }
 
 // The arguments of the filter or test that is named by the one at `place`.
@@ -152,186 +118,141 @@ TemplateArguments behind(const TemplateArguments& arguments, size_t place) {
     return out;
 }
 
-Value map_filter(const FilterCall& call) {
+Value map_filter(const Call& call) {
     TemplateValues out;
     const TemplateArguments rest = behind(call.arguments, 0);
     const bool by_name = call.arguments.positional.empty();
-    if (by_name) call.arguments.expect({"attribute"});
-    const Value* what = call.arguments.find(0, "attribute");
-    if (!what) throw TemplateProblem{"map wants a filter or an attribute"};
+    const Value* what = by_name ? bind_arguments("map", {"attribute"}, 0, call.arguments)[0]
+                                : &call.arguments.positional[0];
+    if (!what) give_up("map wants a filter or an attribute");
     const std::string& name = want_text(*what, "map's filter or attribute");
-    if (by_name ? name.find('.') != std::string::npos : !is_filter(name))
-        throw TemplateProblem{concat("map by ", name, " is not supported")};
-    for (const Value& item : items_of(call.input))
+    if (by_name ? name.find('.') != std::string::npos : !template_filters().contains(name))
+        give_up("map by ", name, " is not supported");
+    for (const Value& item : items_of(call.self))
         out.push_back(by_name ? item_of(item, make_text(name))
                               : apply_filter(name, item, rest, call.meter));
     return make_list(std::move(out), TemplateList::generator);
 }
 
+Value string_filter(const Call& call) {
+    return text_in(call.self) ? call.self : make_text(to_text(call.self));
+}
+
+Value safe_filter(const Call& call) {
+    return TemplateText{.text = to_text(call.self), .is_safe = true};
+}
+
 // select, reject, selectattr, rejectattr.
-Value select_filter(const FilterCall& call, bool keeps, bool by_attribute) {
+Value select_filter(const Call& call, bool keeps, bool by_attribute) {
     const size_t place = by_attribute ? 1 : 0;
-    const Value* attribute = by_attribute ? call.arguments.find(0, "attr") : nullptr;
+    const Value* attribute = by_attribute ? argument(call, 0, "attr") : nullptr;
     if (by_attribute &&
         (!attribute || want_text(*attribute, "an attribute").find('.') != std::string::npos))
-        throw TemplateProblem{"select by this attribute is not supported"};
-    const Value* named = call.arguments.find(place, "test");
+        give_up("select by this attribute is not supported");
+    const Value* named = argument(call, place, "test");
     const std::string test = named ? want_text(*named, "a test") : "";
-    if (named && !is_test(test))
-        throw TemplateProblem{concat("the test ", test, " is not supported")};
+    if (named && !template_tests().contains(test)) give_up("the test ", test, " is not supported");
     const TemplateArguments rest = behind(call.arguments, place);
     TemplateValues out;
-    for (const Value& item : items_of(call.input)) {
+    for (const Value& item : items_of(call.self)) {
         const Value looked_at = attribute ? item_of(item, *attribute) : item;
-        const bool holds = named ? apply_test(test, looked_at, rest) : is_true(looked_at);
+        const bool holds =
+            named ? apply_test(test, looked_at, rest, call.meter) : is_true(looked_at);
         if (holds == keeps) out.push_back(item);
     }
     return make_list(std::move(out), TemplateList::generator);
 }
 
-const std::map<std::string_view, Filter>& filters() {
-    static const std::map<std::string_view, Filter> kFilters = {
-        {"tojson", to_json_filter},
-        {"replace", replace_filter},
-        {"join", join_filter},
-        {"default", default_filter},
-        {"d", default_filter},
-        {"items", items_filter},
-        {"dictsort", dictsort_filter},
-        {"first", first_filter},
-        {"last", last_filter},
-        {"map", map_filter},
-        {"int", [](const FilterCall& call) { return number_filter(call, true); }},
-        {"float", [](const FilterCall& call) { return number_filter(call, false); }},
-        {"select", [](const FilterCall& call) { return select_filter(call, true, false); }},
-        {"reject", [](const FilterCall& call) { return select_filter(call, false, false); }},
-        {"selectattr", [](const FilterCall& call) { return select_filter(call, true, true); }},
-        {"rejectattr", [](const FilterCall& call) { return select_filter(call, false, true); }},
-        {"trim",
-         [](const FilterCall& call) {
-             call.arguments.expect({"chars"});
-             const Value* set = call.arguments.find(0, "chars");
-             return make_text(
-                 strip(call.text(), set ? &want_text(*set, "trim's set") : nullptr, true, true));
-         }},
-        {"length",
-         [](const FilterCall& call) { return call.none(), Value(length_of(call.input)); }},
-        {"count", [](const FilterCall& call) { return call.none(), Value(length_of(call.input)); }},
-        {"list",
-         [](const FilterCall& call) { return call.none(), make_list(items_of(call.input)); }},
-        {"upper",
-         [](const FilterCall& call) { return call.none(), make_text(upper(call.text())); }},
-        {"lower",
-         [](const FilterCall& call) { return call.none(), make_text(lower(call.text())); }},
-        {"capitalize",
-         [](const FilterCall& call) { return call.none(), make_text(capitalize(call.text())); }},
-        {"string",
-         [](const FilterCall& call) {
-             call.none();
-             return text_in(call.input) ? call.input : make_text(call.text());
-         }},
-        {"safe",
-         [](const FilterCall& call) {
-             call.none();
-             return Value(TemplateText{.text = call.text(), .is_safe = true});
-         }},
-    };
-    return kFilters;
+TemplateBuiltin selection(bool keeps, bool by_attribute) {
+    return {{"..."}, 0, [=](const Call& call) { return select_filter(call, keeps, by_attribute); }};
 }
 
-using Test = bool (*)(const Value& subject, const Value& other);
+bool is_iterable(const Value& value) {
+    return text_in(value) || list_in(value) || is_mapping(value) || is<Undefined>(value) ||
+           is<std::shared_ptr<TemplateLoop>>(value);
+}
 
-const std::map<std::string_view, std::pair<size_t, Test>>& tests() {
-    static const auto kind = [](const Value& value, auto type) {
-        return std::holds_alternative<decltype(type)>(value);
-    };
-    static const Test equal = [](const Value& a, const Value& b) { return are_equal(a, b); };
-    static const Test differs = [](const Value& a, const Value& b) { return !are_equal(a, b); };
-    static const Test number = [](const Value& a, const Value&) {
-        return kind(a, true) || kind(a, int64_t{}) || kind(a, 0.0);
-    };
-    static const Test iterable = [](const Value& a, const Value&) {
-        return text_in(a) || list_in(a) || is_mapping(a) || kind(a, Undefined{}) ||
-               kind(a, std::shared_ptr<TemplateLoop>());
-    };
-    static const Test sequence = [](const Value& a, const Value& b) {
-        const TemplateList* list = list_in(a);
-        if (list && list->kind == TemplateList::view)
-            throw TemplateProblem{"`is sequence` of a view is not supported"};
-        return iterable(a, b) && !(list && list->kind == TemplateList::generator) &&
-               !kind(a, std::shared_ptr<TemplateLoop>());
-    };
-    static const std::map<std::string_view, std::pair<size_t, Test>> kTests = {
-        {"defined", {0, [](const Value& a, const Value&) { return !kind(a, Undefined{}); }}},
-        {"undefined", {0, [](const Value& a, const Value&) { return kind(a, Undefined{}); }}},
-        {"none", {0, [](const Value& a, const Value&) { return kind(a, None{}); }}},
-        {"string", {0, [](const Value& a, const Value&) { return text_in(a) != nullptr; }}},
-        {"mapping", {0, [](const Value& a, const Value&) { return is_mapping(a); }}},
-        {"boolean", {0, [](const Value& a, const Value&) { return kind(a, true); }}},
-        {"true", {0, [](const Value& a, const Value&) { return kind(a, true) && is_true(a); }}},
-        {"false", {0, [](const Value& a, const Value&) { return kind(a, true) && !is_true(a); }}},
-        {"integer", {0, [](const Value& a, const Value&) { return kind(a, int64_t{}); }}},
-        {"float", {0, [](const Value& a, const Value&) { return kind(a, 0.0); }}},
-        {"number", {0, number}},
-        {"iterable", {0, iterable}},
-        {"sequence", {0, sequence}},
-        {"equalto", {1, equal}},
-        {"eq", {1, equal}},
-        {"ne", {1, differs}},
-        {"in", {1, [](const Value& a, const Value& b) { return contains(b, a); }}},
-        {"sameas",
-         {1,
-          [](const Value& a, const Value& b) {
-              if (a.index() > 2 && b.index() > 2)  // beyond none, true and false it is memory
-                  throw TemplateProblem{"`is sameas` is supported with none, true and false alone"};
-              return a.index() == b.index() && are_equal(a, b);
-          }}},
-    };
-    return kTests;
+bool is_sequence(const Value& value) {
+    const TemplateList* list = list_in(value);
+    if (list && list->kind == TemplateList::view)
+        give_up("`is sequence` of a view is not supported");
+    return is_iterable(value) && !(list && list->kind == TemplateList::generator) &&
+           !is<std::shared_ptr<TemplateLoop>>(value);
+}
+
+bool are_same(const Value& a, const Value& b) {
+    if (a.index() > 2 && b.index() > 2)  // beyond none, true and false it is memory
+        give_up("`is sameas` is supported with none, true and false alone");
+    return a.index() == b.index() && are_equal(a, b);
+}
+
+TemplateBuiltin test(bool (*holds)(const Value&)) {
+    return {{}, 0, [=](const Call& call) -> Value { return holds(call.self); }};
+}
+
+TemplateBuiltin test(bool (*holds)(const Value&, const Value&)) {
+    return {{""}, 1, [=](const Call& call) -> Value { return holds(call.self, *call.given[0]); }};
 }
 
 }  // namespace
 
-bool is_filter(std::string_view name) {
-    return filters().contains(name);
+const TemplateBuiltins& template_filters() {
+    static const TemplateBuiltins kFilters = [] {
+        const auto length = [](const Call& call) -> Value { return length_of(call.self); };
+        TemplateBuiltins all = {
+            {"tojson",
+             {{"ensure_ascii", "indent", "separators", "sort_keys"}, 0, to_json_filter, true}},
+            {"join", {{"d"}, 0, join_filter}},
+            {"default", {{"default_value", "boolean"}, 0, default_filter}},
+            {"items", {{}, 0, items_filter}},
+            {"dictsort", {{}, 0, dictsort_filter}},
+            {"first", {{}, 0, first_filter}},
+            {"last", {{}, 0, last_filter}},
+            {"map", {{"..."}, 0, map_filter}},
+            {"int", {{"default"}, 0, [](const Call& call) { return number_filter(call, true); }}},
+            {"float",
+             {{"default"}, 0, [](const Call& call) { return number_filter(call, false); }}},
+            {"select", selection(true, false)},
+            {"reject", selection(false, false)},
+            {"selectattr", selection(true, true)},
+            {"rejectattr", selection(false, true)},
+            {"trim", {{"chars"}, 0, text_methods().at("strip").work}},
+            {"length", {{}, 0, length, true}},
+            {"count", {{}, 0, length}},
+            {"list", {{}, 0, [](const Call& call) { return make_list(items_of(call.self)); }}},
+            {"string", {{}, 0, string_filter, true}},
+            {"safe", {{}, 0, safe_filter, true}},
+        };
+        all.emplace("d", all.at("default"));
+        for (const char* name : {"replace", "upper", "lower", "capitalize"})
+            all.emplace(name, text_methods().at(name));
+        return all;
+    }();
+    return kFilters;
 }
 
-bool is_test(std::string_view name) {
-    return tests().contains(name);
-}
-
-void TemplateArguments::expect(std::initializer_list<std::string_view> names) const {
-    if (positional.size() > names.size())
-        throw TemplateProblem{
-            concat(positional.size(), " arguments, at most ", names.size(), " are supported")};
-    for (const auto& [name, value] : named)
-        if (std::ranges::find(names, name) == names.end())
-            throw TemplateProblem{concat("the argument ", name, " is not supported")};
-}
-
-const TemplateValue* TemplateArguments::find(size_t place, std::string_view name) const {
-    if (place < positional.size()) return &positional[place];
-    for (const auto& [key, value] : named)
-        if (key == name) return &value;
-    return nullptr;
-}
-
-TemplateValue apply_filter(const std::string& name, const TemplateValue& input,
-                           const TemplateArguments& arguments, TemplateMeter& meter) {
-    const auto* text = std::get_if<TemplateText>(&input);
-    if (text) meter.take_text(text->text.size());
-    if (text && text->is_safe && name != "string" && name != "safe" && name != "length" &&
-        name != "tojson")
-        throw TemplateProblem{concat("the filter ", name, " of what `safe` made is not supported")};
-    return filters().at(name)({.input = input, .arguments = arguments, .meter = meter});
-}
-
-bool apply_test(const std::string& name, const TemplateValue& subject,
-                const TemplateArguments& arguments) {
-    const auto& [count, test] = tests().at(name);
-    if (arguments.positional.size() != count || !arguments.named.empty())
-        throw TemplateProblem{concat("the test ", name, " wants ", count, " arguments")};
-    return test(subject, count > 0 ? arguments.positional[0] : Value());
+const TemplateBuiltins& template_tests() {
+    static const TemplateBuiltins kTests = {
+        {"defined", test([](const Value& a) { return !is<Undefined>(a); })},
+        {"undefined", test(is<Undefined>)},
+        {"none", test(is<None>)},
+        {"string", test(is<TemplateText>)},
+        {"mapping", test(is_mapping)},
+        {"boolean", test(is<bool>)},
+        {"true", test([](const Value& a) { return is<bool>(a) && is_true(a); })},
+        {"false", test([](const Value& a) { return is<bool>(a) && !is_true(a); })},
+        {"integer", test(is<int64_t>)},
+        {"float", test(is<double>)},
+        {"number", test([](const Value& a) { return number_in(a).has_value(); })},
+        {"iterable", test(is_iterable)},
+        {"sequence", test(is_sequence)},
+        {"equalto", test(are_equal)},
+        {"eq", test(are_equal)},
+        {"ne", test([](const Value& a, const Value& b) { return !are_equal(a, b); })},
+        {"in", test([](const Value& a, const Value& b) { return contains(b, a); })},
+        {"sameas", test(are_same)},
+    };
+    return kTests;
 }
 
 }  // namespace fucina

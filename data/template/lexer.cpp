@@ -1,12 +1,9 @@
 #include <algorithm>
-#include <array>
 #include <charconv>
-#include <optional>
 
 #include "data/file.h"
 #include "data/template/syntax.h"
 #include "data/tokenizer/unicode.h"
-#include "kernels/error.h"
 
 namespace fucina {
 namespace {
@@ -20,15 +17,7 @@ bool is_digit(char c) {
 
 class Lexer {
   public:
-    Lexer(std::string_view source, const std::string& name) : name_(name) {
-        // As Jinja2: line feeds alone, and not the last one.
-        for (size_t i = 0; i < source.size(); ++i) {
-            if (source[i] == '\r' && i + 1 < source.size() && source[i + 1] == '\n') continue;
-            source_ += source[i] == '\r' ? '\n' : source[i];
-        }
-        if (source_.ends_with('\n')) source_.pop_back();
-        if (!is_valid_utf8(source_)) fail(ExitCode::data, name_, ": the template is not UTF-8");
-    }
+    explicit Lexer(std::string_view source) : source_(source) {}
 
     std::vector<TemplateToken> read() {
         while (at_ < source_.size()) {
@@ -42,21 +31,12 @@ class Lexer {
 
   private:
     template <class... Parts>
-    [[noreturn]] void refuse(size_t at, const Parts&... what) const {
-        const auto [line, column] = place(at);
-        fail(ExitCode::data, name_, ":", line, ":", column, ": ", what...);
+    [[noreturn]] static void refuse(size_t at, const Parts&... what) {
+        throw TemplateProblem{concat(what...), at};
     }
 
-    std::pair<int, int> place(size_t at) const {
-        const std::string_view before = std::string_view(source_).substr(0, at);
-        const size_t line_start = before.rfind('\n') + 1;  // npos + 1 = 0
-        return {static_cast<int>(1 + std::count(before.begin(), before.end(), '\n')),
-                static_cast<int>(before.size() - line_start + 1)};
-    }
-
-    void push(TemplateToken::Kind kind, std::string text, size_t at) {
-        const auto [line, column] = place(at);
-        tokens_.push_back({.kind = kind, .text = std::move(text), .line = line, .column = column});
+    void push(TemplateToken::Kind kind, std::string_view text, size_t at) {
+        tokens_.push_back({.kind = kind, .text = std::string(text), .place = at});
     }
 
     size_t find_open() const {
@@ -69,17 +49,16 @@ class Lexer {
 
     // What lies before the tag at `open`, without the white space that the tag takes.
     void add_data(size_t open) {
-        std::string_view data = std::string_view(source_).substr(at_, open - at_);
+        std::string_view data = source_.substr(at_, open - at_);
         const size_t begin = std::exchange(at_, open);
         if (open < source_.size()) {
             const char sign = open + 2 < source_.size() ? source_[open + 2] : ' ';
-            std::string stripped;
             if (sign == '-')
                 data = data.substr(0, strip(data, nullptr, false, true).size());
             else if (sign != '+' && source_[open + 1] != '{')
                 data = without_indent(data, begin);
         }
-        if (!data.empty()) push(TemplateToken::data, std::string(data), begin);
+        if (!data.empty()) push(TemplateToken::data, data, begin);
     }
 
     // lstrip_blocks: a tag alone at the beginning of a line takes what is before it there.
@@ -114,7 +93,7 @@ class Lexer {
     void read_tag() {
         const bool is_block = source_[at_ + 1] == '%';
         const size_t open = at_;
-        const std::string close = is_block ? "%}" : "}}";
+        const std::string_view close = is_block ? "%}" : "}}";
         push(TemplateToken::begin, is_block ? "{%" : "{{", at_);
         at_ += 2;
         if (at_ < source_.size() && (source_[at_] == '-' || source_[at_] == '+')) ++at_;
@@ -123,7 +102,7 @@ class Lexer {
             size_t length = 0;
             while (at_ < source_.size() && is_space_at(source_, at_, length)) at_ += length;
             if (at_ >= source_.size()) refuse(open, "a tag without its end ", close);
-            const std::string_view rest = std::string_view(source_).substr(at_);
+            const std::string_view rest = source_.substr(at_);
             const bool has_sign = rest[0] == '-' || (is_block && rest[0] == '+');
             if (depth == 0 && rest.substr(has_sign ? 1 : 0).starts_with(close)) {
                 push(TemplateToken::end, close, at_);
@@ -137,14 +116,10 @@ class Lexer {
 
     void read_token(std::string_view rest) {
         const size_t start = at_;
-        const auto is_part = [](char c) { return is_letter(c) || is_digit(c); };
-        const auto end_of = [&](const auto& belongs, size_t from) {
-            while (from < rest.size() && belongs(rest[from])) ++from;
-            return from;
-        };
         if (rest[0] == '"' || rest[0] == '\'') return read_string(rest[0]);
         if (is_letter(rest[0])) {
-            at_ += end_of(is_part, 0);
+            while (at_ < source_.size() && (is_letter(source_[at_]) || is_digit(source_[at_])))
+                ++at_;
             return push(TemplateToken::name, source_.substr(start, at_ - start), start);
         }
         if (is_digit(rest[0])) return read_number(rest);
@@ -157,24 +132,19 @@ class Lexer {
     }
 
     void read_number(std::string_view rest) {
-        size_t size = 0;
-        bool floating = false;
-        const auto digits = [&] {
-            while (size < rest.size() && is_digit(rest[size])) ++size;
+        const auto digits_end = [&](size_t at) {
+            while (at < rest.size() && is_digit(rest[at])) ++at;
+            return at;
         };
-        digits();
-        if (size + 1 < rest.size() && rest[size] == '.' && is_digit(rest[size + 1])) {
-            floating = true;
-            digits_after(rest, size);
-        }
-        if (size < rest.size() && (is_letter(rest[size])))
+        size_t size = digits_end(0);
+        const size_t fraction = rest.substr(size).starts_with('.') ? digits_end(size + 1) : 0;
+        const bool floating = fraction > size + 1;
+        if (floating) size = fraction;
+        if (size < rest.size() && is_letter(rest[size]))
             refuse(at_, "numbers are digits, with or without a point");
-        push(floating ? TemplateToken::floating : TemplateToken::integer,
-             std::string(rest.substr(0, size)), at_);
+        push(floating ? TemplateToken::floating : TemplateToken::integer, rest.substr(0, size),
+             at_);
         at_ += size;
-    }
-    static void digits_after(std::string_view rest, size_t& size) {
-        for (++size; size < rest.size() && is_digit(rest[size]);) ++size;
     }
 
     void read_string(char quote) {
@@ -189,7 +159,7 @@ class Lexer {
             else
                 read_escape(open, text);
         }
-        push(TemplateToken::string, std::move(text), open);
+        push(TemplateToken::string, text, open);
     }
 
     // Python's escapes; another letter behind the backslash leaves both.
@@ -218,16 +188,15 @@ class Lexer {
         at_ += size;
     }
 
-    const std::string& name_;
-    std::string source_;
+    const std::string_view source_;
     size_t at_ = 0;
     std::vector<TemplateToken> tokens_;
 };
 
 }  // namespace
 
-std::vector<TemplateToken> read_tokens(std::string_view source, const std::string& name) {
-    return Lexer(source, name).read();
+std::vector<TemplateToken> read_tokens(std::string_view source) {
+    return Lexer(source).read();
 }
 
 }  // namespace fucina

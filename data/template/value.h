@@ -4,26 +4,33 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "kernels/error.h"
+
 namespace fucina {
 
-// What went wrong, without its place, which the interpreter adds.
+// What went wrong, and at which byte of the source, once that is known.
 struct TemplateProblem {
     std::string what;
+    std::optional<size_t> place = {};
 };
 
-struct TemplateNode;
-class TemplateScope;
+template <class... Parts>
+[[noreturn]] void give_up(const Parts&... what) {
+    throw TemplateProblem{concat(what...)};
+}
+
 struct TemplateList;
 struct TemplateDict;
 struct TemplateLoop;
-struct TemplateMacro;
-struct TemplateMethod;
+struct TemplateCallable;
+struct TemplateRun;
 
 struct Undefined {
     std::string name;  // of what was looked for
@@ -33,15 +40,24 @@ struct TemplateText {
     std::string text;      // UTF-8
     bool is_safe = false;  // by the filter `safe`; Jinja2 escapes what is joined to it
 };
-struct TemplateFunction {
-    std::string name;  // of a global one
-};
 
-using TemplateValue = std::variant<Undefined, None, bool, int64_t, double, TemplateText,
-                                   TemplateFunction, std::shared_ptr<TemplateList>,
-                                   std::shared_ptr<TemplateDict>, std::shared_ptr<TemplateLoop>,
-                                   std::shared_ptr<TemplateMacro>, std::shared_ptr<TemplateMethod>>;
+using TemplateValue =
+    std::variant<Undefined, None, bool, int64_t, double, TemplateText,
+                 std::shared_ptr<TemplateList>, std::shared_ptr<TemplateDict>,
+                 std::shared_ptr<TemplateLoop>, std::shared_ptr<TemplateCallable>>;
 using TemplateValues = std::vector<TemplateValue>;
+
+// Values by name, in the order of insertion.
+struct TemplateNames {
+    std::vector<std::pair<std::string, TemplateValue>> items;
+
+    const TemplateValue* find(std::string_view name) const;  // null: there is none
+    void put(const std::string& name, TemplateValue value);
+};
+struct TemplateArguments {
+    TemplateValues positional;
+    TemplateNames named;
+};
 
 // Lists and dicts hold plain data alone, at most kTemplateDepth levels of it, so that none holds
 // itself. A generator can be gone through once; a view (of a dict, of a range) is no list in
@@ -54,25 +70,19 @@ struct TemplateList {
     bool is_used = false;  // a generator
     int depth = 1;
 };
-struct TemplateDict {
-    std::vector<std::pair<std::string, TemplateValue>> items;  // in the order of insertion
+struct TemplateDict : TemplateNames {
     bool is_namespace = false;
     int depth = 1;
 
-    const TemplateValue* find(std::string_view key) const;
     void set(const std::string& key, TemplateValue value);
 };
 struct TemplateLoop {
     TemplateValues items;
     int64_t index0 = 0, depth = 1;
 };
-struct TemplateMacro {
-    const TemplateNode* node = nullptr;
-    std::weak_ptr<TemplateScope> scope;  // where it was defined
-};
-struct TemplateMethod {
-    TemplateValue self;
-    std::string name;
+struct TemplateCallable {
+    std::string kind;  // "function", "method" or "macro"
+    std::function<TemplateValue(const TemplateArguments&, TemplateRun&)> call;
 };
 
 TemplateValue make_text(std::string text);
@@ -83,13 +93,23 @@ const std::string* text_in(const TemplateValue& value);  // null if it is no str
 const TemplateList* list_in(const TemplateValue& value);
 const TemplateDict* dict_in(const TemplateValue& value);  // namespaces too
 bool is_mapping(const TemplateValue& value);
-std::string kind_of(const TemplateValue& value);  // for messages
+std::optional<int64_t> whole_in(const TemplateValue& value);  // of an integer or a boolean
+std::optional<double> number_in(const TemplateValue& value);  // of a float too
+std::string kind_of(const TemplateValue& value);              // for messages
+// Fails, saying that `what` must be one, where it is no string.
+const std::string& want_text(const TemplateValue& value, std::string_view what);
+template <class Kind>
+bool is(const TemplateValue& value) {
+    return std::holds_alternative<Kind>(value);
+}
 
 bool is_true(const TemplateValue& value);
 bool are_equal(const TemplateValue& a, const TemplateValue& b);
-// Negative, 0 or positive; numbers with numbers and strings with strings.
-int compare(const TemplateValue& a, const TemplateValue& b);
 bool contains(const TemplateValue& whole, const TemplateValue& part);
+// a sign b, of == != < <= > >= in and `not in`; order is that of numbers or of strings.
+bool holds(const TemplateValue& a, const std::string& sign, const TemplateValue& b);
+// a sign b, of + - * / // % ~.
+TemplateValue calculate(const std::string& sign, const TemplateValue& a, const TemplateValue& b);
 // What `for` goes through; a generator is used up.
 TemplateValues items_of(const TemplateValue& value);
 int64_t length_of(const TemplateValue& value);

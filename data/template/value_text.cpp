@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "data/template/value.h"
 #include "data/tokenizer/unicode.h"
-#include "kernels/error.h"
 
 namespace fucina {
 namespace {
@@ -48,8 +48,7 @@ std::string quoted_text(const std::string& text) {
         else if (c < 0x20 || c == 0x7f)
             out += fmt::format("\\x{:02x}", c);
         else if (c >= 0x80 && kOther.contains(c))
-            throw TemplateProblem{
-                fmt::format("printing U+{:04X} inside a list is not supported", c)};
+            give_up(fmt::format("printing U+{:04X} inside a list is not supported", c));
         else
             out.append(text, at, length);
     }
@@ -60,8 +59,7 @@ std::string repr(const TemplateValue& value);
 
 std::string list_text(const TemplateList& list) {
     if (list.kind > TemplateList::tuple)
-        throw TemplateProblem{
-            "printing a generator or a view is not supported; use the filter list"};
+        give_up("printing a generator or a view is not supported; use the filter list");
     std::string out;
     for (const TemplateValue& item : list.items) out += (out.empty() ? "" : ", ") + repr(item);
     if (list.kind == TemplateList::list) return "[" + out + "]";
@@ -69,7 +67,7 @@ std::string list_text(const TemplateList& list) {
 }
 
 std::string dict_text(const TemplateDict& dict) {
-    if (dict.is_namespace) throw TemplateProblem{"printing a namespace is not supported"};
+    if (dict.is_namespace) give_up("printing a namespace is not supported");
     std::string out;
     for (const auto& [key, value] : dict.items)
         out += (out.empty() ? "" : ", ") + quoted_text(key) + ": " + repr(value);
@@ -77,7 +75,7 @@ std::string dict_text(const TemplateDict& dict) {
 }
 
 std::string repr(const TemplateValue& value) {
-    if (std::holds_alternative<Undefined>(value)) return "Undefined";
+    if (is<Undefined>(value)) return "Undefined";
     const std::string* text = text_in(value);
     return text ? quoted_text(*text) : to_text(value);
 }
@@ -87,7 +85,7 @@ class JsonWriter {
     explicit JsonWriter(const JsonStyle& style) : style_(style) {}
 
     std::string write(const TemplateValue& value, int64_t level) {
-        if (std::holds_alternative<None>(value)) return "null";
+        if (is<None>(value)) return "null";
         if (const bool* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
         if (const double* number = std::get_if<double>(&value)) return number_text(*number);
         if (const std::string* text = text_in(value)) return string(*text);
@@ -105,8 +103,7 @@ class JsonWriter {
                 parts.push_back(string(key) + style_.colon + write(item, level + 1));
             return joined('{', parts, '}', level);
         }
-        if (!std::holds_alternative<int64_t>(value))
-            throw TemplateProblem{concat("a ", kind_of(value), " has no JSON")};
+        if (!is<int64_t>(value)) give_up("a ", kind_of(value), " has no JSON");
         return to_text(value);
     }
 
@@ -118,22 +115,7 @@ class JsonWriter {
     }
 
     std::string string(const std::string& text) const {
-        constexpr std::string_view kEscaped = "\"\\\b\f\n\r\t", kLetters = "\"\\bfnrt";
-        std::string out = "\"";
-        for (size_t at = 0, length = 0; at < text.size(); at += length) {
-            const uint32_t c = decode_utf8(text, at, length);
-            const size_t known = c < 0x80 ? kEscaped.find(static_cast<char>(c)) : kEscaped.npos;
-            if (known != kEscaped.npos)
-                out += {'\\', kLetters[known]};
-            else if (c < 0x20 || (style_.ascii && c >= 0x7f && c < 0x10000))
-                out += fmt::format("\\u{:04x}", c);
-            else if (style_.ascii && c >= 0x10000)
-                out += fmt::format("\\u{:04x}\\u{:04x}", 0xd800 + ((c - 0x10000) >> 10),
-                                   0xdc00 + ((c - 0x10000) & 0x3ff));
-            else
-                out.append(text, at, length);
-        }
-        return out + '"';
+        return nlohmann::json(text).dump(-1, ' ', style_.ascii);
     }
 
     std::string joined(char open, const std::vector<std::string>& parts, char close,
@@ -156,15 +138,15 @@ class JsonWriter {
 }  // namespace
 
 std::string to_text(const TemplateValue& value) {
-    if (std::holds_alternative<Undefined>(value)) return "";
-    if (std::holds_alternative<None>(value)) return "None";
+    if (is<Undefined>(value)) return "";
+    if (is<None>(value)) return "None";
     if (const bool* flag = std::get_if<bool>(&value)) return *flag ? "True" : "False";
     if (const int64_t* whole = std::get_if<int64_t>(&value)) return std::to_string(*whole);
     if (const double* number = std::get_if<double>(&value)) return float_text(*number);
     if (const std::string* text = text_in(value)) return *text;
     if (const TemplateList* list = list_in(value)) return list_text(*list);
     if (const TemplateDict* dict = dict_in(value)) return dict_text(*dict);
-    throw TemplateProblem{concat("printing a ", kind_of(value), " is not supported")};
+    give_up("printing a ", kind_of(value), " is not supported");
 }
 
 std::string to_json(const TemplateValue& value, const JsonStyle& style) {
