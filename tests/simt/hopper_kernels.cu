@@ -110,6 +110,64 @@ __global__ void copy_kernel(Copying fault, const uint8_t* in, int inside, uint8_
     bulk_wait_read<0>();
 }
 
+__device__ float two_products(Pending fault, unsigned char* ones) {
+    for (int i = static_cast<int>(threadIdx.x); i < 2048; i += kWarpgroupSize) ones[i] = 0x38;
+    fence_proxy_async();
+    __syncthreads();
+    const uint64_t tile = matrix_descriptor(ones, Swizzle::none, 128, 1024);
+    float first[32], second[32];
+    wgmma_fence();
+    wgmma_e4m3(first, tile, tile, false);
+    wgmma_commit();
+    wgmma_e4m3(second, tile, tile, false);
+    wgmma_commit();
+    wgmma_wait<1>();
+    const float sum = fault == Pending::product_read ? second[0] : first[0];
+    wgmma_wait<0>();
+    return sum;
+}
+
+__global__ void groups_kernel(Pending fault, const uint8_t* in, uint8_t* out, float* sums) {
+    FUCINA_DYNAMIC_SHARED(memory, 1024);
+    const float sum = two_products(fault, memory + 1024);
+    if (threadIdx.x != 0) return;
+    sums[0] = sum;
+    for (int half = 0; half < 2; ++half) {
+        for (int i = 0; i < 128; i += 16)
+            async_copy_16(memory + half * 128 + i, in + half * 128 + i);
+        async_copy_commit();
+    }
+    async_copy_wait<1>();
+    for (int i = 0; i < 128; ++i) memory[i] = static_cast<unsigned char>(memory[i] + 1);
+    if (fault == Pending::copy_read) sums[0] = memory[128];
+    async_copy_wait<0>();
+    fence_proxy_async();
+    for (int half = 0; half < 2; ++half) {
+        bulk_store(out + half * 128, memory + half * 128, 128);
+        bulk_commit();
+    }
+    bulk_wait_read<1>();
+    memory[0] = 7;
+    if (fault == Pending::store_overwritten) memory[128] = 7;
+    bulk_wait<0>();
+}
+
+__global__ void hand_over_kernel(bool reads_back, const int* in, int* out) {
+    using Values = int[32];
+    FUCINA_SHARED(Values, values);
+    FUCINA_SHARED(Values, back);
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (threadIdx.x < 32) {
+        values[lane] = in[lane];
+        named_barrier_arrive<64>(3);
+        if (reads_back) out[lane] = back[lane];
+    } else {
+        back[lane] = lane;
+        named_barrier_sync<64>(3);
+        out[lane] = values[lane];
+    }
+}
+
 TensorMap map_of(const Matrix2D& matrix) {
     return make_tensor_map({.data = matrix.data,
                             .element_bytes = matrix.element_bytes,
@@ -193,6 +251,12 @@ void make_map(const Matrix2D& matrix) {
 }
 void copy_through_shared(Copying fault, const uint8_t* in, int inside, uint8_t* out) {
     launch(copy_kernel, one_block(128, kBytes), fault, in, inside, out);
+}
+void two_groups(Pending fault, const uint8_t* in, uint8_t* out, float* sums) {
+    launch(groups_kernel, one_block(128, 3072), fault, in, out, sums);
+}
+void hand_over(bool reads_back, const int* in, int* out) {
+    launch(hand_over_kernel, one_block(64, 0), reads_back, in, out);
 }
 void sum_4096(const uint8_t* x, const uint8_t* w, float* y) {
     launch(sum_kernel, one_block(128, 0), x, w, y);

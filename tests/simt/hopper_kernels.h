@@ -37,6 +37,15 @@ enum class Copying { none, no_wait, no_barrier, read_while_loading, no_commit, m
 // threads, all of it back by bulk_store; what lies after `inside` comes back as zeros.
 void copy_through_shared(Copying fault, const uint8_t* in, int inside, uint8_t* out);
 
+enum class Pending { none, copy_read, store_overwritten, product_read };
+// Two groups each of async_copy_16, bulk_store and wgmma, of which the wait leaves one: out[0, 128)
+// = in[0, 128) + 1 by the first store; sums[0] = thread 0's first d of the first product, 32.
+void two_groups(Pending fault, const uint8_t* in, uint8_t* out, float* sums);
+
+// out[32] = in[32] from one warp to another, which waits; the first only arrives, and if it `reads
+// back` what the other wrote, nothing orders that.
+void hand_over(bool reads_back, const int* in, int* out);
+
 enum class Fault {
     none,
     no_barrier_after_init,
@@ -53,7 +62,10 @@ enum class Fault {
     expects_one_more,
     no_arrival,
     no_wgmma_fence,
+    fence_once,
     no_wgmma_wait,
+    accumulator_read_early,
+    one_warp_waits,
     slot_freed_before_wait,
     one_thread_frees,
     three_warps_multiply,

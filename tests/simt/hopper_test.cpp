@@ -17,6 +17,7 @@ namespace {
 using cuda::Copying;
 using cuda::Element;
 using cuda::Matrix2D;
+using cuda::Pending;
 using cuda::TileImage;
 
 // CuTe's Swizzle<bits, 4, 3> on a byte offset.
@@ -227,6 +228,36 @@ TEST_P(Hopper, CopiesThroughSharedMemory) {
     if (!kRaceCheck) return;
     has(run(Copying::read_while_loading), "to which its cp.async is under way");
     has(run(Copying::no_barrier), "bulk_store hopper_kernels.cu:");
+}
+
+TEST_P(Hopper, WaitsLeaveTheNewestGroup) {
+    const std::vector<uint8_t> in = counted(256);
+    alignas(16) static uint8_t from[256], to[256];
+    std::memcpy(from, in.data(), in.size());
+    float sum = 0;
+    const auto run = [&](Pending fault) {
+        return message_of([&] { cuda::two_groups(fault, from, to, &sum); });
+    };
+    EXPECT_EQ(run(Pending::none), "");
+    EXPECT_EQ(sum, 32.0f);
+    for (size_t i = 0; i < 256; ++i) EXPECT_EQ(to[i], static_cast<uint8_t>(in[i] + (i < 128))) << i;
+    EXPECT_EQ(run(Pending::product_read), "");
+    EXPECT_TRUE(std::isnan(sum));
+    if (!kRaceCheck) return;
+    const std::string read = run(Pending::copy_read), overwritten = run(Pending::store_overwritten);
+    EXPECT_NE(read.find("byte 128 of shared memory, to which its cp.async"), std::string::npos);
+    EXPECT_NE(overwritten.find("byte 128 of shared memory: this write"), std::string::npos);
+    EXPECT_NE(overwritten.find("a read by bulk_store"), std::string::npos) << overwritten;
+}
+
+TEST_P(Hopper, ArrivingAtANamedBarrierTellsButDoesNotLearn) {
+    std::vector<int> in(32), out(32);
+    std::iota(in.begin(), in.end(), 100);
+    EXPECT_EQ(message_of([&] { cuda::hand_over(false, in.data(), out.data()); }), "");
+    EXPECT_EQ(out, in);
+    if (!kRaceCheck) return;
+    const std::string message = message_of([&] { cuda::hand_over(true, in.data(), out.data()); });
+    EXPECT_NE(message.find("of shared back"), std::string::npos) << message;
 }
 
 // DeepSeek-V3 found some 2 % at K = 4,096 without promotion. These values are uniform in [0, 1), so

@@ -59,7 +59,8 @@ __device__ void multiply(Fault fault, Memory& memory, int slot, bool accumulate,
     const int t = static_cast<int>(threadIdx.x);
     if (fault == Fault::three_warps_multiply && t >= 96) return;
     wgmma_pin(d);
-    if (fault != Fault::no_wgmma_fence) wgmma_fence();
+    if (fault != Fault::no_wgmma_fence && (fault != Fault::fence_once || !accumulate))
+        wgmma_fence();
     for (int k = 0; k < kDepth; k += 16) {
         const Swizzle swizzle =
             fault == Fault::no_swizzle_in ? Swizzle::bytes64 : Swizzle::bytes128;
@@ -115,12 +116,15 @@ __device__ void consume(Fault fault, Memory& memory, const TensorMap& y) {
         for (int step = 0; step < kSteps; ++step) {
             const int i = tile * kSteps + step, slot = i % kSlots;
             const uint32_t parity = static_cast<uint32_t>(i / kSlots % 2);
-            if (fault != Fault::consumer_never_waits)
+            const bool waits = fault != Fault::one_warp_waits || threadIdx.x < 32;
+            if (fault != Fault::consumer_never_waits && waits)
                 mbarrier_wait(&memory.full[slot],
                               fault == Fault::consumer_wrong_parity ? parity ^ 1u : parity);
             multiply(fault, memory, slot, step > 0, d);
             if (fault == Fault::slot_freed_before_wait) free_slot(fault, memory, slot);
+            const float early = d[5];
             if (fault != Fault::no_wgmma_wait) wgmma_wait<0>();
+            if (fault == Fault::accumulator_read_early) d[5] = early;
             if (fault != Fault::slot_freed_before_wait) free_slot(fault, memory, slot);
         }
         store(fault, memory, y, tile, d);

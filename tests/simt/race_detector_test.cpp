@@ -79,6 +79,15 @@ TEST_F(Races, EachOfSeveralReadersIsRemembered) {
     EXPECT_EQ(write(0, 0), -2);
 }
 
+TEST_F(Races, SoIsTheSecondOfTwo) {
+    write(0, 0);
+    meet({0, 1, 2});
+    EXPECT_EQ(read(1, 0), -2);
+    EXPECT_EQ(read(2, 0), -2);
+    meet({0, 1});
+    EXPECT_EQ(write(0, 0), 2);
+}
+
 TEST_F(Races, OrderIsTransitive) {
     write(0, 0);
     meet({0, 1});
