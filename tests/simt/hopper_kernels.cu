@@ -150,6 +150,7 @@ __global__ void groups_kernel(Pending fault, const uint8_t* in, uint8_t* out, fl
     memory[0] = 7;
     if (fault == Pending::store_overwritten) memory[128] = 7;
     bulk_wait<0>();
+    memory[128] = 7;
 }
 
 __global__ void hand_over_kernel(bool reads_back, const int* in, int* out) {
@@ -160,7 +161,7 @@ __global__ void hand_over_kernel(bool reads_back, const int* in, int* out) {
     if (threadIdx.x < 32) {
         values[lane] = in[lane];
         named_barrier_arrive<64>(3);
-        if (reads_back) out[lane] = back[lane];
+        if (reads_back && lane == 0) out[lane] = back[lane];
     } else {
         back[lane] = lane;
         named_barrier_sync<64>(3);
