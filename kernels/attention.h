@@ -7,8 +7,6 @@
 // is rounded to bf16 before P·V. Fixed order of key blocks from the start of each document, so
 // results do not depend on threads or on what else is in the batch.
 #pragma once
-#include <span>
-
 #include "kernels/tensor.h"
 
 namespace fucina {
@@ -22,7 +20,8 @@ struct AttentionShape {
     // Of the heads, for the gradient of k_shared: in fp32 a sum over the heads of each in order,
     // added along the tree of kernels/k_cut.h, rounded once.
     int64_t chunks = 1;
-    std::span<const int64_t> cu_seqlens;  // [documents + 1], first 0, last T
+    Tensor cu_seqlens;  // i64 [documents + 1], first 0, last T
+    int64_t documents() const { return cu_seqlens.rows() - 1; }
 };
 
 // k_own and v may be views with any row stride: head h of k_own begins at column h * k_head_stride,

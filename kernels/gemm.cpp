@@ -9,15 +9,13 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight pr
 }
 
 void linear(const Tensor& x, const PackedWeight& w, const Tensor& y) {
-    const int64_t offsets[] = {0, x.rows()};
-    cpu::grouped_linear(x, {offsets, nullptr}, w, y);
+    cpu::grouped_linear(x, {.rows = x.rows()}, w, y);
 }
 
 void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
-    FUCINA_CHECK(dy.rows() == x.rows(), "wgrad of ", dy.describe(), " and ", x.describe());
-    const int64_t offsets[] = {0, x.rows()};
-    cpu::grouped_linear_wgrad({.dy = dy, .x = x, .trees = {&tree, 1}, .group_offsets = offsets},
-                              dw);
+    FUCINA_CHECK(dy.rows() == x.rows() && tree.rows() == x.rows(), "wgrad of ", dy.describe(),
+                 " and ", x.describe(), ", tree of ", tree.rows(), " rows");
+    cpu::linear_wgrad(dy, x, tree, dw);
 }
 
 WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type) {
@@ -30,6 +28,8 @@ void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& 
 }
 
 void grouped_linear_wgrad(const GroupedWgrad& in, const Tensor& dw) {
+    FUCINA_CHECK(in.leaves.rank() == 2 && in.leaves.dtype() == DType::i64, "leaves are ",
+                 in.leaves.describe());
     cpu::grouped_linear_wgrad(in, dw);
 }
 

@@ -22,8 +22,6 @@
 #pragma once
 #include <cstdint>
 #include <optional>
-#include <span>
-#include <vector>
 
 #include "kernels/k_cut.h"
 #include "kernels/leaf_tree.h"
@@ -53,8 +51,9 @@ enum class PackKind {
 // product's input is row index[i] of the tensor), so that tokens need not be copied into expert
 // order first.
 struct RowGroups {
-    std::span<const int64_t> offsets;  // [groups + 1] into the product's rows
-    const int32_t* index = nullptr;    // [offsets.back()] or null
+    int64_t rows = 0;  // of the product
+    Tensor offsets;    // i64 [groups + 1] into them; undefined: one group has all
+    Tensor index;      // i32 [rows] or undefined
 };
 
 namespace ops {
@@ -80,13 +79,11 @@ WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DT
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);
 
 struct GroupedWgrad {
-    Tensor dy;  // [*, N]
-    const int32_t* dy_index = nullptr;
-    Tensor x;  // [*, K]
-    const int32_t* x_index = nullptr;
-    std::span<const LeafTree>
-        trees;  // [E] one tree a group, offsets relative to the group's first row
-    std::span<const int64_t> group_offsets;  // [E + 1]
+    Tensor dy, dy_index;  // [*, N]; i32 [rows] or undefined, as RowGroups::index
+    Tensor x, x_index;    // [*, K]
+    // i64 [E, leaves + 1]: where each leaf of a group's tree, that of so many leaves, begins in the
+    // product's rows, and where its last one ends.
+    Tensor leaves;
 };
 // dw fp32 [E, N, K] is overwritten; a group without rows gets zeros.
 void grouped_linear_wgrad(const GroupedWgrad& in, const Tensor& dw);
@@ -100,12 +97,12 @@ void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& 
 struct DownBackward {
     Tensor dy;  // [*, D], rows taken through rows.index
     RowGroups rows;
-    PackedWeight down;                  // PackKind::dgrad of down [E, D, F]: reads as n = F, k = D
-    Tensor gate_up;                     // [S, 2F] saved by forward
-    const float* row_weight = nullptr;  // [S] router weight of the row, or null for 1
-    Tensor d_gate_up;                   // out [S, 2F]
-    Tensor weighted_h;                  // out [S, F] = row_weight · h, the x of down's wgrad
-    float* d_row_weight = nullptr;      // out [S] = dy·down(h), or null
+    PackedWeight down;    // PackKind::dgrad of down [E, D, F]: reads as n = F, k = D
+    Tensor gate_up;       // [S, 2F] saved by forward
+    Tensor row_weight;    // fp32 [S] router weight of the row, or undefined for 1
+    Tensor d_gate_up;     // out [S, 2F]
+    Tensor weighted_h;    // out [S, F] = row_weight · h, the x of down's wgrad
+    Tensor d_row_weight;  // out fp32 [S] = dy·down(h), or undefined
 };
 // Backward through down and SwiGLU: dh = dy·Wdown; d_row_weight = dh·h; then dh scaled by
 // row_weight goes through SwiGLU.

@@ -20,6 +20,18 @@ void check_matrix(const Tensor& x, int64_t rows, int64_t columns, DType type) {
                  x.describe(), ", expected ", name_of(type), " [", rows, ", ", columns, "]");
 }
 
+void check_offsets(const Tensor& offsets) {
+    FUCINA_CHECK(offsets.rank() == 1 && offsets.dtype() == DType::i64 && offsets.rows() > 0,
+                 "offsets are ", offsets.describe());
+}
+
+// Rows of x and out, of which one is taken through the index.
+void check_indexed(const Tensor& x, const Tensor& index, const Tensor& out) {
+    FUCINA_CHECK(out.row_size() == x.row_size() && out.dtype() == x.dtype() &&
+                     index.dtype() == DType::i32 && index.contiguous(),
+                 "rows of ", x.describe(), " to ", out.describe(), " by ", index.describe());
+}
+
 }  // namespace
 
 void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
@@ -50,30 +62,40 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
 }
 
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                      std::span<const int64_t> sequence_offsets, float scale,
-                      const Tensor& d_scores) {
+                      const Tensor& sequence_offsets, float scale, const Tensor& d_scores) {
     check_router(config);
     check_matrix(scores, scores.rows(), config.experts, DType::f32);
     check_matrix(indices, scores.rows(), config.top_k, DType::i32);
     if (d_scores.defined()) check_matrix(d_scores, scores.rows(), config.experts, DType::f32);
-    FUCINA_CHECK(!sequence_offsets.empty() && sequence_offsets.back() == scores.rows(),
-                 "sequences of ", scores.rows(), " tokens");
+    check_offsets(sequence_offsets);
     return cpu::balance_loss(config, scores, indices, sequence_offsets, scale, d_scores);
 }
 
-TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room) {
-    FUCINA_CHECK(!grain_offsets.empty() && grain_offsets.back() == indices.rows(), "grains of ",
-                 indices.rows(), " tokens");
-    FUCINA_CHECK(room.empty() || std::ssize(room) == (std::ssize(grain_offsets) - 1) * experts,
-                 "room of ", room.size(), " pairs of grain and expert");
+void update_router_bias(std::span<const int64_t> loads, float rate, const Tensor& bias) {
+    FUCINA_CHECK(std::ssize(loads) == bias.size() && bias.dtype() == DType::f32, loads.size(),
+                 " loads for ", bias.describe());
+    cpu::update_router_bias(loads, rate, bias);
+}
+
+TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& grain_offsets,
+                        const Tensor& room) {
+    check_offsets(grain_offsets);
+    if (room.defined()) check_matrix(room, grain_offsets.rows() - 1, experts, DType::i64);
     return cpu::make_token_map(indices, experts, grain_offsets, room);
+}
+
+void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out) {
+    check_offsets(grain_offsets);
+    check_matrix(out, grain_offsets.rows() - 1, out.row_size(), DType::i64);
+    cpu::count_choices(indices, grain_offsets, out);
 }
 
 void combine(const Combine& io, const TokenMap& map) {
     FUCINA_CHECK(io.slots.rows() == map.slots() && io.slots.row_size() == io.out.row_size(),
                  "combine of ", io.slots.describe(), ", ", map.slots(), " slots, to ",
                  io.out.describe());
+    if (io.weights.defined())
+        check_matrix(io.weights, io.out.rows(), io.weights.row_size(), DType::f32);
     for (const Tensor* addend : {&io.add1, &io.add2})
         FUCINA_CHECK(!addend->defined() || (addend->rows() == io.out.rows() &&
                                             addend->row_size() == io.out.row_size()),
@@ -81,11 +103,23 @@ void combine(const Combine& io, const TokenMap& map) {
     cpu::combine(io, map);
 }
 
-void permute(const Tensor& x, const TokenMap& map, const Tensor& out) {
-    FUCINA_CHECK(
-        out.rows() == map.slots() && out.row_size() == x.row_size() && out.dtype() == x.dtype(),
-        "permute of ", x.describe(), " to ", out.describe());
-    cpu::permute(x, map, out);
+void add(const Tensor& a, const Tensor& b, const Tensor& out) {
+    const TokenMap none{.slot_token = Tensor::empty({0}, DType::i32),
+                        .choice_slot = Tensor::empty({0}, DType::i32)};
+    const Tensor no_slots = Tensor::empty({0, out.row_size()}, out.dtype());
+    combine({.slots = no_slots, .add1 = a, .add2 = b, .out = out}, none);
+}
+
+void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+    check_indexed(x, index, out);
+    FUCINA_CHECK(index.size() == out.rows(), index.size(), " rows to ", out.describe());
+    cpu::gather_rows(x, index, out);
+}
+
+void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+    check_indexed(x, index, out);
+    FUCINA_CHECK(index.size() == x.rows(), index.size(), " places for ", x.describe());
+    cpu::scatter_rows(x, index, out);
 }
 
 }  // namespace ops

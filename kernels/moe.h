@@ -25,15 +25,15 @@ void check_router(const RouterConfig& config);
 
 // Where each (token, choice) pair goes. Slots are ordered by expert, then by token.
 struct TokenMap {
-    std::vector<int64_t> expert_offsets;  // [E + 1] slots
-    std::vector<int32_t> slot_token;      // [slots], T*k of them but for what is dropped
-    std::vector<int32_t> slot_choice;     // [slots] flat (token, choice) index token * k + choice
-    std::vector<int32_t> choice_slot;     // [T*k] inverse of slot_choice; -1: dropped
-    std::vector<int64_t> dropped;         // [E] choices; empty: none of any
-    std::vector<LeafTree> trees;          // [E] leaves of the grains within each expert's slots
-    int64_t slots() const { return static_cast<int64_t>(slot_token.size()); }
+    Tensor expert_offsets;  // i64 [E + 1] slots
+    Tensor leaves;          // i64 [E, grains + 1] slots, of an expert those of each grain
+    Tensor slot_token;      // i32 [slots], T*k of them but for what is dropped
+    Tensor slot_choice;     // i32 [slots] flat (token, choice) index token * k + choice
+    Tensor choice_slot;     // i32 [T*k] inverse of slot_choice; -1: dropped
+    Tensor dropped;         // i64 [E] choices; undefined: none of any
+    int64_t slots() const { return slot_token.rows(); }
     RowGroups groups(bool through_index) const {
-        return {expert_offsets, through_index ? slot_token.data() : nullptr};
+        return {slots(), expert_offsets, through_index ? slot_token : Tensor()};
     }
 };
 
@@ -50,23 +50,29 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
                      const Tensor& weights, const Tensor& d_weights, const Tensor& d_scores,
                      const Tensor& d_logits);
 
-// DeepSeek-V3's sequence-wise balance loss (§2.1.2, eq. 17-20) over sequences given by offsets
+// DeepSeek-V3's sequence-wise balance loss (§2.1.2, eq. 17-20) over sequences given by offsets, i64
 // [sequences + 1]: per sequence sum_i f_i P_i, f_i = E/(k T) · count, P_i = mean over tokens of s_i
-// / sum_j s_j; result: the sum over sequences, each fp64, P_i to 2^-40 a
-// token. d_scores [T, E] (if defined) receives
-// scale times its derivative.
+// / sum_j s_j; result: the sum over sequences, each fp64, P_i to 2^-40 a token. d_scores [T, E] (if
+// defined) receives scale times its derivative.
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                      std::span<const int64_t> sequence_offsets, float scale,
-                      const Tensor& d_scores);
+                      const Tensor& sequence_offsets, float scale, const Tensor& d_scores);
 
-// indices i32 [T, k]; grain_offsets [grains + 1] token rows. room [grains, E]: so many tokens of a
-// grain an expert takes, in the order of tokens, the others are dropped; empty: no limit.
-TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room = {});
+// bias fp32 [E] += rate · sign(mean load - load), of loads [E]: balancing without an auxiliary loss
+// (§2.1.2).
+void update_router_bias(std::span<const int64_t> loads, float rate, const Tensor& bias);
+
+// indices i32 [T, k]; grain_offsets i64 [grains + 1] token rows. room i64 [grains, E]: so many
+// tokens of a grain an expert takes, in the order of tokens, the others are dropped; undefined: no
+// limit.
+TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& grain_offsets,
+                        const Tensor& room = {});
+
+// out i64 [grains, E]: choices of each expert in each grain.
+void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out);
 
 struct Combine {
-    Tensor slots;                    // [slots, D] expert outputs in slot order
-    const float* weights = nullptr;  // [T*k] by (token, choice), or null for 1
+    Tensor slots;       // [slots, D] expert outputs in slot order
+    Tensor weights;     // fp32 [T, k], or undefined for 1
     Tensor add1, add2;  // [T, D] more addends (any float dtype), added after the slots in this
                         // order; may be undefined
     Tensor out;         // [T, D]
@@ -75,8 +81,13 @@ struct Combine {
 // slots[slot], + add1 + add2; fp32, rounded once.
 void combine(const Combine& io, const TokenMap& map);
 
-// Copies rows into slot order: out[s] = x[slot_token[s]]. (What dispatch does on one rank.)
-void permute(const Tensor& x, const TokenMap& map, const Tensor& out);
+// out = a + b, summed in fp32 and rounded once.
+void add(const Tensor& a, const Tensor& b, const Tensor& out);
+
+// out[i] = x[index[i]], rows of any type; index i32. (What dispatch does on one rank.)
+void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out);
+// out[index[i]] = x[i]; other rows stay. No row twice.
+void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out);
 
 }  // namespace ops
 }  // namespace fucina

@@ -35,6 +35,11 @@ ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     return cpu::sum_of_squares(x, chunks);
 }
 
+ExactSum exact_sum(const Tensor& x) {
+    FUCINA_CHECK(x.contiguous() && x.dtype() == DType::f32, "sum of a ", x.describe());
+    return cpu::exact_sum(x);
+}
+
 void add_in_place(const Tensor& y, const Tensor& x) {
     check_rows(y, x, "add_in_place");
     FUCINA_CHECK(y.dtype() == DType::f32, "add to a ", y.describe());

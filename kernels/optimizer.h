@@ -33,6 +33,9 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
 // order; blocks add up without rounding. NaN and infinity propagate.
 ExactSum sum_of_squares(const Tensor& x, int64_t chunks = 1);
 
+// The sum of x, fp32 and contiguous, without rounding.
+ExactSum exact_sum(const Tensor& x);
+
 // y += x, fp32 elementwise (the merge of two tree nodes; y is the earlier one).
 void add_in_place(const Tensor& y, const Tensor& x);
 

@@ -32,8 +32,8 @@ RopeTable make_rope_table(int64_t positions, int64_t rotated, double theta,
 namespace ops {
 
 // Rotates, in place, the last `r` columns of each head of x: x is [T, heads * head_dim] (a view is
-// fine), positions int32 [T]. inverse: rotate by minus the angle, which is the backward.
-void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
+// fine), positions i32 [T]. inverse: rotate by minus the angle, which is the backward.
+void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
           bool inverse);
 
 }  // namespace ops

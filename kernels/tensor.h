@@ -3,12 +3,14 @@
 // that column ranges of a matrix (q's rope part, latent | rope, gate | up) are views. Up to five
 // dimensions.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/dtype.h"
 #include "kernels/error.h"
@@ -47,10 +49,19 @@ class Tensor {
         return reinterpret_cast<T*>(raw());
     }
     template <class T>
+    T* data_or_null() const {
+        return defined() ? data<T>() : nullptr;
+    }
+    template <class T>
     T* row(int64_t i) const {
         return data<T>() + i * row_stride_;
     }
     std::byte* raw() const { return data_; }
+    // All of it, for what moves bytes: ranks and files. Contiguous.
+    std::span<std::byte> memory() const {
+        FUCINA_CHECK(contiguous(), "memory of a strided ", describe());
+        return {data_, static_cast<size_t>(bytes())};
+    }
 
     Tensor slice(int64_t begin, int64_t end) const;           // rows [begin, end) of dimension 0
     Tensor columns(int64_t begin, int64_t end) const;         // of a matrix
@@ -72,5 +83,33 @@ class Tensor {
 
 // Rows of the same type and width, at any strides.
 void copy_rows(const Tensor& from, const Tensor& to);
+
+// Values of the host as a tensor [n] for kernels.
+template <class T>
+Tensor tensor_of(std::span<const T> values) {
+    const Tensor x = Tensor::empty({static_cast<int64_t>(values.size())}, dtype_of<T>());
+    std::copy(values.begin(), values.end(), x.data<T>());
+    return x;
+}
+template <class T>
+Tensor tensor_of(const std::vector<T>& values) {
+    return tensor_of(std::span<const T>(values));
+}
+
+// A tensor's values for code that is no kernel: the one way in which model, trainer and parallel
+// see elements. x is contiguous.
+template <class T>
+class HostValues {
+  public:
+    explicit HostValues(const Tensor& x) : tensor_(x) {
+        FUCINA_CHECK(x.contiguous(), "values of a strided ", x.describe());
+    }
+    size_t size() const { return static_cast<size_t>(tensor_.size()); }
+    std::span<T> span() const { return {tensor_.data<T>(), size()}; }
+    T& operator[](size_t i) const { return tensor_.data<T>()[i]; }
+
+  private:
+    Tensor tensor_;
+};
 
 }  // namespace fucina

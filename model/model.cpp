@@ -4,8 +4,8 @@
 #include <cmath>
 #include <optional>
 
+#include "kernels/optimizer.h"
 #include "kernels/runtime.h"
-#include "model/loss_sum.h"
 #include "model/random.h"
 #include "model/stage.h"
 #include "model/stage_layers.h"
@@ -142,10 +142,7 @@ const RopeTable& Model::Parts::rope_for(int64_t positions) {
 
 PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
     PassContext context;
-    context.tokens = batch.tokens();
-    context.positions = batch.positions.data();
-    context.cu_seqlens = batch.cu_seqlens;
-    context.sequence_offsets = batch.sequence_offsets;
+    context.set_rows(batch.positions, batch.cu_seqlens, batch.sequence_offsets);
     context.grain_offsets = batch.grain_offsets;
     context.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().tensor > 1) {
@@ -241,7 +238,7 @@ void Model::initialize(uint64_t seed, std::string_view prefix) {
     for (Parameter* parameter : parameters()) {
         if (!parameter->name.starts_with(prefix)) continue;
         const Tensor& value = parameter->master();
-        const std::span<float> data(value.data<float>(), static_cast<size_t>(value.size()));
+        const std::span<float> data = HostValues<float>(value).span();
         if (value.rank() < 2) {
             std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
             continue;
@@ -305,9 +302,9 @@ PassResult Model::evaluate(const TokenBatch& batch) {
     });
     PassResult result;
     if (!parts_->has_last()) return result;
-    Head::Loss loss{.labels = batch.labels.data()};
+    Head::Loss loss{.labels = tensor_of(batch.labels)};
     parts_->here.back()->head().loss(context, hidden, loss);
-    result.loss = sum_losses(loss.loss);
+    result.loss = ops::exact_sum(loss.loss);
     return result;
 }
 
@@ -329,18 +326,9 @@ void Model::update_router_bias(const std::vector<std::vector<int64_t>>& counts, 
     FUCINA_CHECK(counts.size() == parts_->moe_layers(), counts.size(), " layers of counts, ",
                  parts_->moe_layers(), " MoE layers");
     for (const Stage* stage : parts_->here)
-        for (const Moe* layer : stage->moe_layers()) {
-            float* bias = layer->bias()->value.data<float>();
-            const std::vector<int64_t>& loads = counts[static_cast<size_t>(layer->report_index())];
-            int64_t total = 0;
-            for (const int64_t count : loads) total += count;
-            // count against total / E, in integers.
-            for (size_t e = 0; e < loads.size(); ++e) {
-                const int64_t load = loads[e] * static_cast<int64_t>(loads.size());
-                if (load < total) bias[e] += rate;
-                if (load > total) bias[e] -= rate;
-            }
-        }
+        for (const Moe* layer : stage->moe_layers())
+            ops::update_router_bias(counts[static_cast<size_t>(layer->report_index())], rate,
+                                    layer->bias()->value);
 }
 
 LatentCache Model::make_cache(int64_t capacity) const {

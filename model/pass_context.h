@@ -31,10 +31,11 @@ struct MoeReport {
 
 struct PassContext {
     int64_t tokens = 0;
-    const int32_t* positions = nullptr;         // [T]
-    std::span<const int64_t> cu_seqlens;        // [documents + 1]
-    std::span<const int64_t> sequence_offsets;  // [sequences + 1]
-    std::span<const int64_t> grain_offsets;     // [grains + 1]
+    Tensor positions;                        // i32 [T, 1]
+    Tensor cu_seqlens;                       // i64 [documents + 1]
+    Tensor sequence_offsets;                 // i64 [sequences + 1]
+    std::span<const int64_t> grain_offsets;  // [grains + 1]
+    Tensor own_grains;                       // i64 [grains + 1], as grain_offsets, of own rows
     // Of weight gradients: of what tensor parallelism cuts, over whole rows; and of what it leaves
     // whole, whose leaves are chunks of a grain's tokens, over stream rows and over own rows.
     // Experts' are their own.
@@ -43,7 +44,7 @@ struct PassContext {
     Communicator* tensor = nullptr;           // the ranks that share the matrices; null: one
     std::shared_ptr<const RowShares> shares;  // of the rows; null as above
     bool sequence = false;
-    std::vector<int32_t> own_positions;  // with sequence
+    Tensor own_positions;  // with sequence
     const RopeTable* rope = nullptr;
     int64_t chunks = 1;        // exact.chunks
     DType dtype = DType::f32;  // of activations
@@ -57,10 +58,18 @@ struct PassContext {
     ExpertSums expert_sums = ExpertSums::together;
     MoeReport* report = nullptr;
 
-    // Sets what follows from positions and grain_offsets.
+    // Sets the rows' tensors, and with cut_rows what follows from positions and grain_offsets.
+    void set_rows(std::span<const int32_t> row_positions, std::span<const int64_t> documents,
+                  std::span<const int64_t> sequences) {
+        tokens = std::ssize(row_positions);
+        positions = tensor_of(row_positions).view({tokens, 1});
+        cu_seqlens = tensor_of(documents);
+        sequence_offsets = tensor_of(sequences);
+    }
     void cut_rows(bool apart) {
         shares = tensor != nullptr ? std::make_shared<RowShares>(*tensor, grain_offsets) : nullptr;
         cut_grains(apart);
+        own_grains = tensor_of(shares ? shares->own_offsets() : grain_offsets);
         if (sequence) own_positions = shares->own(positions);
     }
     void cut_grains(bool apart) {
@@ -71,12 +80,8 @@ struct PassContext {
         if (sequence) chunk_nodes = own_nodes;
     }
     int64_t grains() const { return std::ssize(grain_offsets) - 1; }
-    // As grain_offsets, of own rows.
-    std::span<const int64_t> own_grains() const {
-        return shares ? shares->own_offsets() : grain_offsets;
-    }
     int64_t stream_rows() const { return sequence ? shares->own_rows() : tokens; }
-    const int32_t* stream_positions() const { return sequence ? own_positions.data() : positions; }
+    const Tensor& stream_positions() const { return sequence ? own_positions : positions; }
     Tensor whole(const Tensor& stream) const { return sequence ? shares->all(stream) : stream; }
     Tensor own(const Tensor& stream) const {
         return shares && !sequence ? shares->own(stream) : stream;

@@ -158,7 +158,8 @@ class Layers : public RowMemory {
         {
             const Held logits = own_fp32(spec.router.experts);
             in_fp32();
-            saved.route = own_fp32(spec.router.experts + 2 * spec.router.top_k);
+            // Scores, indices, weights and the map's three lists of slots.
+            saved.route = own_fp32(spec.router.experts + 5 * spec.router.top_k);
         }
         const int64_t k = spec.router.top_k;
         const bool again = saved.received != nullptr;

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/error.h"
-#include "model/loss_sum.h"
+#include "kernels/optimizer.h"
 
 namespace fucina {
 
@@ -79,7 +79,7 @@ void Stage::expect_backward(const PassContext& context) const {
 Tensor Stage::embed(const PassContext& context, const TokenBatch& batch, Tensor x) const {
     if (!embedding_) return x;
     const auto use = use_block(context, 0, 1);
-    return embedding_->forward(context, batch.ids.data());
+    return embedding_->forward(context, batch.ids);
 }
 
 Tensor Stage::forward(StagePass& pass, Tensor x) const {
@@ -106,9 +106,9 @@ Tensor Stage::losses_backward(StagePass& pass) const {
         d_hidden = std::move(mtp.d_hidden);
         pass.mtp_loss = mtp.loss;
     }
-    Head::Loss loss{.labels = pass.batch.labels.data(), .scale = pass.options.loss_scale};
+    Head::Loss loss{.labels = tensor_of(pass.batch.labels), .scale = pass.options.loss_scale};
     Tensor dx = head_->loss_backward(pass.context, loss, d_hidden, pass.head).x;
-    pass.loss = sum_losses(loss.loss);
+    pass.loss = ops::exact_sum(loss.loss);
     return dx;
 }
 
@@ -122,7 +122,7 @@ Tensor Stage::backward(StagePass& pass, Tensor dx) const {
         if (pass.options.between_blocks) pass.options.between_blocks();
     }
     if (!embedding_) return dx;
-    embedding_->backward(pass.context, pass.batch.ids.data(), dx);
+    embedding_->backward(pass.context, pass.batch.ids, dx);
     return {};
 }
 
@@ -150,10 +150,10 @@ Tensor Stage::extend(const PassContext& context, const TokenBatch& batch, Tensor
     if (!head_) return x;
     end = use_end(context);
     const Tensor last = context.activations(std::ssize(texts), x.dim(1));
-    for (int64_t i = 0; i < last.rows(); ++i) {
-        const int64_t end_row = batch.cu_seqlens[static_cast<size_t>(i) + 1];
-        copy_rows(x.slice(end_row - 1, end_row), last.slice(i, i + 1));
-    }
+    std::vector<int32_t> rows;
+    for (size_t i = 1; i < batch.cu_seqlens.size(); ++i)
+        rows.push_back(static_cast<int32_t>(batch.cu_seqlens[i] - 1));
+    ops::gather_rows(x, tensor_of(rows), last);
     Head::Saved dropped;
     return head_->forward(context, {last}, dropped);
 }

@@ -5,14 +5,6 @@
 #include "kernels/error.h"
 
 namespace fucina {
-namespace {
-
-std::span<std::byte> bytes_of(const Tensor& x) {
-    return {x.raw(), static_cast<size_t>(x.bytes())};
-}
-
-}  // namespace
-
 BlockWeights::BlockWeights(const Mesh& mesh, std::vector<std::vector<Parameter*>> blocks,
                            const Options& options)
     : mesh_(mesh), blocks_(std::move(blocks)), options_(options) {}
@@ -55,7 +47,7 @@ void BlockWeights::start(size_t block) {
             to += parameter->shard.bytes();
         }
         gather.request =
-            gather.holders.ranks().start_all_gather(bytes_of(gather.own), bytes_of(gather.all));
+            gather.holders.ranks().start_all_gather(gather.own.memory(), gather.all.memory());
     }
     if (!started.empty()) under_way_.emplace(block, std::move(started));
 }

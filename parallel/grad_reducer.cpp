@@ -13,10 +13,6 @@
 namespace fucina {
 namespace {
 
-std::span<std::byte> bytes_of(const Tensor& tensor) {
-    return {tensor.raw(), static_cast<size_t>(tensor.bytes())};
-}
-
 // Part `part` of a box, cut along its longest dimension.
 Box part_of(Box box, int part, int parts) {
     const auto dim = static_cast<size_t>(std::ranges::max_element(box.extent) - box.extent.begin());
@@ -201,7 +197,7 @@ void GradReducer::start(const Bucket& bucket) {
     const int64_t here = bucket.elements[static_cast<size_t>(holders.here())];
     std::ranges::fill(from, element() * here);
     std::unique_ptr<Request> request = holders.ranks().start_all_to_all_v(
-        bytes_of(sent.slice(0, at)), to, bytes_of(received.slice(0, here * holders.size())), from);
+        sent.slice(0, at).memory(), to, received.slice(0, here * holders.size()).memory(), from);
     under_way_.push_back({&bucket, std::move(sent), std::move(received), std::move(request)});
 }
 
@@ -264,8 +260,8 @@ void GradReducer::gather(Exchange& exchange, const Tensor& sum) {
     std::memcpy(exchange.sent.raw(), sum.raw(), static_cast<size_t>(sum.bytes()));
     const auto block = static_cast<size_t>(4 * most);
     holders.ranks().all_gather(
-        bytes_of(exchange.sent).first(block),
-        bytes_of(exchange.received).first(block * static_cast<size_t>(holders.size())));
+        exchange.sent.memory().first(block),
+        exchange.received.memory().first(block * static_cast<size_t>(holders.size())));
     for (const Piece& piece : bucket.pieces) {
         Sum& to = sums_[piece.sum];
         if (!to.result.defined() && !integers_) to.result = to.own;

@@ -1,21 +1,13 @@
 #include "parallel/row_shares.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/error.h"
+#include "kernels/moe.h"
 #include "kernels/optimizer.h"
 
 namespace fucina {
 namespace {
-
-std::span<const std::byte> bytes_of(const Tensor& x) {
-    return {x.raw(), static_cast<size_t>(x.bytes())};
-}
-
-std::span<std::byte> room_of(const Tensor& x) {
-    return {x.raw(), static_cast<size_t>(x.bytes())};
-}
 
 // The first of them becomes the sum along the tree.
 Tensor sum_tree(std::span<const Tensor> addends) {
@@ -58,11 +50,8 @@ Tensor RowShares::own(const Tensor& whole) const {
     return own;
 }
 
-std::vector<int32_t> RowShares::own(const int32_t* values) const {
-    std::vector<int32_t> own;
-    for (const auto [begin, end] : pieces_[static_cast<size_t>(rank())])
-        own.insert(own.end(), values + begin, values + end);
-    return own;
+void RowShares::gather(const Tensor& own, const Tensor& all) const {
+    ranks_.all_gather(own.memory(), all.memory());
 }
 
 Tensor RowShares::all(const Tensor& own) const {
@@ -77,11 +66,11 @@ Tensor RowShares::all(const Tensor& own) const {
         copy_rows(own, sent.slice(0, own.rows()));
     }
     if (even && own_offsets_.size() == 2) {
-        ranks_.all_gather(bytes_of(sent), room_of(whole));
+        ranks_.all_gather(sent.memory(), whole.memory());
         return whole;
     }
     const Tensor received = Tensor::empty({ranks() * most, own.dim(1)}, own.dtype());
-    ranks_.all_gather(bytes_of(sent), room_of(received));
+    ranks_.all_gather(sent.memory(), received.memory());
     for (int rank = 0; rank < ranks(); ++rank) {
         int64_t row = rank * most;
         for (const auto [begin, end] : pieces_[static_cast<size_t>(rank)]) {
@@ -101,18 +90,15 @@ Tensor RowShares::collect(std::span<const int> sources, const Tensor& given) con
         if (owners_[row] == rank()) received[static_cast<size_t>(sources[row])] += row_bytes;
     }
     const Tensor arrived = Tensor::empty({own_rows(), width}, given.dtype());
-    ranks_.all_to_all_v(bytes_of(given), sent, room_of(arrived), received);
-    std::vector<std::byte*> next{arrived.raw()};
-    for (const int64_t bytes : received) next.push_back(next.back() + bytes);
+    ranks_.all_to_all_v(given.memory(), sent, arrived.memory(), received);
+    // Of each source the row that arrived and comes next.
+    std::vector<int32_t> next{0}, index;
+    for (const int64_t bytes : received)
+        next.push_back(next.back() + static_cast<int32_t>(bytes / row_bytes));
+    for (size_t row = 0; row < sources.size(); ++row)
+        if (owners_[row] == rank()) index.push_back(next[static_cast<size_t>(sources[row])]++);
     Tensor own = Tensor::empty({own_rows(), width}, given.dtype());
-    std::byte* to = own.raw();
-    for (size_t row = 0; row < sources.size(); ++row) {
-        if (owners_[row] != rank()) continue;
-        std::byte*& from = next[static_cast<size_t>(sources[row])];
-        std::memcpy(to, from, static_cast<size_t>(row_bytes));
-        from += row_bytes;
-        to += row_bytes;
-    }
+    ops::gather_rows(arrived, tensor_of(index), own);
     return own;
 }
 
@@ -133,7 +119,7 @@ Tensor RowShares::sum(const Tensor& partial, DType type) const {
     std::vector<int64_t> out, in(static_cast<size_t>(ranks()), own_rows() * width * 4);
     for (const int64_t count : counts_) out.push_back(count * width * 4);
     const Tensor received = Tensor::empty({ranks() * own_rows(), width}, DType::f32);
-    ranks_.all_to_all_v(bytes_of(sent), out, room_of(received), in);
+    ranks_.all_to_all_v(sent.memory(), out, received.memory(), in);
     std::vector<Tensor> addends;
     for (int rank = 0; rank < ranks(); ++rank)
         addends.push_back(received.slice(rank * own_rows(), (rank + 1) * own_rows()));

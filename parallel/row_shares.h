@@ -28,13 +28,10 @@ class RowShares {
 
     // Rows of [T, N] that are this rank's own: a view where there is one grain.
     Tensor own(const Tensor& whole) const;
-    std::vector<int32_t> own(const int32_t* values) const;
     // [own rows, N] of every rank to [T, N] on all of them.
     Tensor all(const Tensor& own) const;
     // What every rank has, as much on each, in the order of ranks.
-    void gather(std::span<const float> own, std::span<float> all) const {
-        ranks_.all_gather(std::as_bytes(own), std::as_writable_bytes(all));
-    }
+    void gather(const Tensor& own, const Tensor& all) const;
     // fp32 [T, N] of every rank, added along the tree over ranks (kernels/k_cut.h): [own rows, N],
     // rounded once.
     Tensor sum(const Tensor& partial, DType type) const;

@@ -19,8 +19,7 @@ void exchange_uses(Communicator& pipeline, std::span<Parameter* const> parameter
         for (size_t use = 0; use < grads.size(); ++use) {
             MemoryPurpose purpose("gradients");
             if (!parameter->makes(use)) grads[use] = Tensor::empty(like.shape(), DType::f32);
-            const std::span<std::byte> bytes(grads[use].raw(),
-                                             static_cast<size_t>(grads[use].bytes()));
+            const std::span<std::byte> bytes = grads[use].memory();
             const auto tag = static_cast<int>(use);
             messages.push_back(parameter->makes(use) ? pipeline.start_send(bytes, other, tag)
                                                      : pipeline.start_receive(bytes, other, tag));

@@ -8,11 +8,6 @@
 namespace fucina {
 namespace {
 
-std::span<std::byte> bytes_of(const Tensor& x) {
-    FUCINA_CHECK(x.contiguous(), "a message is contiguous");
-    return {x.raw(), static_cast<size_t>(x.bytes())};
-}
-
 // By the chunk that receives.
 int tag_of(int chunk, StageLink::Way way) {
     return 2 * chunk + way;
@@ -30,14 +25,14 @@ void StageLink::send(const Tensor& x, int chunk, Way way) {
     const int to = way == rows ? (rank + 1) % ranks : (rank + ranks - 1) % ranks;
     if (way == rows && to == 0) ++chunk;
     if (way == gradients && rank == 0) --chunk;
-    sent_.push_back({x, pipeline_.start_send(bytes_of(x), to, tag_of(chunk, way))});
+    sent_.push_back({x, pipeline_.start_send(x.memory(), to, tag_of(chunk, way))});
 }
 
 void StageLink::expect(Tensor x, int chunk, Way way) {
     const int rank = pipeline_.rank(), ranks = pipeline_.size();
     const int from = way == rows ? (rank + ranks - 1) % ranks : (rank + 1) % ranks;
     const int tag = tag_of(chunk, way);
-    const std::span<std::byte> bytes = bytes_of(x);
+    const std::span<std::byte> bytes = x.memory();
     expected_[tag].push_back({std::move(x), pipeline_.start_receive(bytes, from, tag)});
 }
 
@@ -61,7 +56,7 @@ void StageLink::poll() {
 }
 
 void StageLink::from_last(const Tensor& x) {
-    pipeline_.broadcast(bytes_of(x), pipeline_.size() - 1);
+    pipeline_.broadcast(x.memory(), pipeline_.size() - 1);
 }
 
 void StageLink::finish() {

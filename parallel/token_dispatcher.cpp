@@ -13,10 +13,6 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
     return std::as_bytes(std::span(values));
 }
 
-int64_t offset(const TokenMap& map, int64_t expert) {
-    return map.expert_offsets[static_cast<size_t>(expert)];
-}
-
 // Slots of each (rank, grain, expert here), as they were received.
 class Counts {
   public:
@@ -75,54 +71,56 @@ class Counts {
 // The rows of the experts [begin, end) here, expert by expert, of each those of the grains in the
 // order of sources, of each grain those of the ranks that share it.
 TokenMap map_experts(const Counts& counts, int64_t begin, int64_t end) {
-    TokenMap map;
-    map.expert_offsets.push_back(0);
     std::vector<int64_t> next;  // row of each rank; a rank's rows are in the order of experts
     int64_t row = 0;
     for (size_t rank = 0; rank < counts.ranks(); ++rank) {
         next.push_back(row);
         row += counts.of_experts(rank, begin, end);
     }
+    std::vector<int64_t> offsets{0}, leaves;
+    std::vector<int32_t> rows;
     for (int64_t e = 0; e < counts.experts(); ++e) {
-        std::vector<int64_t> ends{0};
-        const int64_t first = std::ssize(map.slot_token);
+        leaves.push_back(offsets.back());
         for (size_t source = 0; source < counts.sources(); ++source)
             counts.for_each_grain(
                 source,
                 [&](size_t rank, int64_t grain) {
                     if (e < begin || e >= end) return;
                     for (int64_t i = counts.of(rank, grain, e); i > 0; --i)
-                        map.slot_token.push_back(static_cast<int32_t>(next[rank]++));
+                        rows.push_back(static_cast<int32_t>(next[rank]++));
                 },
-                [&] { ends.push_back(std::ssize(map.slot_token) - first); });
-        map.expert_offsets.push_back(map.expert_offsets.back() + ends.back());
-        map.trees.push_back(make_leaf_tree(std::move(ends)));
+                [&] { leaves.push_back(std::ssize(rows)); });
+        offsets.push_back(std::ssize(rows));
     }
-    return map;
+    const int64_t width = counts.experts() > 0 ? std::ssize(leaves) / counts.experts() : 1;
+    return {.expert_offsets = tensor_of(offsets),
+            .leaves = tensor_of(leaves).view({counts.experts(), width}),
+            .slot_token = tensor_of(rows)};
 }
 
 }  // namespace
 
 std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> leaves) {
-    std::vector<SlotPart> parts(leaves.size());
-    for (SlotPart& part : parts) part.offsets.push_back(0);
-    for (size_t e = 0; e < map.trees.size(); ++e) {
-        int64_t slot = map.expert_offsets[e];
-        size_t leaf = 0;
-        for (size_t p = 0; p < parts.size(); ++p) {
-            SlotPart& part = parts[p];
-            const std::vector<int64_t>& offsets = map.trees[e].offsets;
-            std::vector<int64_t> ends;
-            for (int64_t i = 0; i <= leaves[p]; ++i)
-                ends.push_back(offsets[leaf + static_cast<size_t>(i)] - offsets[leaf]);
-            leaf += static_cast<size_t>(leaves[p]);
-            for (int64_t i = ends.back(); i > 0; --i, ++slot) {
-                part.slots.push_back(static_cast<int32_t>(slot));
-                part.rows.push_back(map.slot_token[static_cast<size_t>(slot)]);
-            }
-            part.offsets.push_back(part.offsets.back() + ends.back());
-            part.trees.push_back(make_leaf_tree(std::move(ends)));
+    const HostValues<int64_t> ends(map.leaves);
+    const int64_t experts = map.leaves.rows(), width = map.leaves.row_size();
+    std::vector<SlotPart> parts;
+    int64_t leaf = 0;
+    for (const int64_t count : leaves) {
+        std::vector<int32_t> slots;
+        std::vector<int64_t> of_part;
+        for (int64_t e = 0; e < experts; ++e) {
+            const int64_t* const of_expert = ends.span().data() + e * width + leaf;
+            const int64_t before = std::ssize(slots) - of_expert[0];
+            for (int64_t i = 0; i <= count; ++i) of_part.push_back(before + of_expert[i]);
+            for (int64_t slot = of_expert[0]; slot < of_expert[count]; ++slot)
+                slots.push_back(static_cast<int32_t>(slot));
         }
+        leaf += count;
+        SlotPart& part = parts.emplace_back();
+        part.slots = tensor_of(slots);
+        part.rows = Tensor::empty({std::ssize(slots)}, DType::i32);
+        ops::gather_rows(map.slot_token, part.slots, part.rows);
+        part.leaves = tensor_of(of_part).view({experts, count + 1});
     }
     return parts;
 }
@@ -171,7 +169,8 @@ TokenDispatcher::Totals TokenDispatcher::gather_totals(const TokenMap& map, int6
     const auto experts = static_cast<size_t>(first_.back());
     const auto ranks = static_cast<size_t>(ranks_.size());
     std::vector<int64_t> own{grains};
-    for (int64_t e = 0; e < first_.back(); ++e) own.push_back(offset(map, e + 1) - offset(map, e));
+    const HostValues<int64_t> offsets(map.expert_offsets);
+    for (size_t e = 0; e < experts; ++e) own.push_back(offsets[e + 1] - offsets[e]);
     std::vector<int64_t> all(ranks * own.size());
     ranks_.all_gather(bytes_of(own), std::as_writable_bytes(std::span(all)));
     Totals totals{{}, std::vector<int64_t>(experts)};
@@ -188,13 +187,16 @@ std::vector<int64_t> TokenDispatcher::gather_counts(const TokenMap& map,
                                                     std::span<const int64_t> grains) const {
     const auto own = static_cast<size_t>(ranks_.rank());
     const int64_t own_grains = grains[own], here = first_[own + 1] - first_[own];
-    std::vector<int64_t> counts, sent, received;  // sent and received: bytes
+    const HostValues<int64_t> leaves(map.leaves);  // [E, own_grains + 1]
+    std::vector<int64_t> counts, sent, received;   // sent and received: bytes
     for (size_t rank = 0; rank < grains.size(); ++rank) {
         const auto begin = static_cast<size_t>(first_[rank]);
         const auto end = static_cast<size_t>(first_[rank + 1]);
         for (size_t grain = 0; grain < static_cast<size_t>(own_grains); ++grain)
-            for (size_t e = begin; e < end; ++e)
-                counts.push_back(map.trees[e].offsets[grain + 1] - map.trees[e].offsets[grain]);
+            for (size_t e = begin; e < end; ++e) {
+                const size_t leaf = e * static_cast<size_t>(own_grains + 1) + grain;
+                counts.push_back(leaves[leaf + 1] - leaves[leaf]);
+            }
         sent.push_back(8 * own_grains * static_cast<int64_t>(end - begin));
         received.push_back(8 * grains[rank] * here);
     }
@@ -212,20 +214,25 @@ std::shared_ptr<const TokenExchanges> TokenDispatcher::plan(const TokenMap& map,
     const Counts counts(totals.grains, gather_counts(map, totals.grains),
                         first_[own + 1] - first_[own], tensor_);
     const std::vector<std::vector<int64_t>> waves = cut(totals.rows_of_experts);
+    const HostValues<int64_t> offsets(map.expert_offsets);
     auto exchanges = std::make_shared<TokenExchanges>(waves[own].size() - 1);
     for (size_t wave = 0; wave < exchanges->size(); ++wave) {
         TokenExchange& exchange = (*exchanges)[wave];
         exchange.only = exchanges->size() == 1;
         exchange.begin = waves[own][wave];
         exchange.end = waves[own][wave + 1];
+        std::vector<int32_t> slots;
         for (size_t rank = 0; rank < waves.size(); ++rank) {
-            const int64_t begin = offset(map, first_[rank] + waves[rank][wave]);
-            const int64_t end = offset(map, first_[rank] + waves[rank][wave + 1]);
+            const auto expert = [&](size_t at) {
+                return static_cast<size_t>(first_[rank] + waves[rank][at]);
+            };
+            const int64_t begin = offsets[expert(wave)], end = offsets[expert(wave + 1)];
             exchange.sent.push_back(end - begin);
             for (int64_t slot = begin; slot < end && !exchange.only; ++slot)
-                exchange.slots.push_back(static_cast<int32_t>(slot));
+                slots.push_back(static_cast<int32_t>(slot));
             exchange.received.push_back(counts.of_experts(rank, exchange.begin, exchange.end));
         }
+        if (!exchange.only) exchange.slots = tensor_of(slots);
         exchange.experts = map_experts(counts, exchange.begin, exchange.end);
         if (sums != ExpertSums::together)
             exchange.parts = part_slots(exchange.experts, counts.leaves(sums));
@@ -246,8 +253,7 @@ TokenDispatcher::Move TokenDispatcher::move(const Tensor& from, std::span<const 
         out.push_back(sent[rank] * row_bytes);
         in.push_back(received[rank] * row_bytes);
     }
-    auto request = ranks_.start_all_to_all_v({from.raw(), static_cast<size_t>(from.bytes())}, out,
-                                             {to.raw(), static_cast<size_t>(to.bytes())}, in);
+    auto request = ranks_.start_all_to_all_v(from.memory(), out, to.memory(), in);
     return {from, std::move(to), std::move(request)};
 }
 

@@ -22,9 +22,8 @@ namespace fucina {
 
 // Those of a TokenMap's slots whose gradients are a sum of their own.
 struct SlotPart {
-    std::vector<int64_t> offsets;      // [experts + 1]
-    std::vector<int32_t> slots, rows;  // in the order of experts
-    std::vector<LeafTree> trees;       // [experts]
+    Tensor slots, rows;  // i32, in the order of experts: the map's slots, and their rows
+    Tensor leaves;       // i64 [experts, its leaves + 1], as GroupedWgrad's, of the part's slots
 };
 // Parts of so many leaves each, counted from the first of every expert's tree.
 std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> leaves);
@@ -36,10 +35,10 @@ enum class ExpertSums { together, by_source, by_grain };
 struct TokenExchange {
     std::vector<int64_t> sent, received;  // [ranks] rows to and from each
     bool only = false;           // there are no other waves: all slots are sent, in their order
-    std::vector<int32_t> slots;  // else those that are sent, in this order
+    Tensor slots;                // i32, else those that are sent, in this order
     int64_t begin = 0, end = 0;  // experts here that the wave is of; the others have no rows
-    // Of the experts here: expert_offsets and trees, over the grains of all sources in their order,
-    // and slot_token, the row received that a slot is. The rest is empty.
+    // Of the experts here: expert_offsets and leaves, over the grains of all sources in their
+    // order, and slot_token, the row received that a slot is. The rest is undefined.
     TokenMap experts;
     // Of each source, or of each grain of all sources; empty where gradients of all are one sum.
     std::vector<SlotPart> parts;

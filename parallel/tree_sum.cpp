@@ -7,14 +7,6 @@
 #include "kernels/optimizer.h"
 
 namespace fucina {
-namespace {
-
-std::span<std::byte> bytes_of(const Tensor& x) {
-    return {x.raw(), static_cast<size_t>(x.bytes())};
-}
-
-}  // namespace
-
 Tensor tree_sum(std::span<const Tensor> parts) {
     if (parts.size() == 1) return parts[0];
     const size_t first = (parts.size() + 1) / 2;
@@ -35,11 +27,11 @@ void tree_sum(Communicator& ranks, const Tensor& x) {
     sent.zero();  // what is beyond x travels too
     std::memcpy(sent.raw(), x.raw(), static_cast<size_t>(x.bytes()));
     const std::vector<int64_t> counts(static_cast<size_t>(ranks.size()), slice * 4);
-    ranks.all_to_all_v(bytes_of(sent), counts, bytes_of(received), counts);
+    ranks.all_to_all_v(sent.memory(), counts, received.memory(), counts);
     std::vector<Tensor> parts;
     for (int rank = 0; rank < ranks.size(); ++rank)
         parts.push_back(received.slice(rank * slice, (rank + 1) * slice));
-    ranks.all_gather(bytes_of(tree_sum(parts)), bytes_of(sent));
+    ranks.all_gather(tree_sum(parts).memory(), sent.memory());
     std::memcpy(x.raw(), sent.raw(), static_cast<size_t>(x.bytes()));
 }
 

@@ -5,14 +5,6 @@
 #include "kernels/error.h"
 
 namespace fucina {
-namespace {
-
-std::span<std::byte> bytes_of(const Tensor& x) {
-    return {x.raw(), static_cast<size_t>(x.bytes())};
-}
-
-}  // namespace
-
 WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> parameters,
                                int64_t bucket_bytes)
     : mesh_(mesh) {
@@ -65,7 +57,7 @@ void WeightGatherer::gather(const Bucket& bucket) const {
         copy_shared(parameter->box, parameter->value.raw(), box, to, 4);
         to += box.size() * 4;
     }
-    ranks.all_gather(bytes_of(own), bytes_of(all));
+    ranks.all_gather(own.memory(), all.memory());
     for (int place = 0; place < ranks.size(); ++place) {
         const std::byte* from = all.slice(place, place + 1).raw();
         for (const Parameter* parameter : bucket.parameters) {

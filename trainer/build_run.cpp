@@ -83,9 +83,9 @@ void require_same_model(const Mesh& mesh, Model& model) {
                  ExitCode::replica_mismatch, otherwise);
     std::map<Communicator*, Facts> facts;
     for (const Parameter* parameter : model.parameters()) {
-        const Tensor& value = parameter->master();
-        const std::string hash = hashed(
-            {reinterpret_cast<const char*>(value.raw()), static_cast<size_t>(value.bytes())});
+        const std::span<std::byte> value = parameter->master().memory();
+        const std::string hash =
+            hashed({reinterpret_cast<const char*>(value.data()), value.size()});
         for (Communicator* holders : master_holders(mesh, *parameter))
             facts[holders].emplace_back(parameter->name, hash);
     }

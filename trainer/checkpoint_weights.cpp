@@ -28,8 +28,7 @@ void load_weights(const std::filesystem::path& dir, Model& model) {
     load_tensors(dir, manifest, tensors);
     for (const NamedTensor& weight : tensors)
         check_finite(concat(dir.string(), ": ", weight.kind, " ", weight.name),
-                     weight.tensor.shape(), 0,
-                     {weight.tensor.data<float>(), static_cast<size_t>(weight.tensor.size())});
+                     weight.tensor.shape(), 0, HostValues<float>(weight.tensor).span());
 }
 
 }  // namespace fucina

@@ -21,9 +21,8 @@ std::vector<uint64_t> hashes_of(std::span<Parameter* const> parameters) {
     const auto count = static_cast<int64_t>(parameters.size());
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i) {
-        const Tensor& value = parameters[static_cast<size_t>(i)]->master();
-        hashes[static_cast<size_t>(i)] =
-            XXH3_64bits(value.raw(), static_cast<size_t>(value.bytes()));
+        const std::span<std::byte> value = parameters[static_cast<size_t>(i)]->master().memory();
+        hashes[static_cast<size_t>(i)] = XXH3_64bits(value.data(), value.size());
     }
     return hashes;
 }

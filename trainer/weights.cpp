@@ -108,7 +108,8 @@ std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
             for_each_run(parameter->shape, parameter->master_box(),
                          [&](int64_t first, int64_t local, int64_t count) {
                              stored.read(first, first + count,
-                                         parameter->master().data<float>() + local);
+                                         &HostValues<float>(
+                                             parameter->master())[static_cast<size_t>(local)]);
                          });
             used.insert(stored.tensor().name);
             if (stored.scales()) used.insert(stored.scales()->name);
@@ -142,8 +143,11 @@ void write_gradients(Model& model, const std::filesystem::path& path) {
     }
     TensorFileWriter writer(path, specs);
     for (const auto& [parameter, piece] : pieces)
-        writer.append(std::span<const float>(parameter->grad().data<float>() + piece->offset,
-                                             static_cast<size_t>(element_count(piece->shape))));
+        writer.append(
+            std::span<const float>(HostValues<float>(parameter->grad())
+                                       .span()
+                                       .subspan(static_cast<size_t>(piece->offset),
+                                                static_cast<size_t>(element_count(piece->shape)))));
     writer.commit();
 }
 

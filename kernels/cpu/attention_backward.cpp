@@ -74,7 +74,7 @@ class DocumentBackward {
           parts_(parts),
           set_(gemm_set(io.q.dtype())),
           kernels_(attention_kernels(io.q.dtype())),
-          begin_(shape.cu_seqlens[static_cast<size_t>(document)]),
+          begin_(shape.cu_seqlens.data<int64_t>()[document]),
           rows_(document_rows(shape, document)),
           panels_(in_scratch<HeadPanels>(ScratchSlot::attention_head, set_, shape, rows_)) {}
 
@@ -303,7 +303,7 @@ struct Plan {
 };
 
 Plan make_plan(const AttentionShape& shape) {
-    const auto documents = static_cast<int64_t>(shape.cu_seqlens.size()) - 1;
+    const int64_t documents = shape.documents();
     const int64_t threads = runtime().threads;
     double total = 0;
     for (int64_t i = 0; i < documents; ++i) {

@@ -21,7 +21,7 @@ struct ForwardTask {
 };
 
 std::vector<ForwardTask> forward_tasks(const AttentionShape& shape) {
-    const auto documents = static_cast<int64_t>(shape.cu_seqlens.size()) - 1;
+    const int64_t documents = shape.documents();
     const int64_t units = documents * shape.heads, wanted = 4 * runtime().threads;
     const int64_t pieces =
         runtime().threads == 1 || units >= wanted || units == 0 ? 1 : (wanted + units - 1) / units;
@@ -64,7 +64,7 @@ class HeadForward {
         : shape_(shape),
           set_(gemm_set(q.dtype())),
           kernels_(attention_kernels(q.dtype())),
-          begin_(shape.cu_seqlens[static_cast<size_t>(task.document)]),
+          begin_(shape.cu_seqlens.data<int64_t>()[task.document]),
           rows_(document_rows(shape, task.document)),
           q_(q, begin_, rows_, task.head * shape.d_qk, shape.d_qk),
           // Keys after the last query of the task are not needed.

@@ -18,8 +18,8 @@ inline int64_t blocks_of(int64_t n) {
 }
 
 inline int64_t document_rows(const AttentionShape& shape, int64_t document) {
-    const auto i = static_cast<size_t>(document);
-    return shape.cu_seqlens[i + 1] - shape.cu_seqlens[i];
+    const int64_t* const bounds = shape.cu_seqlens.data<int64_t>() + document;
+    return bounds[1] - bounds[0];
 }
 
 inline const AttentionKernels& attention_kernels(DType type) {

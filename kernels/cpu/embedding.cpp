@@ -78,19 +78,20 @@ class RowTreeSum {
 
 }  // namespace
 
-void embedding(const int32_t* ids, const Tensor& table, const Tensor& out) {
+void embedding(const Tensor& ids, const Tensor& table, const Tensor& out) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     parallel_for(out.rows(), out.row_size(), [&](int64_t t) {
-        FUCINA_CHECK(ids[t] >= 0 && ids[t] < table.rows(), "token id ", ids[t],
-                     " of a vocabulary of ", table.rows());
-        kernels.cast(cells(table, ids[t]), cells(out, t), out.row_size());
+        const int32_t id = ids.data<int32_t>()[t];
+        FUCINA_CHECK(id >= 0 && id < table.rows(), "token id ", id, " of a vocabulary of ",
+                     table.rows());
+        kernels.cast(cells(table, id), cells(out, t), out.row_size());
     });
 }
 
-void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
+void embedding_backward(const Tensor& ids, const Tensor& d_out, const LeafTree& tree,
                         const Tensor& d_table) {
     constexpr int64_t kIds = 64;  // ids of one unit of work, which share scratch
-    const TokensById sorted = sort_by_id(ids, d_out.rows(), d_table.rows());
+    const TokensById sorted = sort_by_id(ids.data<int32_t>(), d_out.rows(), d_table.rows());
     parallel_ranges(d_table.rows(), kIds, kIds * d_table.row_size(),
                     [&](int64_t begin, int64_t end) {
                         RowTreeSum sum(d_out, tree);

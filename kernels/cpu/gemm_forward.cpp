@@ -7,10 +7,10 @@ namespace {
 void check_product(const Tensor& x, const RowGroups& rows, const PackedWeight& w) {
     FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.dtype && w.defined(), "product of ",
                  x.describe(), " with ", name_of(w.dtype), " [", w.n, ", ", w.k, "]");
-    FUCINA_CHECK(static_cast<int64_t>(rows.offsets.size()) == w.groups + 1, rows.offsets.size(),
-                 " offsets for ", w.groups, " groups");
-    FUCINA_CHECK(rows.index != nullptr || rows.offsets.back() <= x.rows(), x.describe(),
-                 " has fewer rows than ", rows.offsets.back());
+    const int64_t groups = rows.offsets.defined() ? rows.offsets.rows() - 1 : 1;
+    FUCINA_CHECK(groups == w.groups, "rows of ", groups, " groups for ", w.groups);
+    FUCINA_CHECK(rows.index.defined() ? rows.index.size() == rows.rows : rows.rows <= x.rows(),
+                 x.describe(), " or its index has fewer rows than ", rows.rows);
 }
 
 void check_rows(const Tensor& y, int64_t rows, int64_t width, DType type) {
@@ -70,7 +70,7 @@ struct SwigluBackwardEpilogue {
 
     // The lanes of dh·h of the task's rows; the same memory all through one task.
     float* row_dot(const GemmTask& task) const {
-        if (io.d_row_weight == nullptr) return nullptr;
+        if (!io.d_row_weight.defined()) return nullptr;
         const int64_t rows = task.row_end - task.row_begin;
         return reinterpret_cast<float*>(
             scratch(ScratchSlot::rows, rows * 16 * static_cast<int64_t>(sizeof(float))));
@@ -80,12 +80,14 @@ struct SwigluBackwardEpilogue {
     }
     void end(const GemmTask& task) const {
         const float* dot = row_dot(task);
+        float* const sums = io.d_row_weight.data_or_null<float>();
         for (int64_t row = task.row_begin; dot != nullptr && row < task.row_end; ++row, dot += 16)
-            io.d_row_weight[row] = table.sum_lanes(dot);
+            sums[row] = table.sum_lanes(dot);
     }
     void block(const float* c, const GemmTask& task, int64_t row, int rows, int64_t panel) const {
         const int64_t column = panel * kBlock, ffn = io.down.n;
         float* dot = row_dot(task);
+        const float* const weights = io.row_weight.data_or_null<float>();
         table.swiglu_backward(
             c, {.gate = element(io.gate_up, row, column),
                 .up = element(io.gate_up, row, ffn + column),
@@ -95,7 +97,7 @@ struct SwigluBackwardEpilogue {
                 .d_gate_up_stride = io.d_gate_up.row_stride(),
                 .weighted_h = element(io.weighted_h, row, column),
                 .h_stride = io.weighted_h.row_stride(),
-                .row_weight = io.row_weight == nullptr ? nullptr : io.row_weight + row,
+                .row_weight = weights == nullptr ? nullptr : weights + row,
                 .row_dot = dot == nullptr ? nullptr : dot + (row - task.row_begin) * 16,
                 .rows = rows,
                 .columns = static_cast<int>(std::min(kBlock, ffn - column))});
@@ -108,7 +110,7 @@ void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& 
                     const Tensor& y) {
     check_product(x, rows, w);
     FUCINA_CHECK(!w.gate_up, "a gate_up weight is for gate_up_swiglu");
-    check_rows(y, rows.offsets.back(), w.n, y.dtype() == DType::f32 ? DType::f32 : w.dtype);
+    check_rows(y, rows.rows, w.n, y.dtype() == DType::f32 ? DType::f32 : w.dtype);
     run_forward({x, rows, w}, StoreEpilogue(gemm_set(w.dtype).epilogues, y, w.n));
 }
 
@@ -116,18 +118,18 @@ void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& 
                     const Tensor& gate_up, const Tensor& h) {
     check_product(x, rows, w);
     FUCINA_CHECK(w.gate_up && w.n % 2 == 0, "gate_up_swiglu takes a gate_up weight");
-    if (gate_up.defined()) check_rows(gate_up, rows.offsets.back(), w.n, w.dtype);
-    check_rows(h, rows.offsets.back(), w.n / 2, w.dtype);
+    if (gate_up.defined()) check_rows(gate_up, rows.rows, w.n, w.dtype);
+    check_rows(h, rows.rows, w.n / 2, w.dtype);
     run_forward({x, rows, w}, SwigluEpilogue(gemm_set(w.dtype).epilogues, gate_up, h, w.n / 2));
 }
 
 void down_swiglu_backward(const ops::DownBackward& io) {
     check_product(io.dy, io.rows, io.down);
-    const int64_t rows = io.rows.offsets.back(), ffn = io.down.n;
+    const int64_t rows = io.rows.rows, ffn = io.down.n;
     check_rows(io.gate_up, rows, 2 * ffn, io.down.dtype);
     check_rows(io.d_gate_up, rows, 2 * ffn, io.down.dtype);
     check_rows(io.weighted_h, rows, ffn, io.down.dtype);
-    run_forward({io.dy, io.rows, io.down, io.d_row_weight != nullptr},
+    run_forward({io.dy, io.rows, io.down, io.d_row_weight.defined()},
                 SwigluBackwardEpilogue{gemm_set(io.down.dtype).epilogues, io});
 }
 

@@ -54,6 +54,13 @@ inline std::vector<GemmTask> forward_tasks(std::span<const int64_t> offsets, int
     return cut;
 }
 
+// [groups + 1]
+inline std::vector<int64_t> offsets_of(const RowGroups& rows) {
+    if (!rows.offsets.defined()) return {0, rows.rows};
+    const int64_t* const offsets = rows.offsets.data<int64_t>();
+    return {offsets, offsets + rows.offsets.size()};
+}
+
 struct ForwardProduct {
     Tensor x;
     RowGroups rows;
@@ -68,6 +75,7 @@ class TaskRows {
         : in_(in),
           set_(set),
           pieces_(pieces_of(in.w)),
+          index_(in.rows.index.data_or_null<int32_t>()),
           end_(task.row_end),
           row_bytes_(in.x.row_stride() * set.element) {}
 
@@ -89,12 +97,13 @@ class TaskRows {
 
   private:
     const std::byte* address(int64_t row) const {
-        return in_.x.raw() + (in_.rows.index == nullptr ? row : in_.rows.index[row]) * row_bytes_;
+        return in_.x.raw() + (index_ == nullptr ? row : index_[row]) * row_bytes_;
     }
 
     const ForwardProduct& in_;
     const GemmSet& set_;
     const KPieces pieces_;
+    const int32_t* const index_;
     const int64_t end_, row_bytes_;
 };
 
@@ -103,8 +112,7 @@ class TaskRows {
 template <class Body>
 void run_tasks(const ForwardProduct& in, const std::vector<GemmTask>& tasks, const Body& body) {
     constexpr int64_t kWorth = int64_t{1} << 18;  // multiplications
-    const int64_t rows = in.rows.offsets.back() - in.rows.offsets.front();
-    if (rows * in.w.n * in.w.k < kWorth) {
+    if (in.rows.rows * in.w.n * in.w.k < kWorth) {
         flush_denormals();
         for (const GemmTask& task : tasks) body(task);
         return;
@@ -170,7 +178,7 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
     const int64_t panel_count = packed_panels(in.w);
     const int64_t block_bytes = product.block_bytes(), panel_bytes = product.panel_bytes();
     const std::vector<GemmTask> tasks =
-        forward_tasks(in.rows.offsets, panel_count, block_bytes, in.whole_rows);
+        forward_tasks(offsets_of(in.rows), panel_count, block_bytes, in.whole_rows);
     run_tasks(in, tasks, [&](const GemmTask& task) {
         const TaskRows rows_of_x(in, set, task);
         std::byte* const left =

@@ -19,6 +19,14 @@ constexpr int64_t kRightBytes = 8 << 20;  // of packed x in a task
 constexpr int64_t kLeftBlocks = 4;        // of 32 columns of dy, packed at once
 constexpr int64_t kBlockFloats = kBlock * kBlock;
 
+// Products of some groups: dy and x taken through an index or null, a group's rows, and their tree.
+struct GroupWgrads {
+    Tensor dy, x;
+    const int32_t *dy_index = nullptr, *x_index = nullptr;
+    std::vector<int64_t> first_rows = {};  // of each group
+    std::vector<LeafTree> trees = {};
+};
+
 struct WgradTask {
     int64_t group = 0;
     int64_t block_begin = 0, block_end = 0;  // of 32 rows of dW
@@ -66,7 +74,7 @@ void cut(std::vector<WgradTask>& tasks, int64_t WgradTask::*begin, int64_t Wgrad
     tasks = std::move(pieces);
 }
 
-std::vector<WgradTask> wgrad_tasks(const ops::GroupedWgrad& in, const GemmSet& set, int64_t blocks,
+std::vector<WgradTask> wgrad_tasks(const GroupWgrads& in, const GemmSet& set, int64_t blocks,
                                    int64_t panels) {
     std::vector<WgradTask> tasks;
     int64_t most_rows = 1;
@@ -106,8 +114,8 @@ struct Target {
 // Some consecutive rows of a group, summed along a tree into a rectangle of dW.
 class GroupWgrad {
   public:
-    GroupWgrad(const ops::GroupedWgrad& in, const GemmSet& set, int64_t first_row,
-               const LeafTree& tree, Target target)
+    GroupWgrad(const GroupWgrads& in, const GemmSet& set, int64_t first_row, const LeafTree& tree,
+               Target target)
         : in_(in),
           set_(set),
           target_(target),
@@ -235,7 +243,7 @@ class GroupWgrad {
         }
     }
 
-    const ops::GroupedWgrad& in_;
+    const GroupWgrads& in_;
     const GemmSet& set_;
     const Target target_;
     const LeafTree& tree_;
@@ -244,10 +252,10 @@ class GroupWgrad {
     std::vector<const void*> dy_rows_, x_rows_;
 };
 
-void run_task(const ops::GroupedWgrad& in, const GemmSet& set, const WgradTask& task, Target target,
+void run_task(const GroupWgrads& in, const GemmSet& set, const WgradTask& task, Target target,
               float* dw) {
     const auto group = static_cast<size_t>(task.group);
-    const int64_t first_row = in.group_offsets[group];
+    const int64_t first_row = in.first_rows[group];
     const LeafTree& tree = in.trees[group];
     if (tree.leaves() != 1) return GroupWgrad(in, set, first_row, tree, target).run(task, dw);
     const int64_t span = rows_at_once(tree);
@@ -261,18 +269,12 @@ void run_task(const ops::GroupedWgrad& in, const GemmSet& set, const WgradTask& 
     } while (row < tree.rows());
 }
 
-void run_wgrad(const ops::GroupedWgrad& in, Target target, const Tensor& dw) {
+void run_wgrad(const GroupWgrads& in, Target target, const Tensor& dw) {
     const int64_t n = in.dy.row_size(), k = in.x.row_size();
     const auto groups = static_cast<int64_t>(in.trees.size());
     FUCINA_CHECK(in.dy.dtype() == in.x.dtype() && dw.dtype() == DType::f32 && dw.contiguous() &&
                      dw.size() == groups * n * k,
                  "wgrad of ", in.dy.describe(), " and ", in.x.describe(), " into ", dw.describe());
-    for (int64_t g = 0; g < groups; ++g) {
-        const auto i = static_cast<size_t>(g);
-        const int64_t rows = in.group_offsets[i + 1] - in.group_offsets[i];
-        FUCINA_CHECK(in.trees[i].rows() == rows, "group ", g, " has ", rows, " rows and a tree of ",
-                     in.trees[i].rows());
-    }
     const GemmSet set = gemm_set(in.x.dtype());
     const std::vector<WgradTask> tasks =
         wgrad_tasks(in, set, (n + kBlock - 1) / kBlock, (k + kBlock - 1) / kBlock);
@@ -285,21 +287,31 @@ void run_wgrad(const ops::GroupedWgrad& in, Target target, const Tensor& dw) {
 }  // namespace
 
 void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
-    std::vector<LeafTree> trees;
-    for (const LeafTree& tree : in.trees) trees.push_back(summation_tree(tree));
-    ops::GroupedWgrad ordered = in;
-    ordered.trees = trees;
-    run_wgrad(ordered, {.finished = true}, dw);
+    GroupWgrads groups{.dy = in.dy,
+                       .x = in.x,
+                       .dy_index = in.dy_index.data_or_null<int32_t>(),
+                       .x_index = in.x_index.data_or_null<int32_t>()};
+    for (int64_t g = 0; g < in.leaves.rows(); ++g) {
+        const int64_t* const rows = in.leaves.row<int64_t>(g);
+        std::vector<int64_t> offsets(rows, rows + in.leaves.row_size());
+        for (int64_t& offset : offsets) offset -= rows[0];
+        groups.first_rows.push_back(rows[0]);
+        groups.trees.push_back(summation_tree(make_leaf_tree(std::move(offsets))));
+    }
+    run_wgrad(groups, {.finished = true}, dw);
+}
+
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
+    run_wgrad({.dy = dy, .x = x, .first_rows = {0}, .trees = {summation_tree(tree)}},
+              {.finished = true}, dw);
 }
 
 ops::WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type) {
     const GemmSet set = gemm_set(type);
     const LeafTree summed = summation_tree(tree);
-    ops::GroupedWgrad in;
-    in.trees = {&summed, 1};
     ops::WgradScratch most{.sums = stack_depth(summed) * kBlockFloats * 4};
-    for (const WgradTask& task :
-         wgrad_tasks(in, set, (n + kBlock - 1) / kBlock, (k + kBlock - 1) / kBlock)) {
+    for (const WgradTask& task : wgrad_tasks({.trees = {summed}}, set, (n + kBlock - 1) / kBlock,
+                                             (k + kBlock - 1) / kBlock)) {
         const int64_t rows = rows_at_once(summed);
         const int64_t blocks = std::min(kLeftBlocks, task.block_end - task.block_begin);
         most.dy = std::max(most.dy, blocks * rows * set.kernel.a_bytes_per_k);
@@ -309,10 +321,8 @@ ops::WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t 
 }
 
 void leaf_wgrad(const Tensor& dy, const Tensor& x, bool more, const Tensor& dw) {
-    const LeafTree leaf = make_leaf_tree({0, x.rows()});
-    const int64_t offsets[] = {0, x.rows()};
-    run_wgrad({.dy = dy, .x = x, .trees = {&leaf, 1}, .group_offsets = offsets}, {.more = more},
-              dw);
+    run_wgrad({.dy = dy, .x = x, .first_rows = {0}, .trees = {make_leaf_tree({0, x.rows()})}},
+              {.more = more}, dw);
 }
 
 }  // namespace fucina::cpu

@@ -41,14 +41,12 @@ class HeadLossPass {
         for (int64_t first = begin; first < end; first += chunk_) {
             const int64_t last = std::min(first + chunk_, end), rows = last - first;
             const Tensor x = io_.x.slice(first, last);
-            const int64_t offsets[] = {0, rows};
-            grouped_linear(x, {offsets, nullptr}, io_.head, logits_.slice(0, rows));
+            grouped_linear(x, {.rows = rows}, io_.head, logits_.slice(0, rows));
             losses(first, rows);
             if (!d_logits_.defined()) continue;
             const Tensor d_logits = d_logits_.slice(0, rows);
             if (io_.dx.defined())
-                grouped_linear(d_logits, {offsets, nullptr}, io_.head_dgrad,
-                               io_.dx.slice(first, last));
+                grouped_linear(d_logits, {.rows = rows}, io_.head_dgrad, io_.dx.slice(first, last));
             if (dw.defined()) leaf_wgrad(d_logits, x, first != begin, dw);
         }
     }
@@ -56,7 +54,7 @@ class HeadLossPass {
   private:
     // Of the rows of the logits; writes their gradients too.
     void losses(int64_t first, int64_t rows) const {
-        const int32_t* labels = io_.labels + first;
+        const int32_t* labels = io_.labels.data<int32_t>() + first;
         float* const losses = io_.loss.data<float>() + first;
         if (io_.ranks > 1) return losses_over_ranks(labels, rows, losses);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
@@ -67,46 +65,43 @@ class HeadLossPass {
 
     // Largest logits and sums of their exponentials meet rank by rank.
     void losses_over_ranks(const int32_t* labels, int64_t rows, float* losses) const {
-        const auto count = static_cast<size_t>(rows), ranks = static_cast<size_t>(io_.ranks);
-        std::vector<float> own(2 * count), all(2 * count * ranks);
-        std::vector<float> shifts(count), targets(count), sums(count), parts(count * ranks);
+        const Tensor own = Tensor::empty({rows, 2}, DType::f32);
+        const Tensor all = Tensor::empty({io_.ranks * rows, 2}, DType::f32);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
             const auto [shift, target] = largest_and_target(i, labels[i]);
-            own[static_cast<size_t>(2 * i)] = shift;
-            own[static_cast<size_t>(2 * i) + 1] = target;
+            own.row<float>(i)[0] = shift;
+            own.row<float>(i)[1] = target;
         });
         io_.gather(own, all);
-        for (size_t i = 0; i < count; ++i) {
-            shifts[i] = largest_of(all.data() + 2 * i, 2 * count);
-            targets[i] = largest_of(all.data() + 2 * i + 1, 2 * count);
-        }
+        for (int64_t i = 0; i < rows; ++i)
+            for (const int column : {0, 1})
+                own.row<float>(i)[column] = largest_of(all.row<float>(i) + column, 2 * rows);
+        const Tensor sums = Tensor::empty({rows}, DType::f32);
+        const Tensor parts = Tensor::empty({io_.ranks * rows}, DType::f32);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
-            const auto row = static_cast<size_t>(i);
-            sums[row] = sum_of_row(i, labels[i], shifts[row]);
+            *sums.row<float>(i) = sum_of_row(i, labels[i], own.row<float>(i)[0]);
         });
         io_.gather(sums, parts);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
-            const auto row = static_cast<size_t>(i);
-            losses[i] = finish_row(i, labels[i], shifts[row], targets[row],
-                                   tree_sum(parts.data() + row, count, io_.ranks));
+            losses[i] = finish_row(i, labels[i], own.row<float>(i)[0], own.row<float>(i)[1],
+                                   tree_sum(parts.row<float>(i), rows, io_.ranks));
         });
     }
 
     // Of a number of each rank, `stride` apart; NaN if one is.
-    float largest_of(const float* x, size_t stride) const {
+    float largest_of(const float* x, int64_t stride) const {
         float largest = x[0];
         for (int rank = 1; rank < io_.ranks; ++rank) {
-            const float next = x[static_cast<size_t>(rank) * stride];
+            const float next = x[rank * stride];
             if (!(next <= largest)) largest = next;
             if (std::isnan(largest)) break;
         }
         return largest;
     }
-    static float tree_sum(const float* x, size_t stride, int count) {
+    static float tree_sum(const float* x, int64_t stride, int count) {
         if (count == 1) return *x;
         const int half = (count + 1) / 2;
-        return tree_sum(x, stride, half) +
-               tree_sum(x + static_cast<size_t>(half) * stride, stride, count - half);
+        return tree_sum(x, stride, half) + tree_sum(x + half * stride, stride, count - half);
     }
 
     // The largest logit here, and the label's: -inf where another rank has it.
@@ -169,8 +164,10 @@ int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute) {
 }
 
 void head_loss(const ops::HeadLoss& io) {
-    FUCINA_CHECK(io.loss.dtype() == DType::f32 && io.loss.size() == io.x.rows(), "losses into ",
-                 io.loss.describe(), " for ", io.x.describe());
+    FUCINA_CHECK(io.loss.dtype() == DType::f32 && io.loss.size() == io.x.rows() &&
+                     io.labels.size() == io.x.rows(),
+                 "losses into ", io.loss.describe(), " of ", io.labels.describe(), " for ",
+                 io.x.describe());
     check_chunks(io.chunks, io.head.n, "tokens of the vocabulary");
     FUCINA_CHECK(!io.dx.defined() || io.head_dgrad.cut.chunks == io.chunks, "head_dgrad in ",
                  io.head_dgrad.cut.chunks, " chunks, the vocabulary in ", io.chunks);

@@ -76,6 +76,12 @@ ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
     return total;
 }
 
+ExactSum exact_sum(const Tensor& x) {
+    ExactSum sum;
+    for (int64_t i = 0; i < x.size(); ++i) sum.add(double{x.data<float>()[i]});
+    return sum;
+}
+
 void add_in_place(const Tensor& y, const Tensor& x) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     for_each_run(x, y, [&](Cells from, Cells to, int64_t count) {

@@ -130,15 +130,14 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
 constexpr double kShareUnit = 0x1p40;
 
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                      std::span<const int64_t> sequence_offsets, float scale,
-                      const Tensor& d_scores) {
-    const auto sequences = static_cast<int64_t>(sequence_offsets.size()) - 1;
+                      const Tensor& sequence_offsets, float scale, const Tensor& d_scores) {
+    const int64_t* const offsets = sequence_offsets.data<int64_t>();
+    const int64_t sequences = sequence_offsets.rows() - 1;
     const auto experts = static_cast<size_t>(config.experts);
     std::vector<double> losses(static_cast<size_t>(std::max<int64_t>(sequences, 0)), 0.0);
     parallel_for(
         sequences, 4 * scores.size() / std::max<int64_t>(sequences, 1), [&](int64_t sequence) {
-            const int64_t begin = sequence_offsets[static_cast<size_t>(sequence)];
-            const int64_t end = sequence_offsets[static_cast<size_t>(sequence) + 1];
+            const int64_t begin = offsets[sequence], end = offsets[sequence + 1];
             const auto tokens = static_cast<double>(end - begin);
             std::vector<int64_t> count(experts, 0);
             std::vector<int64_t> share(experts, 0);
@@ -171,6 +170,17 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
     ExactSum total;
     for (const double loss : losses) total.add(loss);
     return total;
+}
+
+void update_router_bias(std::span<const int64_t> loads, float rate, const Tensor& bias) {
+    float* const values = bias.data<float>();
+    int64_t total = 0;
+    for (const int64_t load : loads) total += load;
+    for (size_t e = 0; e < loads.size(); ++e) {
+        const int64_t load = loads[e] * std::ssize(loads);  // against total / E, in integers
+        if (load < total) values[e] += rate;
+        if (load > total) values[e] -= rate;
+    }
 }
 
 }  // namespace fucina::cpu

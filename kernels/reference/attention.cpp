@@ -71,10 +71,6 @@ std::vector<float> head_row(const Tensor& x, int64_t t, int64_t head, int64_t wi
     return row;
 }
 
-int64_t documents(const AttentionShape& shape) {
-    return static_cast<int64_t>(shape.cu_seqlens.size()) - 1;
-}
-
 // About how many products one head of one document takes.
 int64_t work(const AttentionShape& shape, int64_t tokens) {
     return tokens * tokens * (shape.d_qk + shape.d_v);
@@ -107,32 +103,33 @@ void query_backward(const AttentionShape& shape, const ops::AttentionBackward& i
 void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
                const Tensor& out, const Tensor& lse) {
     const int64_t group = shape.heads / shape.kv_heads;
-    parallel_for(shape.heads * documents(shape),
-                 work(shape, q.rows() / std::max<int64_t>(documents(shape), 1)), [&](int64_t unit) {
-                     const int64_t head = unit % shape.heads, document = unit / shape.heads;
-                     const int64_t begin = shape.cu_seqlens[static_cast<size_t>(document)];
-                     const int64_t end = shape.cu_seqlens[static_cast<size_t>(document) + 1];
-                     const HeadKv keys = load_head(shape, kv, head / group, begin, end);
-                     for (int64_t i = 0; i < end - begin; ++i) {
-                         const std::vector<float> query = head_row(q, begin + i, head, shape.d_qk);
-                         const std::vector<float> p = probabilities(
-                             shape, keys, query, i + 1,
-                             lse.defined() ? lse.row<float>(head) + begin + i : nullptr);
-                         std::vector<float> sum(static_cast<size_t>(shape.d_v), 0.0f);
-                         for (int64_t key = 0; key <= i; ++key)
-                             fma_row(round_to(q.dtype(), p[static_cast<size_t>(key)]),
-                                     keys.v.data() + key * shape.d_v, sum.data(), shape.d_v);
-                         store_row(out, begin + i, head * shape.d_v, shape.d_v, sum.data());
-                     }
-                 });
+    parallel_for(
+        shape.heads * shape.documents(),
+        work(shape, q.rows() / std::max<int64_t>(shape.documents(), 1)), [&](int64_t unit) {
+            const int64_t head = unit % shape.heads, document = unit / shape.heads;
+            const int64_t begin = shape.cu_seqlens.data<int64_t>()[document];
+            const int64_t end = shape.cu_seqlens.data<int64_t>()[document + 1];
+            const HeadKv keys = load_head(shape, kv, head / group, begin, end);
+            for (int64_t i = 0; i < end - begin; ++i) {
+                const std::vector<float> query = head_row(q, begin + i, head, shape.d_qk);
+                const std::vector<float> p =
+                    probabilities(shape, keys, query, i + 1,
+                                  lse.defined() ? lse.row<float>(head) + begin + i : nullptr);
+                std::vector<float> sum(static_cast<size_t>(shape.d_v), 0.0f);
+                for (int64_t key = 0; key <= i; ++key)
+                    fma_row(round_to(q.dtype(), p[static_cast<size_t>(key)]),
+                            keys.v.data() + key * shape.d_v, sum.data(), shape.d_v);
+                store_row(out, begin + i, head * shape.d_v, shape.d_v, sum.data());
+            }
+        });
 }
 
 void attention_backward(const AttentionShape& shape, const ops::AttentionBackward& io) {
     const int64_t group = shape.heads / shape.kv_heads, own = shape.d_qk - shape.d_shared;
     if (shape.d_shared > 0) check_chunks(shape.chunks, shape.kv_heads, "key-value heads");
-    for (int64_t document = 0; document < documents(shape); ++document) {
-        const int64_t begin = shape.cu_seqlens[static_cast<size_t>(document)];
-        const int64_t end = shape.cu_seqlens[static_cast<size_t>(document) + 1];
+    for (int64_t document = 0; document < shape.documents(); ++document) {
+        const int64_t begin = shape.cu_seqlens.data<int64_t>()[document];
+        const int64_t end = shape.cu_seqlens.data<int64_t>()[document + 1];
         std::vector<HeadKv> heads(static_cast<size_t>(shape.kv_heads));
         parallel_for(shape.kv_heads, 3 * work(shape, end - begin), [&](int64_t h) {
             HeadKv& kv = heads[static_cast<size_t>(h)];

@@ -8,15 +8,16 @@
 
 namespace fucina::reference {
 
-void embedding(const int32_t* ids, const Tensor& table, const Tensor& out) {
+void embedding(const Tensor& ids, const Tensor& table, const Tensor& out) {
     parallel_for(out.rows(), out.row_size(), [&](int64_t t) {
-        FUCINA_CHECK(ids[t] >= 0 && ids[t] < table.rows(), "token id ", ids[t],
-                     " of a vocabulary of ", table.rows());
-        store_row(out, t, load_row(table, ids[t]));
+        const int32_t id = ids.data<int32_t>()[t];
+        FUCINA_CHECK(id >= 0 && id < table.rows(), "token id ", id, " of a vocabulary of ",
+                     table.rows());
+        store_row(out, t, load_row(table, id));
     });
 }
 
-void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
+void embedding_backward(const Tensor& ids, const Tensor& d_out, const LeafTree& tree,
                         const Tensor& d_table) {
     FUCINA_CHECK(tree.rows() == d_out.rows() && d_table.row_size() == d_out.row_size(), "gradient ",
                  d_out.describe(), " of an embedding ", d_table.describe(), ", tree of ",
@@ -25,7 +26,7 @@ void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree&
         sum_along_tree(tree, d_out.row_size(), d_table.row<float>(id),
                        [&](int64_t begin, int64_t end, float* sum) {
                            for (int64_t t = begin; t < end; ++t) {
-                               if (ids[t] != id) continue;
+                               if (ids.data<int32_t>()[t] != id) continue;
                                const std::vector<float> row = load_row(d_out, t);
                                for (size_t j = 0; j < row.size(); ++j) sum[j] += row[j];
                            }
@@ -56,7 +57,7 @@ void head_loss(const ops::HeadLoss& io) {
     linear(io.x, io.head, logits);
     parallel_for(rows, 8 * vocab, [&](int64_t t) {
         std::vector<float> row = load_row(logits, t);
-        const int32_t label = io.labels[t];
+        const int32_t label = io.labels.data<int32_t>()[t];
         FUCINA_CHECK(label == kIgnoreLabel || (label >= 0 && label < vocab), "label ", label,
                      " of a vocabulary of ", vocab);
         const float largest = *std::max_element(row.begin(), row.end());

@@ -91,17 +91,18 @@ std::vector<float> product(const Tensor& x, int64_t row, const PackedWeight& w, 
 // Calls body(group, row) for all rows of all groups.
 template <class Body>
 void for_each_row(const RowGroups& rows, const PackedWeight& w, const Body& body) {
-    FUCINA_CHECK(static_cast<int64_t>(rows.offsets.size()) == w.groups + 1, rows.offsets.size(),
-                 " offsets for ", w.groups, " groups");
-    parallel_for(rows.offsets.back(), w.n * w.k, [&](int64_t row) {
+    const int64_t* const offsets = rows.offsets.data_or_null<int64_t>();
+    FUCINA_CHECK(offsets == nullptr ? w.groups == 1 : rows.offsets.rows() == w.groups + 1,
+                 "offsets ", rows.offsets.describe(), " for ", w.groups, " groups");
+    parallel_for(rows.rows, w.n * w.k, [&](int64_t row) {
         int64_t group = 0;
-        while (rows.offsets[static_cast<size_t>(group) + 1] <= row) ++group;
+        while (offsets != nullptr && offsets[group + 1] <= row) ++group;
         body(group, row);
     });
 }
 
-int64_t source_row(const int32_t* index, int64_t row) {
-    return index == nullptr ? row : index[row];
+int64_t source_row(const Tensor& index, int64_t row) {
+    return index.defined() ? index.data<int32_t>()[row] : row;
 }
 
 float sigmoid(float x) {
@@ -159,9 +160,7 @@ void linear(const Tensor& x, const PackedWeight& w, const Tensor& y) {
 }
 
 void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
-    const int64_t offsets[] = {0, x.rows()};
-    grouped_linear_wgrad({.dy = dy, .x = x, .trees = {&tree, 1}, .group_offsets = offsets},
-                         dw.view({1, dw.dim(0), dw.dim(1)}));
+    group_wgrad({.dy = dy, .x = x}, 0, tree, dw.data<float>());
 }
 
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
@@ -175,11 +174,12 @@ void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
     FUCINA_CHECK(dw.contiguous() && in.dy.dtype() == in.x.dtype(), "wgrad of ", in.dy.describe(),
                  " and ", in.x.describe());
     for (int64_t group = 0; group < dw.dim(0); ++group) {
-        const LeafTree& tree = in.trees[static_cast<size_t>(group)];
-        const int64_t begin = in.group_offsets[static_cast<size_t>(group)];
-        FUCINA_CHECK(tree.rows() == in.group_offsets[static_cast<size_t>(group) + 1] - begin,
-                     "group ", group, " has a tree of ", tree.rows(), " rows");
-        group_wgrad(in, begin, tree, dw.data<float>() + group * dw.dim(1) * dw.dim(2));
+        const int64_t* const rows = in.leaves.row<int64_t>(group);
+        std::vector<int64_t> offsets;
+        for (int64_t leaf = 0; leaf < in.leaves.dim(1); ++leaf)
+            offsets.push_back(rows[leaf] - rows[0]);
+        group_wgrad(in, rows[0], make_leaf_tree(std::move(offsets)),
+                    dw.data<float>() + group * dw.dim(1) * dw.dim(2));
     }
 }
 
@@ -205,7 +205,7 @@ void down_swiglu_backward(const ops::DownBackward& io) {
             product(io.dy, source_row(io.rows.index, row), io.down, group);
         const std::vector<float> gate_up = load_row(io.gate_up, row);
         std::vector<float> d_gate_up(2 * ffn), weighted_h(ffn);
-        const float weight = io.row_weight == nullptr ? 1.0f : io.row_weight[row];
+        const float weight = io.row_weight.defined() ? io.row_weight.data<float>()[row] : 1.0f;
         float d_weight = 0;
         for (size_t j = 0; j < ffn; ++j) {
             const float gate = gate_up[j], up = gate_up[j + ffn];
@@ -218,7 +218,7 @@ void down_swiglu_backward(const ops::DownBackward& io) {
         }
         store_row(io.d_gate_up, row, d_gate_up);
         store_row(io.weighted_h, row, weighted_h);
-        if (io.d_row_weight != nullptr) io.d_row_weight[row] = d_weight;
+        if (io.d_row_weight.defined()) io.d_row_weight.data<float>()[row] = d_weight;
     });
 }
 

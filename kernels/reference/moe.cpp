@@ -100,12 +100,12 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
 }
 
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                      std::span<const int64_t> sequence_offsets, float scale,
-                      const Tensor& d_scores) {
+                      const Tensor& sequence_offsets, float scale, const Tensor& d_scores) {
     const auto experts = static_cast<size_t>(config.experts);
     ExactSum total;
-    for (size_t sequence = 0; sequence + 1 < sequence_offsets.size(); ++sequence) {
-        const int64_t begin = sequence_offsets[sequence], end = sequence_offsets[sequence + 1];
+    const int64_t* const offsets = sequence_offsets.data<int64_t>();
+    for (int64_t sequence = 0; sequence + 1 < sequence_offsets.rows(); ++sequence) {
+        const int64_t begin = offsets[sequence], end = offsets[sequence + 1];
         const auto tokens = static_cast<double>(end - begin);
         std::vector<double> frequency(experts, 0.0), share(experts, 0.0);
         for (int64_t t = begin; t < end; ++t) {
@@ -133,52 +133,73 @@ ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Te
     return total;
 }
 
-TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room) {
+void update_router_bias(std::span<const int64_t> loads, float rate, const Tensor& bias) {
+    int64_t total = 0;
+    for (const int64_t load : loads) total += load;
+    for (size_t e = 0; e < loads.size(); ++e) {
+        const int64_t load = loads[e] * std::ssize(loads);  // against total / E, in integers
+        if (load < total) bias.data<float>()[e] += rate;
+        if (load > total) bias.data<float>()[e] -= rate;
+    }
+}
+
+TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& grain_offsets,
+                        const Tensor& room) {
     const int64_t tokens = indices.rows(), top_k = indices.row_size();
-    FUCINA_CHECK(!grain_offsets.empty() && grain_offsets.back() == tokens, "grains of ", tokens,
-                 " tokens");
-    TokenMap map;
-    map.choice_slot.assign(static_cast<size_t>(tokens * top_k), -1);
-    if (!room.empty()) map.dropped.assign(static_cast<size_t>(experts), 0);
-    map.expert_offsets.push_back(0);
+    const int64_t* const of_grains = grain_offsets.data<int64_t>();
+    const int64_t grains = grain_offsets.rows() - 1;
+    std::vector<int32_t> slot_token, slot_choice;
+    std::vector<int32_t> choice_slot(static_cast<size_t>(tokens * top_k), -1);
+    std::vector<int64_t> offsets{0}, leaves, dropped(static_cast<size_t>(experts), 0);
     for (int64_t expert = 0; expert < experts; ++expert) {
-        std::vector<int64_t> leaves{0};
-        for (size_t grain = 0; grain + 1 < grain_offsets.size(); ++grain) {
+        leaves.push_back(offsets.back());
+        for (int64_t grain = 0; grain < grains; ++grain) {
             int64_t taken = 0;
-            for (int64_t t = grain_offsets[grain]; t < grain_offsets[grain + 1]; ++t)
+            for (int64_t t = of_grains[grain]; t < of_grains[grain + 1]; ++t)
                 for (int64_t j = 0; j < top_k; ++j) {
                     if (indices.row<int32_t>(t)[j] != expert) continue;
-                    if (!room.empty() && taken++ >= room[grain * static_cast<size_t>(experts) +
-                                                         static_cast<size_t>(expert)]) {
-                        ++map.dropped[static_cast<size_t>(expert)];
+                    if (room.defined() && taken++ >= room.row<int64_t>(grain)[expert]) {
+                        ++dropped[static_cast<size_t>(expert)];
                         continue;
                     }
-                    map.choice_slot[static_cast<size_t>(t * top_k + j)] =
-                        static_cast<int32_t>(map.slots());
-                    map.slot_token.push_back(static_cast<int32_t>(t));
-                    map.slot_choice.push_back(static_cast<int32_t>(t * top_k + j));
+                    choice_slot[static_cast<size_t>(t * top_k + j)] =
+                        static_cast<int32_t>(slot_token.size());
+                    slot_token.push_back(static_cast<int32_t>(t));
+                    slot_choice.push_back(static_cast<int32_t>(t * top_k + j));
                 }
-            leaves.push_back(map.slots() - map.expert_offsets.back());
+            leaves.push_back(std::ssize(slot_token));
         }
-        map.trees.push_back(make_leaf_tree(std::move(leaves)));
-        map.expert_offsets.push_back(map.slots());
+        offsets.push_back(std::ssize(slot_token));
     }
-    FUCINA_CHECK(!room.empty() || map.slots() == tokens * top_k, "expert indices beyond [0, ",
+    FUCINA_CHECK(room.defined() || offsets.back() == tokens * top_k, "expert indices beyond [0, ",
                  experts, ")");
-    return map;
+    return {.expert_offsets = tensor_of(offsets),
+            .leaves = tensor_of(leaves).view({experts, grains + 1}),
+            .slot_token = tensor_of(slot_token),
+            .slot_choice = tensor_of(slot_choice),
+            .choice_slot = tensor_of(choice_slot),
+            .dropped = room.defined() ? tensor_of(dropped) : Tensor()};
+}
+
+void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out) {
+    out.zero();
+    const int64_t* const of_grains = grain_offsets.data<int64_t>();
+    for (int64_t grain = 0; grain < out.rows(); ++grain)
+        for (int64_t t = of_grains[grain]; t < of_grains[grain + 1]; ++t)
+            for (int64_t j = 0; j < indices.row_size(); ++j)
+                ++out.row<int64_t>(grain)[indices.row<int32_t>(t)[j]];
 }
 
 void combine(const ops::Combine& io, const TokenMap& map) {
     const int64_t tokens = io.out.rows();
-    const int64_t top_k = tokens == 0 ? 0 : std::ssize(map.choice_slot) / tokens;
+    const int64_t top_k = tokens == 0 ? 0 : map.choice_slot.size() / tokens;
+    const int32_t* const choice_slot = map.choice_slot.data<int32_t>();
     parallel_for(tokens, top_k * io.out.row_size(), [&](int64_t t) {
         std::vector<float> sum(static_cast<size_t>(io.out.row_size()), 0.0f);
         for (int64_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
-            if (map.choice_slot[static_cast<size_t>(choice)] < 0) continue;
-            const float weight = io.weights == nullptr ? 1.0f : io.weights[choice];
-            const std::vector<float> row =
-                load_row(io.slots, map.choice_slot[static_cast<size_t>(choice)]);
+            if (choice_slot[choice] < 0) continue;
+            const float weight = io.weights.defined() ? io.weights.data<float>()[choice] : 1.0f;
+            const std::vector<float> row = load_row(io.slots, choice_slot[choice]);
             fma_row(weight, row.data(), sum.data(), io.out.row_size());
         }
         for (const Tensor* addend : {&io.add1, &io.add2}) {
@@ -190,10 +211,23 @@ void combine(const ops::Combine& io, const TokenMap& map) {
     });
 }
 
-void permute(const Tensor& x, const TokenMap& map, const Tensor& out) {
-    parallel_for(map.slots(), x.row_size(), [&](int64_t slot) {
-        store_row(out, slot, load_row(x, map.slot_token[static_cast<size_t>(slot)]));
+void add(const Tensor& a, const Tensor& b, const Tensor& out) {
+    parallel_for(out.rows(), out.row_size(), [&](int64_t i) {
+        std::vector<float> sum = load_row(a, i);
+        const std::vector<float> more = load_row(b, i);
+        for (size_t j = 0; j < sum.size(); ++j) sum[j] += more[j];
+        store_row(out, i, sum);
     });
+}
+
+void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+    parallel_for(out.rows(), x.row_size(),
+                 [&](int64_t i) { store_row(out, i, load_row(x, index.data<int32_t>()[i])); });
+}
+
+void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+    parallel_for(x.rows(), x.row_size(),
+                 [&](int64_t i) { store_row(out, index.data<int32_t>()[i], load_row(x, i)); });
 }
 
 }  // namespace fucina::reference

@@ -26,7 +26,7 @@ void add_rmsnorm(const Tensor& x, const Tensor& residual, const Tensor& sum, con
                  float eps, const Tensor& y, const Tensor& rstd);
 void rmsnorm_backward(const ops::RmsNormBackward& io);
 
-void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
+void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
           bool inverse);
 
 void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
@@ -40,15 +40,18 @@ void router_backward(const RouterConfig& config, const Tensor& scores, const Ten
                      const Tensor& weights, const Tensor& d_weights, const Tensor& d_scores,
                      const Tensor& d_logits);
 ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                      std::span<const int64_t> sequence_offsets, float scale,
-                      const Tensor& d_scores);
-TokenMap make_token_map(const Tensor& indices, int64_t experts,
-                        std::span<const int64_t> grain_offsets, std::span<const int64_t> room = {});
+                      const Tensor& sequence_offsets, float scale, const Tensor& d_scores);
+void update_router_bias(std::span<const int64_t> loads, float rate, const Tensor& bias);
+TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& grain_offsets,
+                        const Tensor& room = {});
+void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out);
 void combine(const ops::Combine& io, const TokenMap& map);
-void permute(const Tensor& x, const TokenMap& map, const Tensor& out);
+void add(const Tensor& a, const Tensor& b, const Tensor& out);
+void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out);
+void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out);
 
-void embedding(const int32_t* ids, const Tensor& table, const Tensor& out);
-void embedding_backward(const int32_t* ids, const Tensor& d_out, const LeafTree& tree,
+void embedding(const Tensor& ids, const Tensor& table, const Tensor& out);
+void embedding_backward(const Tensor& ids, const Tensor& d_out, const LeafTree& tree,
                         const Tensor& d_table);
 void head_loss(const ops::HeadLoss& io);
 

@@ -6,17 +6,18 @@
 
 namespace fucina::reference {
 
-void rope(const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
+void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
           bool inverse) {
     const int64_t half = table.cos.row_size(), head_dim = x.row_size() / heads;
     FUCINA_CHECK(x.row_size() == heads * head_dim && 2 * half <= head_dim, "rope of ", heads,
                  " heads, ", 2 * half, " rotated columns, on ", x.describe());
     const bool interleaved = table.layout == RopeLayout::interleaved;
     parallel_for(x.rows(), x.row_size(), [&](int64_t t) {
-        FUCINA_CHECK(positions[t] >= 0 && positions[t] < table.cos.rows(), "position ",
-                     positions[t], " of a table of ", table.cos.rows());
-        const float* cos = table.cos.row<float>(positions[t]);
-        const float* sin = table.sin.row<float>(positions[t]);
+        const int32_t position = positions.data<int32_t>()[t];
+        FUCINA_CHECK(position >= 0 && position < table.cos.rows(), "position ", position,
+                     " of a table of ", table.cos.rows());
+        const float* cos = table.cos.row<float>(position);
+        const float* sin = table.sin.row<float>(position);
         std::vector<float> row = load_row(x, t);
         for (int64_t head = 0; head < heads; ++head) {
             float* rotated = row.data() + (head + 1) * head_dim - 2 * half;

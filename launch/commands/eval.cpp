@@ -44,7 +44,7 @@ void write_logits(Model& model, const Documents& documents, const std::string& p
     NpyWriter writer(path, shape);
     for (const std::vector<int32_t>& document : documents) {
         const Tensor logits = model.logits(make_batch({&document, 1}));
-        const std::span values(logits.data<float>(), static_cast<size_t>(logits.size()));
+        const std::span<const float> values = HostValues<float>(logits).span();
         if (!std::ranges::all_of(values, [](float x) { return std::isfinite(x); }))
             fail(ExitCode::non_finite, "eval: logits of list ", &document - documents.data(),
                  " are NaN or infinite; the model overflows, or its training diverged");

@@ -37,8 +37,8 @@ Logits logits_of(const ModelSource& source, const std::vector<std::vector<int32_
 }
 
 int64_t best(const Tensor& logits, int64_t row) {
-    const float* values = logits.row<float>(row);
-    return std::max_element(values, values + logits.dim(1)) - values;
+    const HostValues<float> values(logits.slice(row, row + 1));
+    return std::ranges::max_element(values.span()) - values.span().begin();
 }
 
 // What was written computes what the checkpoint does: of fp32 weights the same bits.
@@ -57,11 +57,10 @@ void compare_logits(const Options& options, const ModelSource& source) {
         const Tensor &a = expected[p], &b = got[p];
         int64_t alike = 0;
         float largest = 0;
-        for (int64_t row = 0; row < a.rows(); ++row) {
-            alike += best(a, row) == best(b, row) ? 1 : 0;
-            for (int64_t i = 0; i < a.dim(1); ++i)
-                largest = std::max(largest, std::abs(a.row<float>(row)[i] - b.row<float>(row)[i]));
-        }
+        for (int64_t row = 0; row < a.rows(); ++row) alike += best(a, row) == best(b, row) ? 1 : 0;
+        const HostValues<float> want(a), have(b);
+        for (size_t i = 0; i < want.size(); ++i)
+            largest = std::max(largest, std::abs(want[i] - have[i]));
         same = same && largest == 0;
         std::printf(
             "prompt %zu: %lld tokens, logits differ by at most %.3g, the likeliest next "

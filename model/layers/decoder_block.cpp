@@ -1,6 +1,6 @@
 #include "model/layers/decoder_block.h"
 
-#include "model/layers/elementwise.h"
+#include "kernels/moe.h"
 
 namespace fucina {
 
@@ -49,7 +49,7 @@ DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor&
         context.stream(std::get<Mlp>(feed_forward_)
                            .forward(context, {x}, saved.feed_forward.emplace<Mlp::Saved>())
                            .y);
-    add(y, saved.mid, y);
+    ops::add(y, saved.mid, y);
     return {y};
 }
 

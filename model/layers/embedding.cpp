@@ -6,11 +6,11 @@
 
 namespace fucina {
 
-Tensor Embedding::forward(const PassContext& context, const int32_t* ids) const {
+Tensor Embedding::forward(const PassContext& context, std::span<const int32_t> ids) const {
     const int64_t width = table->box.extent[1];
     if (!context.shares) {
         Tensor x = context.activations(context.tokens, width);
-        ops::embedding(ids, table->value, x);
+        ops::embedding(tensor_of(ids), table->value, x);
         return x;
     }
     // A row goes from the rank that has the token's part of the table to the one that has it as its
@@ -18,29 +18,30 @@ Tensor Embedding::forward(const PassContext& context, const int32_t* ids) const 
     const RowShares& shares = *context.shares;
     const int64_t here = table->box.extent[0], first = table->box.offset[0];
     std::vector<int> sources;
-    for (int64_t t = 0; t < context.tokens; ++t) {
-        FUCINA_CHECK(ids[t] >= 0 && ids[t] < table->shape[0], "token id ", ids[t],
-                     " of a vocabulary of ", table->shape[0]);
-        sources.push_back(static_cast<int>(ids[t] / here));
+    for (const int32_t id : ids) {
+        FUCINA_CHECK(id >= 0 && id < table->shape[0], "token id ", id, " of a vocabulary of ",
+                     table->shape[0]);
+        sources.push_back(static_cast<int>(id / here));
     }
     std::vector<int32_t> given;
     for (int owner = 0; owner < shares.ranks(); ++owner)
-        for (int64_t t = 0; t < context.tokens; ++t)
-            if (shares.owner(t) == owner && sources[static_cast<size_t>(t)] == shares.rank())
+        for (size_t t = 0; t < ids.size(); ++t)
+            if (shares.owner(static_cast<int64_t>(t)) == owner && sources[t] == shares.rank())
                 given.push_back(static_cast<int32_t>(ids[t] - first));
     const Tensor rows = context.activations(std::ssize(given), width);
-    ops::embedding(given.data(), table->value, rows);
+    ops::embedding(tensor_of(given), table->value, rows);
     return context.stream(shares.collect(sources, rows));
 }
 
-void Embedding::backward(const PassContext& context, const int32_t* ids, const Tensor& dx) const {
-    std::vector<int32_t> own(ids, ids + context.tokens);
+void Embedding::backward(const PassContext& context, std::span<const int32_t> ids,
+                         const Tensor& dx) const {
+    std::vector<int32_t> here(ids.begin(), ids.end());
     const auto first = static_cast<int32_t>(table->box.offset[0]);
-    for (int32_t& id : own) id -= first;
+    for (int32_t& id : here) id -= first;
     context.weight_grads->add(
         {table, context.nodes,
-         [own = std::move(own), dx = context.whole(dx)](const SumNode& node, const Tensor& dw) {
-             ops::embedding_backward(own.data() + node.begin, node.rows(dx), node.tree, dw);
+         [own = tensor_of(here), dx = context.whole(dx)](const SumNode& node, const Tensor& dw) {
+             ops::embedding_backward(node.rows(own), node.rows(dx), node.tree, dw);
          },
          use});
 }

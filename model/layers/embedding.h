@@ -11,8 +11,8 @@ struct Embedding {
     size_t use = 0;
 
     // ids [T] of all rows; stream rows.
-    Tensor forward(const PassContext& context, const int32_t* ids) const;
-    void backward(const PassContext& context, const int32_t* ids, const Tensor& dx) const;
+    Tensor forward(const PassContext& context, std::span<const int32_t> ids) const;
+    void backward(const PassContext& context, std::span<const int32_t> ids, const Tensor& dx) const;
 };
 
 }  // namespace fucina

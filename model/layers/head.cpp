@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/gemm.h"
-#include "model/layers/elementwise.h"
+#include "kernels/moe.h"
 
 namespace fucina {
 
@@ -20,8 +20,7 @@ Tensor Head::logits(const PassContext& context, const Tensor& normed) const {
     if (!context.shares) return logits;
     const int ranks = context.shares->ranks();
     const Tensor parts = Tensor::empty({ranks * rows, here}, DType::f32);
-    context.shares->gather({logits.data<float>(), static_cast<size_t>(logits.size())},
-                           {parts.data<float>(), static_cast<size_t>(parts.size())});
+    context.shares->gather(logits, parts);
     Tensor all = Tensor::empty({rows, ranks * here}, DType::f32);
     for (int rank = 0; rank < ranks; ++rank)
         copy_rows(parts.slice(rank * rows, (rank + 1) * rows),
@@ -38,7 +37,7 @@ ops::HeadLoss Head::head_loss(const PassContext& context) const {
     io.ranks = context.shares->ranks();
     io.chunks = std::max<int64_t>(context.chunks / io.ranks, 1);
     io.first = projection_->box.offset[0];
-    io.gather = [shares = context.shares](std::span<const float> own, std::span<float> all) {
+    io.gather = [shares = context.shares](const Tensor& own, const Tensor& all) {
         shares->gather(own, all);
     };
     return io;
@@ -63,7 +62,7 @@ Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor&
                                   ops::HeadLoss pass = head_loss(context);
                                   pass.x = node.rows(normed);
                                   pass.head_dgrad = projection_->packed->dgrad;
-                                  pass.labels = io.labels + node.begin;
+                                  pass.labels = node.rows(io.labels);
                                   pass.scale = static_cast<float>(io.scale);
                                   pass.loss = node.rows(io.loss);
                                   pass.dx = node.rows(d_normed);
@@ -72,7 +71,7 @@ Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor&
                                   ops::head_loss(pass);
                               });
     if (context.shares) d_normed = context.stream(context.shares->sum(d_normed, context.dtype));
-    if (more.defined()) add(d_normed, more, d_normed);
+    if (more.defined()) ops::add(d_normed, more, d_normed);
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
     norm_.backward(context, d_normed, saved.x, saved.rstd, {}, in.x);
     saved = Saved();

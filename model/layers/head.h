@@ -21,9 +21,9 @@ class Head {
         Tensor normed;   // [T, D]
     };
     struct Loss {
-        const int32_t* labels = nullptr;  // [T]
-        double scale = 0;                 // gradients are of scale · sum of losses
-        Tensor loss;                      // out fp32 [T], nats
+        Tensor labels;     // i32 [T]
+        double scale = 0;  // gradients are of scale · sum of losses
+        Tensor loss;       // out fp32 [T], nats
     };
 
     Head(ParameterSet& set, const std::string& norm_name, const ModelSpec& spec)

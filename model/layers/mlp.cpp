@@ -1,7 +1,5 @@
 #include "model/layers/mlp.h"
 
-#include <array>
-
 #include "kernels/gemm.h"
 
 namespace fucina {
@@ -18,21 +16,19 @@ Mlp::Mlp(ParameterSet& set, const std::string& prefix, int64_t hidden, int64_t w
 Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) const {
     saved.x = in.x;
     const Tensor x = context.whole(in.x);
-    const std::array<int64_t, 2> rows = {0, x.rows()};
     if (context.keeps) saved.gate_up = context.activations(x.rows(), 2 * width_);
     Tensor h = context.activations(x.rows(), width_);
-    ops::gate_up_swiglu(x, {rows}, gate_up_->packed->forward, saved.gate_up, h);
+    ops::gate_up_swiglu(x, {.rows = x.rows()}, gate_up_->packed->forward, saved.gate_up, h);
     return {context.sum_linear(h, down_->packed->forward)};
 }
 
 Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved) const {
     const Tensor dy = context.whole(grad.y);
-    const std::array<int64_t, 2> rows = {0, dy.rows()};
     Tensor d_gate_up = context.activations(dy.rows(), 2 * width_);
     {
         Tensor h = context.activations(dy.rows(), width_);
         ops::down_swiglu_backward({.dy = dy,
-                                   .rows = {rows},
+                                   .rows = {.rows = dy.rows()},
                                    .down = down_->packed->dgrad,
                                    .gate_up = saved.gate_up,
                                    .d_gate_up = d_gate_up,

@@ -4,9 +4,19 @@
 #include <cmath>
 
 #include "kernels/gemm.h"
-#include "model/layers/elementwise.h"
+#include "kernels/optimizer.h"
 
 namespace fucina {
+namespace {
+
+Tensor in_fp32(const Tensor& x) {
+    if (x.dtype() == DType::f32) return x;
+    Tensor copy = Tensor::empty(x.shape(), DType::f32);
+    ops::cast(x, copy);
+    return copy;
+}
+
+}  // namespace
 
 Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, int64_t report_index)
     : spec_(spec.moe),
@@ -30,45 +40,42 @@ void Moe::route(const PassContext& context, const Tensor& x, Saved& saved) const
     route.weights = Tensor::empty({tokens, config.top_k}, DType::f32);
     ops::router(config, logits, bias_->value, route.scores, route.indices, route.weights);
     route.map = std::make_shared<const TokenMap>(ops::make_token_map(
-        route.indices, config.experts, context.own_grains(), room(context, route.indices)));
+        route.indices, config.experts, context.own_grains, room(context, route.indices)));
 }
 
-// [grains, E] What each expert takes of own rows, as ops::make_token_map has it. Of a grain that
+// What each expert takes of own rows, as ops::make_token_map has it. Of a grain that
 // tensor-parallel ranks share, those before us fill it first.
-std::vector<int64_t> Moe::room(const PassContext& context, const Tensor& indices) const {
-    if (context.expert_capacity == 0) return {};
+Tensor Moe::room(const PassContext& context, const Tensor& indices) const {
+    if (context.expert_capacity == 0) return Tensor();
     const int64_t experts = spec_.router.experts;
     const double share = context.expert_capacity * static_cast<double>(spec_.router.top_k) /
                          static_cast<double>(experts);
-    const std::span<const int64_t> whole = context.grain_offsets, own = context.own_grains();
+    const std::span<const int64_t> whole = context.grain_offsets;
     std::vector<int64_t> room;
     for (size_t grain = 0; grain + 1 < whole.size(); ++grain) {
         const auto tokens = static_cast<double>(whole[grain + 1] - whole[grain]);
         room.insert(room.end(), static_cast<size_t>(experts),
                     static_cast<int64_t>(std::ceil(share * tokens)));
     }
-    if (context.tensor == nullptr) return room;
-    std::vector<int64_t> chosen(room.size());
-    for (size_t grain = 0; grain + 1 < own.size(); ++grain)
-        for (int64_t t = own[grain]; t < own[grain + 1]; ++t)
-            for (int64_t j = 0; j < indices.row_size(); ++j)
-                ++chosen[grain * static_cast<size_t>(experts) +
-                         static_cast<size_t>(indices.row<int32_t>(t)[j])];
+    const auto as_matrix = [&] { return tensor_of(room).view({context.grains(), experts}); };
+    if (context.tensor == nullptr) return as_matrix();
+    const Tensor counts = Tensor::empty({context.grains(), experts}, DType::i64);
+    ops::count_choices(indices, context.own_grains, counts);
+    const std::span<const int64_t> chosen = HostValues<int64_t>(counts).span();
     std::vector<int64_t> all(chosen.size() * static_cast<size_t>(context.tensor->size()));
-    context.tensor->all_gather(std::as_bytes(std::span(chosen)),
-                               std::as_writable_bytes(std::span(all)));
+    context.tensor->all_gather(std::as_bytes(chosen), std::as_writable_bytes(std::span(all)));
     for (size_t i = 0; i < room.size() * static_cast<size_t>(context.tensor->rank()); ++i) {
         int64_t& left = room[i % room.size()];
         left = std::max<int64_t>(left - all[i], 0);
     }
-    return room;
+    return as_matrix();
 }
 
 Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                     const Tensor& shared, const Tensor& residual) const {
     Tensor y = context.activations(saved.route.weights.rows(), saved.x.dim(1));
     ops::combine({.slots = slots,
-                  .weights = saved.route.weights.data<float>(),
+                  .weights = saved.route.weights,
                   .add1 = shared,
                   .add2 = context.own(residual),
                   .out = y},
@@ -98,11 +105,14 @@ Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) co
 Tensor Moe::report_balance(const PassContext& context, const Route& route) const {
     std::vector<int64_t>& counts =
         context.report->expert_counts[static_cast<size_t>(report_index_)];
-    const std::vector<int64_t>& offsets = route.map->expert_offsets;
-    const std::vector<int64_t>& dropped = route.map->dropped;
-    for (size_t e = 0; e < counts.size(); ++e) {
-        counts[e] = offsets[e + 1] - offsets[e] + (dropped.empty() ? 0 : dropped[e]);
-        context.report->dropped += dropped.empty() ? 0 : dropped[e];
+    const HostValues<int64_t> offsets(route.map->expert_offsets);
+    for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
+    if (route.map->dropped.defined()) {
+        const HostValues<int64_t> dropped(route.map->dropped);
+        for (size_t e = 0; e < counts.size(); ++e) {
+            counts[e] += dropped[e];
+            context.report->dropped += dropped[e];
+        }
     }
     if (context.balance_scale == 0) return {};
 

@@ -57,7 +57,7 @@ class Moe {
   private:
     // x: own rows.
     void route(const PassContext& context, const Tensor& x, Saved& saved) const;
-    std::vector<int64_t> room(const PassContext& context, const Tensor& indices) const;
+    Tensor room(const PassContext& context, const Tensor& indices) const;
     Tensor combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                    const Tensor& shared, const Tensor& residual) const;
     Tensor route_backward(const PassContext& context, const Tensor& x, const Tensor& d_weights,

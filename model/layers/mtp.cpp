@@ -1,30 +1,10 @@
 #include "model/layers/mtp.h"
 
 #include "kernels/gemm.h"
-#include "model/layers/elementwise.h"
-#include "model/loss_sum.h"
+#include "kernels/moe.h"
+#include "kernels/optimizer.h"
 
 namespace fucina {
-
-namespace {
-
-Tensor gather_rows(const PassContext& context, const Tensor& x, const std::vector<int32_t>& rows) {
-    Tensor out = context.activations(static_cast<int64_t>(rows.size()), x.dim(1));
-    TokenMap map;
-    map.slot_token = rows;
-    ops::permute(x, map, out);
-    return out;
-}
-
-// The reverse: rows not named are zero.
-Tensor spread_rows(const PassContext& context, const Tensor& x, const std::vector<int32_t>& rows) {
-    Tensor out = context.activations(context.tokens, x.dim(1));
-    out.zero();
-    scatter_rows(x, rows, out);
-    return out;
-}
-
-}  // namespace
 
 MtpRows::MtpRows(const TokenBatch& batch) {
     size_t sequence = 1, grain = 1;
@@ -70,10 +50,7 @@ void Mtp::use(Parameter* table, size_t table_use, Parameter* projection, size_t 
 // Of the rows, as a pass of their own.
 PassContext Mtp::context(const PassContext& main, const MtpRows& rows) const {
     PassContext context = main;
-    context.tokens = static_cast<int64_t>(rows.rows.size());
-    context.positions = rows.positions.data();
-    context.cu_seqlens = rows.cu_seqlens;
-    context.sequence_offsets = rows.sequence_offsets;
+    context.set_rows(rows.positions, rows.cu_seqlens, rows.sequence_offsets);
     context.grain_offsets = rows.grain_offsets;
     context.cut_rows(main.grains_apart);
     return context;
@@ -86,8 +63,10 @@ void Mtp::forward(const PassContext& main, const TokenBatch& batch, const Tensor
     const int64_t d = hidden.dim(1);
 
     // Both norms write into the two halves of the joined rows.
-    saved.embedded = embedding_.forward(context, rows.next_ids.data());
-    saved.gathered = context.stream_of(gather_rows(context, main.whole(hidden), rows.rows));
+    saved.embedded = embedding_.forward(context, rows.next_ids);
+    const Tensor gathered = context.activations(context.tokens, d);
+    ops::gather_rows(main.whole(hidden), tensor_of(rows.rows), gathered);
+    saved.gathered = context.stream_of(gathered);
     saved.joined = context.activations(context.stream_rows(), 2 * d);
     embedding_norm_.into(context, saved.embedded, saved.joined.columns(0, d), saved.embedded_rstd);
     hidden_norm_.into(context, saved.gathered, saved.joined.columns(d, 2 * d), saved.gathered_rstd);
@@ -102,7 +81,7 @@ Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) c
     const MtpRows& rows = *saved.rows;
     const PassContext context = this->context(main, rows);
     const int64_t d = saved.gathered.dim(1);
-    Head::Loss loss{.labels = rows.labels.data(), .scale = scale};
+    Head::Loss loss{.labels = tensor_of(rows.labels), .scale = scale};
     Tensor dx = head_.loss_backward(context, loss, {}, saved.head).x;
     dx = Recompute(block_).backward(context, {dx}, saved.block).x;
 
@@ -112,12 +91,14 @@ Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) c
     Tensor d_embedded = context.activations(context.stream_rows(), d);
     embedding_norm_.backward(context, d_joined.columns(0, d), saved.embedded, saved.embedded_rstd,
                              {}, d_embedded);
-    embedding_.backward(context, rows.next_ids.data(), d_embedded);
+    embedding_.backward(context, rows.next_ids, d_embedded);
     Tensor d_gathered = context.activations(context.stream_rows(), d);
     hidden_norm_.backward(context, d_joined.columns(d, 2 * d), saved.gathered, saved.gathered_rstd,
                           {}, d_gathered);
-    const Tensor spread = spread_rows(main, context.whole(d_gathered), rows.rows);
-    Result result{main.stream_of(spread), sum_losses(loss.loss)};
+    const Tensor spread = main.activations(main.tokens, d);
+    spread.zero();
+    ops::scatter_rows(context.whole(d_gathered), tensor_of(rows.rows), spread);
+    Result result{main.stream_of(spread), ops::exact_sum(loss.loss)};
     saved = Saved();
     return result;
 }

@@ -1,83 +1,60 @@
 #include "model/layers/routed_experts.h"
 
 #include "kernels/gemm.h"
-#include "kernels/parallel_for.h"
-#include "model/layers/elementwise.h"
 
 namespace fucina {
 
 namespace {
-
-constexpr int64_t kSlots = 4096;  // whose weights one thread moves at a time
 
 struct Operand {
     Tensor rows;
     bool by_row;  // taken through the map; else one a slot
 };
 
-// out[i] = values[index[i]]
-void gather(std::span<const float> values, const std::vector<int32_t>& index, float* out) {
-    parallel_ranges(std::ssize(index), kSlots, kSlots, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-            out[i] = values[static_cast<size_t>(index[static_cast<size_t>(i)])];
-    });
+Tensor of_choices(const Tensor& weights) {  // [T, k] -> [T * k, 1]
+    return weights.view({weights.size(), 1});
 }
 
-// out[index[i]] = values[i]
-void scatter(std::span<const float> values, const std::vector<int32_t>& index, float* out) {
-    parallel_ranges(std::ssize(index), kSlots, kSlots, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-            out[index[static_cast<size_t>(i)]] = values[static_cast<size_t>(i)];
-    });
-}
-
-std::span<float> values_of(const Tensor& x) {
-    return {x.data<float>(), static_cast<size_t>(x.size())};
+Tensor gather(const Tensor& x, const Tensor& index) {
+    Tensor out = Tensor::empty({index.size(), x.row_size()}, x.dtype());
+    ops::gather_rows(x, index, out);
+    return out;
 }
 
 // Slots in the order of the rows that they were received as.
-Tensor as_rows(const PassContext& context, const Tensor& slots, const TokenExchange& exchange) {
-    Tensor rows = context.activations(slots.rows(), slots.dim(1));
-    scatter_rows(slots, exchange.experts.slot_token, rows);
+Tensor as_rows(const Tensor& slots, const TokenExchange& exchange) {
+    Tensor rows = Tensor::empty(slots.shape(), slots.dtype());
+    ops::scatter_rows(slots, exchange.experts.slot_token, rows);
     return rows;
 }
 
-// Rows of tokens in the order of the map's slots.
-Tensor as_slots(const PassContext& context, const Tensor& x, const TokenMap& map) {
-    Tensor slots = context.activations(map.slots(), x.dim(1));
-    ops::permute(x, map, slots);
-    return slots;
-}
-
-// Tokens and choices of the slots that a wave sends; its other members are empty.
+// Tokens and choices of the slots that a wave sends; its other members are undefined.
 RoutedExperts::Map sent_slots(const RoutedExperts::Map& map, const TokenExchange& wave) {
     if (wave.only) return map;
-    auto sent = std::make_shared<TokenMap>();
-    for (const int32_t slot : wave.slots) {
-        sent->slot_token.push_back(map->slot_token[static_cast<size_t>(slot)]);
-        sent->slot_choice.push_back(map->slot_choice[static_cast<size_t>(slot)]);
-    }
-    return sent;
+    TokenMap sent;
+    sent.slot_token = gather(map->slot_token, wave.slots);
+    sent.slot_choice = gather(map->slot_choice, wave.slots);
+    return std::make_shared<const TokenMap>(std::move(sent));
 }
 
-// dW = dyᵀ x of experts here, the others have no rows.
+// dW = dyᵀ x of experts here, the others have no rows; rows: what those taken through a map are.
+ops::GroupedWgrad wgrad(const Operand& dy, const Operand& x, const Tensor& rows,
+                        const Tensor& slots, const Tensor& leaves, WeightGradQueue::Rows experts) {
+    return {.dy = dy.rows,
+            .dy_index = dy.by_row ? rows : slots,
+            .x = x.rows,
+            .x_index = x.by_row ? rows : slots,
+            .leaves = leaves.slice(experts.begin, experts.end)};
+}
+
 WeightGradQueue::Item expert_grad(Parameter* parameter, WeightGradQueue::Rows experts, Operand dy,
                                   Operand x, RoutedExperts::Map map) {
-    const auto begin = static_cast<size_t>(experts.begin);
-    const auto count = static_cast<size_t>(experts.end) - begin;
     return {.parameter = parameter,
             .compute =
                 [=, dy = std::move(dy), x = std::move(x), map = std::move(map)](const SumNode&,
                                                                                 const Tensor& dw) {
-                    const int32_t* rows = map->slot_token.data();
                     ops::grouped_linear_wgrad(
-                        {.dy = dy.rows,
-                         .dy_index = dy.by_row ? rows : nullptr,
-                         .x = x.rows,
-                         .x_index = x.by_row ? rows : nullptr,
-                         .trees = std::span(map->trees).subspan(begin, count),
-                         .group_offsets = std::span(map->expert_offsets).subspan(begin, count + 1)},
-                        dw);
+                        wgrad(dy, x, map->slot_token, Tensor(), map->leaves, experts), dw);
                 },
             .rows = experts};
 }
@@ -88,8 +65,6 @@ WeightGradQueue::Item part_grad(Parameter* parameter, WeightGradQueue::Rows expe
     auto nodes = std::make_shared<SumNodes>();
     for (int64_t part = 0; part < std::ssize(*parts); ++part)
         nodes->push_back({part, part + 1, {}});
-    const auto begin = static_cast<size_t>(experts.begin);
-    const auto count = static_cast<size_t>(experts.end) - begin;
     return {.parameter = parameter,
             .nodes = std::move(nodes),
             .compute =
@@ -97,13 +72,7 @@ WeightGradQueue::Item part_grad(Parameter* parameter, WeightGradQueue::Rows expe
                     const SumNode& node, const Tensor& dw) {
                     const SlotPart& part = (*parts)[static_cast<size_t>(node.begin)];
                     ops::grouped_linear_wgrad(
-                        {.dy = dy.rows,
-                         .dy_index = (dy.by_row ? part.rows : part.slots).data(),
-                         .x = x.rows,
-                         .x_index = (x.by_row ? part.rows : part.slots).data(),
-                         .trees = std::span(part.trees).subspan(begin, count),
-                         .group_offsets = std::span(part.offsets).subspan(begin, count + 1)},
-                        dw);
+                        wgrad(dy, x, part.rows, part.slots, part.leaves, experts), dw);
                 },
             .rows = experts};
 }
@@ -135,7 +104,7 @@ std::optional<TokenDispatcher::Move> RoutedExperts::send(const PassContext& cont
     if (context.dispatcher == nullptr) return std::nullopt;
     saved.received.waves = context.dispatcher->plan(*map, context.grains(), context.expert_sums);
     const TokenExchange& first = saved.received.waves->front();
-    return context.dispatcher->start_dispatch(first, as_slots(context, x, *sent_slots(map, first)));
+    return context.dispatcher->start_dispatch(first, gather(x, sent_slots(map, first)->slot_token));
 }
 
 Tensor RoutedExperts::forward(const PassContext& context, const Tensor& x, const Map& map,
@@ -150,16 +119,16 @@ Tensor RoutedExperts::forward(const PassContext& context, const Tensor& x, const
     saved.received.x = sent->finish();
     const auto sent_back = [&](const TokenExchange& wave, const Tensor& rows, Tensor* kept) {
         const Tensor slots = experts(context, rows, wave.experts, kept);
-        return context.dispatcher->combine(wave, as_rows(context, slots, wave));
+        return context.dispatcher->combine(wave, as_rows(slots, wave));
     };
     Tensor slots = sent_back(waves[0], saved.received.x, gate_up);
     if (waves[0].only) return slots;
     Tensor all = context.activations(map->slots(), x.dim(1));
-    scatter_rows(slots, waves[0].slots, all);
+    ops::scatter_rows(slots, waves[0].slots, all);
     for (const TokenExchange& wave : std::span(waves).subspan(1)) {
         const Tensor rows =
-            context.dispatcher->dispatch(wave, as_slots(context, x, *sent_slots(map, wave)));
-        scatter_rows(sent_back(wave, rows, nullptr), wave.slots, all);
+            context.dispatcher->dispatch(wave, gather(x, sent_slots(map, wave)->slot_token));
+        ops::scatter_rows(sent_back(wave, rows, nullptr), wave.slots, all);
     }
     return all;
 }
@@ -181,10 +150,10 @@ Tensor RoutedExperts::experts_backward(const PassContext& context, const Rows& r
                                    .rows = map.groups(true),
                                    .down = down_->packed->dgrad,
                                    .gate_up = gate_up,
-                                   .row_weight = rows.weights.data(),
+                                   .row_weight = rows.weights,
                                    .d_gate_up = d_gate_up,
                                    .weighted_h = weighted_h,
-                                   .d_row_weight = rows.d_weights.data()});
+                                   .d_row_weight = rows.d_weights});
         gate_up = Tensor();
         add(down_, {rows.dy, true}, {weighted_h, false});
     }
@@ -196,9 +165,8 @@ Tensor RoutedExperts::experts_backward(const PassContext& context, const Rows& r
 
 Tensor RoutedExperts::here_backward(const PassContext& context, const Backward& io,
                                     Saved& saved) const {
-    const std::vector<int32_t>& choices = io.map->slot_choice;
-    std::vector<float> weights(choices.size()), d_slots(choices.size());
-    gather(values_of(io.weights), choices, weights.data());
+    const Tensor weights = gather(of_choices(io.weights), io.map->slot_choice);
+    const Tensor d_slots = Tensor::empty(weights.shape(), DType::f32);
     std::shared_ptr<const std::vector<SlotPart>> parts;
     if (context.expert_sums == ExpertSums::by_grain)
         parts = std::make_shared<const std::vector<SlotPart>>(
@@ -206,13 +174,13 @@ Tensor RoutedExperts::here_backward(const PassContext& context, const Backward& 
     Tensor dx = experts_backward(context,
                                  {.map = io.map,
                                   .parts = std::move(parts),
-                                  .experts = {0, std::ssize(io.map->trees)},
+                                  .experts = {0, io.map->leaves.rows()},
                                   .dy = io.dy,
                                   .x = io.x,
                                   .weights = weights,
                                   .d_weights = d_slots},
                                  saved.gate_up);
-    scatter(d_slots, choices, io.d_weights.data<float>());
+    ops::scatter_rows(d_slots, io.map->slot_choice, of_choices(io.d_weights));
     return dx;
 }
 
@@ -223,19 +191,18 @@ TokenDispatcher::Move RoutedExperts::wave_backward(
     const TokenDispatcher& dispatcher = *context.dispatcher;
     const TokenExchange& wave = (*waves)[number];
     const Map sent = sent_slots(io.map, wave), map{waves, &wave.experts};
-    Tensor dy = dispatcher.dispatch(wave, as_slots(context, io.dy, *sent));
+    Tensor dy = dispatcher.dispatch(wave, gather(io.dy, sent->slot_token));
     Tensor x = std::exchange(saved.received.x, {}), gate_up = std::exchange(saved.gate_up, {});
     if (number > 0) {
-        x = dispatcher.dispatch(wave, as_slots(context, io.x, *sent));
+        x = dispatcher.dispatch(wave, gather(io.x, sent->slot_token));
         Tensor h = context.activations(map->slots(), width_);
         gate_up = context.activations(map->slots(), 2 * width_);
         ops::gate_up_swiglu(x, map->groups(true), gate_up_->packed->forward, gate_up, h);
     }
-    const Tensor sent_weights = Tensor::empty({sent->slots(), 1}, DType::f32);
-    gather(values_of(io.weights), sent->slot_choice, sent_weights.data<float>());
-    const Tensor row_weights = dispatcher.dispatch(wave, sent_weights);
-    std::vector<float> weights(map->slot_token.size()), d_slots(weights.size());
-    gather(values_of(row_weights), map->slot_token, weights.data());
+    const Tensor row_weights =
+        dispatcher.dispatch(wave, gather(of_choices(io.weights), sent->slot_choice));
+    const Tensor weights = gather(row_weights, map->slot_token);
+    const Tensor d_slots = Tensor::empty(weights.shape(), DType::f32);
     std::shared_ptr<const std::vector<SlotPart>> parts;
     if (context.expert_sums != ExpertSums::together) parts = {waves, &wave.parts};
     const Tensor dx = experts_backward(
@@ -249,10 +216,10 @@ TokenDispatcher::Move RoutedExperts::wave_backward(
          .d_weights = d_slots},
         gate_up);
     x = dy = {};
-    scatter(d_slots, map->slot_token, row_weights.data<float>());
-    scatter(values_of(dispatcher.combine(wave, row_weights)), sent->slot_choice,
-            io.d_weights.data<float>());
-    return dispatcher.start_combine(wave, as_rows(context, dx, wave));
+    ops::scatter_rows(d_slots, map->slot_token, row_weights);
+    ops::scatter_rows(dispatcher.combine(wave, row_weights), sent->slot_choice,
+                      of_choices(io.d_weights));
+    return dispatcher.start_combine(wave, as_rows(dx, wave));
 }
 
 RoutedExperts::Slots RoutedExperts::backward(const PassContext& context, const Backward& io,
@@ -262,8 +229,8 @@ RoutedExperts::Slots RoutedExperts::backward(const PassContext& context, const B
     if (waves->size() == 1) return wave_backward(context, io, waves, 0, saved);
     Tensor all = context.activations(io.map->slots(), io.x.dim(1));
     for (size_t number = 0; number < waves->size(); ++number)
-        scatter_rows(wave_backward(context, io, waves, number, saved).finish(),
-                     (*waves)[number].slots, all);
+        ops::scatter_rows(wave_backward(context, io, waves, number, saved).finish(),
+                          (*waves)[number].slots, all);
     return all;
 }
 

@@ -5,7 +5,6 @@
 #pragma once
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,9 +69,9 @@ class RoutedExperts {
         // Those that have gradients of their own; null: one sum of all.
         std::shared_ptr<const std::vector<SlotPart>> parts;
         WeightGradQueue::Rows experts;
-        Tensor dy, x;                    // taken by map
-        std::span<const float> weights;  // [slots]
-        std::span<float> d_weights;      // out [slots]
+        Tensor dy, x;      // taken by map
+        Tensor weights;    // fp32 [slots, 1]
+        Tensor d_weights;  // out fp32 [slots, 1]
     };
     Tensor experts(const PassContext& context, const Tensor& x, const TokenMap& map,
                    Tensor* gate_up) const;  // [slots, D]; gate_up: kept there, if not null

@@ -99,7 +99,7 @@ void expert_layer(const Shape& s) {
         std::sort(indices.row<int32_t>(t), indices.row<int32_t>(t) + s.top_k);
     }
     const LeafTree tree = grains(s.tokens);
-    const TokenMap map = ops::make_token_map(indices, s.experts, tree.offsets);
+    const TokenMap map = ops::make_token_map(indices, s.experts, tensor_of(tree.offsets));
     const RowGroups through = map.groups(true), direct = map.groups(false);
     const Tensor x = random_tensor({s.tokens, d}, DType::bf16, 1);
     const Tensor up = random_tensor({s.experts, 2 * ffn, d}, DType::f32, 2, 0.05f);
@@ -114,7 +114,8 @@ void expert_layer(const Shape& s) {
     const Tensor y = Tensor::empty({slots, d}, DType::bf16);
     const Tensor dw_up = Tensor::empty({s.experts, 2 * ffn, d}, DType::f32);
     const Tensor dw_down = Tensor::empty({s.experts, d, ffn}, DType::f32);
-    std::vector<float> weight(static_cast<size_t>(slots), 0.25f), d_weight(weight.size());
+    const Tensor weight = tensor_of(std::vector<float>(static_cast<size_t>(slots), 0.25f));
+    const Tensor d_weight = weight.clone();
     const double unit = 2.0 * static_cast<double>(slots * ffn * d);
     measure("experts gate, up, SwiGLU", 2 * unit, 7,
             [&] { ops::gate_up_swiglu(x, through, up_forward, gate_up, h); });
@@ -124,28 +125,20 @@ void expert_layer(const Shape& s) {
                                    .rows = through,
                                    .down = down_dgrad,
                                    .gate_up = gate_up,
-                                   .row_weight = weight.data(),
+                                   .row_weight = weight,
                                    .d_gate_up = d_gate_up,
                                    .weighted_h = h,
-                                   .d_row_weight = d_weight.data()});
+                                   .d_row_weight = d_weight});
     });
     measure("experts gate/up dgrad", 2 * unit, 7,
             [&] { ops::grouped_linear(d_gate_up, direct, up_dgrad, y); });
     measure("experts gate/up wgrad", 2 * unit, 7, [&] {
-        ops::grouped_linear_wgrad({.dy = d_gate_up,
-                                   .x = x,
-                                   .x_index = map.slot_token.data(),
-                                   .trees = map.trees,
-                                   .group_offsets = map.expert_offsets},
-                                  dw_up);
+        ops::grouped_linear_wgrad(
+            {.dy = d_gate_up, .x = x, .x_index = map.slot_token, .leaves = map.leaves}, dw_up);
     });
     measure("experts down wgrad", unit, 7, [&] {
-        ops::grouped_linear_wgrad({.dy = x,
-                                   .dy_index = map.slot_token.data(),
-                                   .x = h,
-                                   .trees = map.trees,
-                                   .group_offsets = map.expert_offsets},
-                                  dw_down);
+        ops::grouped_linear_wgrad(
+            {.dy = x, .dy_index = map.slot_token, .x = h, .leaves = map.leaves}, dw_down);
     });
     measure("experts pack (4, in one)", 0, 7, [&] {
         ops::pack(up, PackKind::gate_up, DType::bf16, up_forward);
@@ -165,7 +158,7 @@ void attention_layer(const Shape& s) {
                                .d_shared = 32,
                                .d_v = 64,
                                .scale = 1.0f / std::sqrt(96.0f),
-                               .cu_seqlens = documents};
+                               .cu_seqlens = tensor_of(documents)};
     const Tensor q = random_tensor({s.tokens, s.heads * 96}, DType::bf16, 1);
     const Tensor kv = random_tensor({s.tokens, s.heads * 128}, DType::bf16, 2);
     const Tensor shared = random_tensor({s.tokens, 32}, DType::bf16, 3);
@@ -192,7 +185,7 @@ void attention_layer(const Shape& s) {
 void head(const Shape& s) {
     const Tensor x = random_tensor({s.tokens, s.hidden}, DType::bf16, 1);
     const Tensor w = random_tensor({s.vocab, s.hidden}, DType::f32, 2, 0.05f);
-    std::vector<int32_t> labels(static_cast<size_t>(s.tokens), 7);
+    const Tensor labels = tensor_of(std::vector<int32_t>(static_cast<size_t>(s.tokens), 7));
     const Tensor loss = Tensor::empty({s.tokens}, DType::f32), dx = x.clone(), dw = w.clone();
     const PackedWeight forward = ops::pack(w, PackKind::forward, DType::bf16);
     const PackedWeight dgrad = ops::pack(w, PackKind::dgrad, DType::bf16);
@@ -201,7 +194,7 @@ void head(const Shape& s) {
                 ops::head_loss({.x = x,
                                 .head = forward,
                                 .head_dgrad = dgrad,
-                                .labels = labels.data(),
+                                .labels = labels,
                                 .scale = 1e-4f,
                                 .loss = loss,
                                 .dx = dx,

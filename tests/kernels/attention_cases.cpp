@@ -21,7 +21,7 @@ struct Mla {
                 .d_v = d_v,
                 .scale = 1 / std::sqrt(static_cast<float>(nope + shared)),
                 .chunks = chunks,
-                .cu_seqlens = cu_seqlens};
+                .cu_seqlens = tensor_of(cu_seqlens)};
     }
 };
 
@@ -171,37 +171,30 @@ struct HeadShape {
 };
 
 // inputs: x, head; every third label is ignored.
-struct Head {
+ops::HeadLoss make_head(Version version, const HeadShape& s, const Tensors& t, float scale) {
     std::vector<int32_t> labels;
-    ops::HeadLoss io;
-};
-
-std::shared_ptr<Head> make_head(Version version, const HeadShape& s, const Tensors& t,
-                                float scale) {
-    const auto made = std::make_shared<Head>();
     for (int64_t i = 0; i < s.rows; ++i)
-        made->labels.push_back(i % 3 == 2 ? kIgnoreLabel : static_cast<int32_t>((i * 7) % s.vocab));
+        labels.push_back(i % 3 == 2 ? kIgnoreLabel : static_cast<int32_t>((i * 7) % s.vocab));
     const auto pack = version == Version::fast ? ops::pack : reference::pack;
-    made->io = {.x = t[0],
-                .head = pack(t[1], PackKind::forward, s.type, {}),
-                .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {.cut = {.chunks = s.chunks}}),
-                .labels = made->labels.data(),
-                .scale = scale,
-                .chunks = s.chunks,
-                .loss = Tensor::empty({s.rows, 1}, DType::f32),
-                .dx = Tensor::empty({s.rows, s.width}, s.type),
-                .dw = Tensor::empty({s.vocab, s.width}, DType::f32),
-                .tree = make_leaf_tree({0, s.rows / 2, s.rows / 2, s.rows})};
-    return made;
+    return {.x = t[0],
+            .head = pack(t[1], PackKind::forward, s.type, {}),
+            .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {.cut = {.chunks = s.chunks}}),
+            .labels = tensor_of(labels),
+            .scale = scale,
+            .chunks = s.chunks,
+            .loss = Tensor::empty({s.rows, 1}, DType::f32),
+            .dx = Tensor::empty({s.rows, s.width}, s.type),
+            .dw = Tensor::empty({s.vocab, s.width}, DType::f32),
+            .tree = make_leaf_tree({0, s.rows / 2, s.rows / 2, s.rows})};
 }
 
 Tensors head(Version version, const HeadShape& s, const Tensors& t, float scale) {
-    const std::shared_ptr<Head> made = make_head(version, s, t, scale);
+    const ops::HeadLoss io = make_head(version, s, t, scale);
     if (version == Version::fast)
-        ops::head_loss(made->io);
+        ops::head_loss(io);
     else
-        reference::head_loss(made->io);
-    return {made->io.loss, made->io.dx, made->io.dw};
+        reference::head_loss(io);
+    return {io.loss, io.dx, io.dw};
 }
 
 KernelCase head_case(const HeadShape& s) {
@@ -214,7 +207,7 @@ KernelCase head_case(const HeadShape& s) {
             .reason = "own exp and fp32 sums; in bf16 gradients of logits and dx are rounded",
             .flops = 6.0 * static_cast<double>(s.rows * s.vocab * s.width),
             .timed = [s](const Tensors& t) -> std::function<void()> {
-                return [made = make_head(Version::fast, s, t, 0.25f)] { ops::head_loss(made->io); };
+                return [made = make_head(Version::fast, s, t, 0.25f)] { ops::head_loss(made); };
             }};
 }
 

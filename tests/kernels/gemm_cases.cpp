@@ -93,24 +93,29 @@ struct GroupedShape {
 };
 
 struct Ragged {
-    std::vector<int64_t> offsets{0};
-    std::vector<int32_t> index;  // rows of a tensor of `sources` rows
-    std::vector<LeafTree> trees;
+    Tensor offsets, leaves;  // i64 [groups + 1], [groups, leaves + 1]
+    Tensor index;            // i32: rows of a tensor of `sources` rows
+    RowGroups groups(bool through_index) const {
+        return {index.size(), offsets, through_index ? index : Tensor()};
+    }
 };
 
 Ragged ragged(const GroupedShape& s, int64_t sources) {
-    Ragged r;
+    std::vector<int64_t> offsets{0}, leaves;
+    std::vector<int32_t> index;
     Random random(55);
     for (int64_t g = 0; g < s.groups; ++g) {
-        const int64_t left = s.rows - r.offsets.back(), more = s.groups - g;
+        const int64_t left = s.rows - offsets.back(), more = s.groups - g;
         int64_t count = g == 1 ? 0 : std::min(left, random.below(2 * left / more + 1));
         if (more == 1) count = left;
-        r.offsets.push_back(r.offsets.back() + count);
-        r.trees.push_back(leaves(count));
+        // Three leaves, one of them empty.
+        for (const int64_t end : {int64_t{0}, count / 3, count / 3, count})
+            leaves.push_back(offsets.back() + end);
+        offsets.push_back(offsets.back() + count);
     }
     for (int64_t i = 0; i < s.rows; ++i)
-        r.index.push_back(static_cast<int32_t>(random.below(sources)));
-    return r;
+        index.push_back(static_cast<int32_t>(random.below(sources)));
+    return {tensor_of(offsets), tensor_of(leaves).view({s.groups, 4}), tensor_of(index)};
 }
 
 std::string grouped_name(const char* op, const GroupedShape& s) {
@@ -121,7 +126,7 @@ std::string grouped_name(const char* op, const GroupedShape& s) {
 KernelCase grouped_case(const GroupedShape& s) {
     const int64_t sources = s.rows;
     const auto rows = std::make_shared<Ragged>(ragged(s, sources));
-    const RowGroups groups{rows->offsets, s.through_index ? rows->index.data() : nullptr};
+    const RowGroups groups = rows->groups(s.through_index);
     return {
         .name = grouped_name("grouped_linear", s),
         .inputs = {random_tensor({sources, s.k}, s.type, 56),
@@ -158,12 +163,10 @@ KernelCase grouped_wgrad_case(const GroupedShape& s) {
                        random_tensor({s.rows, s.k}, s.type, 59)},
             .run =
                 [=](Version version, const Tensors& t) {
-                    const int32_t* index = s.through_index ? rows->index.data() : nullptr;
                     const ops::GroupedWgrad in{.dy = t[0],
                                                .x = t[1],
-                                               .x_index = index,
-                                               .trees = rows->trees,
-                                               .group_offsets = rows->offsets};
+                                               .x_index = s.through_index ? rows->index : Tensor(),
+                                               .leaves = rows->leaves};
                     const Tensor dw = Tensor::empty({s.groups, s.n, s.k}, DType::f32);
                     if (version == Version::fast)
                         ops::grouped_linear_wgrad(in, dw);
@@ -180,7 +183,7 @@ KernelCase grouped_wgrad_case(const GroupedShape& s) {
 // n is F here.
 KernelCase gate_up_case(const GroupedShape& s) {
     const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
-    const RowGroups groups{rows->offsets, s.through_index ? rows->index.data() : nullptr};
+    const RowGroups groups = rows->groups(s.through_index);
     const auto weight = [s](Version version, const Tensor& w) {
         return packed(version, w, PackKind::gate_up, s.type, s.cut);
     };
@@ -220,15 +223,14 @@ Tensors down_backward(Version version, const GroupedShape& s, const Ragged& rows
                       const PackedWeight& down) {
     const Tensors out{empty_like(s.rows, 2 * s.n, s.type), empty_like(s.rows, s.n, s.type),
                       empty_like(s.rows, 1, DType::f32)};
-    const ops::DownBackward io{
-        .dy = t[0],
-        .rows = {rows.offsets, s.through_index ? rows.index.data() : nullptr},
-        .down = down,
-        .gate_up = t[1],
-        .row_weight = t[2].data<float>(),
-        .d_gate_up = out[0],
-        .weighted_h = out[1],
-        .d_row_weight = out[2].data<float>()};
+    const ops::DownBackward io{.dy = t[0],
+                               .rows = rows.groups(s.through_index),
+                               .down = down,
+                               .gate_up = t[1],
+                               .row_weight = t[2],
+                               .d_gate_up = out[0],
+                               .weighted_h = out[1],
+                               .d_row_weight = out[2]};
     if (version == Version::fast)
         ops::down_swiglu_backward(io);
     else
@@ -273,52 +275,45 @@ Forward expert_forward(const Ragged& rows, const Tensors& t) {
     const Forward out{empty_like(s.rows, 2 * s.n, s.type), empty_like(s.rows, s.n, s.type),
                       empty_like(s.rows, s.k, s.type)};
     const Tensor w = t[1].view({s.groups, 2 * s.n, s.k}), down = t[2].view({s.groups, s.k, s.n});
-    ops::gate_up_swiglu(t[0], {rows.offsets}, ops::pack(w, PackKind::gate_up, s.type), out.gate_up,
-                        out.h);
-    ops::grouped_linear(out.h, {rows.offsets}, ops::pack(down, PackKind::forward, s.type), out.y);
+    ops::gate_up_swiglu(t[0], rows.groups(false), ops::pack(w, PackKind::gate_up, s.type),
+                        out.gate_up, out.h);
+    ops::grouped_linear(out.h, rows.groups(false), ops::pack(down, PackKind::forward, s.type),
+                        out.y);
     return out;
 }
 
 GradientCase expert_gradient() {
     const GroupedShape& s = kExpert;
     const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
-    return {.name = "expert MLP",
-            .inputs = {random_tensor({s.rows, s.k}, DType::f32, 66),
-                       random_tensor({s.groups * 2 * s.n, s.k}, DType::f32, 67, 0.5f),
-                       random_tensor({s.groups * s.k, s.n}, DType::f32, 68, 0.5f),
-                       random_tensor({s.rows, 1}, DType::f32, 69)},
-            .forward =
-                [=](const Tensors& t) {
-                    const Tensor y = expert_forward(*rows, t).y;
-                    for (int64_t i = 0; i < s.rows; ++i)
-                        for (int64_t j = 0; j < s.k; ++j)
-                            set(y, i, j, get(y, i, j) * get(t[3], i, 0));
-                    return Tensors{y};
-                },
-            .backward =
-                [=](const Tensors& t, const Tensors& d) {
-                    const Tensor w = t[1].view({s.groups, 2 * s.n, s.k});
-                    const Tensor down = t[2].view({s.groups, s.k, s.n});
-                    const Tensors parts =
-                        down_backward(Version::fast, s, *rows,
-                                      {d[0], expert_forward(*rows, t).gate_up, t[3], down},
-                                      ops::pack(down, PackKind::dgrad, s.type));
-                    const Tensor dx = t[0].clone(), dw = w.clone(), d_down = down.clone();
-                    ops::grouped_linear(parts[0], {rows->offsets},
-                                        ops::pack(w, PackKind::dgrad, s.type), dx);
-                    ops::grouped_linear_wgrad({.dy = parts[0],
-                                               .x = t[0],
-                                               .trees = rows->trees,
-                                               .group_offsets = rows->offsets},
-                                              dw);
-                    ops::grouped_linear_wgrad({.dy = d[0],
-                                               .x = parts[1],
-                                               .trees = rows->trees,
-                                               .group_offsets = rows->offsets},
-                                              d_down);
-                    return Tensors{dx, dw.view({s.groups * 2 * s.n, s.k}),
-                                   d_down.view({s.groups * s.k, s.n}), parts[2]};
-                }};
+    return {
+        .name = "expert MLP",
+        .inputs = {random_tensor({s.rows, s.k}, DType::f32, 66),
+                   random_tensor({s.groups * 2 * s.n, s.k}, DType::f32, 67, 0.5f),
+                   random_tensor({s.groups * s.k, s.n}, DType::f32, 68, 0.5f),
+                   random_tensor({s.rows, 1}, DType::f32, 69)},
+        .forward =
+            [=](const Tensors& t) {
+                const Tensor y = expert_forward(*rows, t).y;
+                for (int64_t i = 0; i < s.rows; ++i)
+                    for (int64_t j = 0; j < s.k; ++j) set(y, i, j, get(y, i, j) * get(t[3], i, 0));
+                return Tensors{y};
+            },
+        .backward =
+            [=](const Tensors& t, const Tensors& d) {
+                const Tensor w = t[1].view({s.groups, 2 * s.n, s.k});
+                const Tensor down = t[2].view({s.groups, s.k, s.n});
+                const Tensors parts = down_backward(
+                    Version::fast, s, *rows, {d[0], expert_forward(*rows, t).gate_up, t[3], down},
+                    ops::pack(down, PackKind::dgrad, s.type));
+                const Tensor dx = t[0].clone(), dw = w.clone(), d_down = down.clone();
+                ops::grouped_linear(parts[0], rows->groups(false),
+                                    ops::pack(w, PackKind::dgrad, s.type), dx);
+                ops::grouped_linear_wgrad({.dy = parts[0], .x = t[0], .leaves = rows->leaves}, dw);
+                ops::grouped_linear_wgrad({.dy = d[0], .x = parts[1], .leaves = rows->leaves},
+                                          d_down);
+                return Tensors{dx, dw.view({s.groups * 2 * s.n, s.k}),
+                               d_down.view({s.groups * s.k, s.n}), parts[2]};
+            }};
 }
 
 // The shapes of the training benchmark: 2048 tokens, four experts each.

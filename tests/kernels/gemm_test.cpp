@@ -149,15 +149,17 @@ TEST_P(GemmOrders, TheRowsOfALeafMayComeInPieces) {
 
 // Four experts of 33, 0, 1 and 70 rows, taken from 50 tokens through an index.
 struct Experts {
-    std::vector<int64_t> offsets{0, 33, 33, 34, 104};
-    std::vector<int32_t> index;
-    std::vector<LeafTree> trees{make_leaf_tree({0, 20, 33}), make_leaf_tree({0, 0, 0}),
-                                make_leaf_tree({0, 0, 1}), make_leaf_tree({0, 39, 70})};
+    Tensor offsets = tensor_of(std::vector<int64_t>{0, 33, 33, 34, 104});
+    Tensor leaves = tensor_of(std::vector<int64_t>{0, 20, 33, 33, 33, 33, 33, 33, 34, 34, 73, 104})
+                        .view({4, 3});
+    Tensor index;
     Experts() {
         test::Random random(9);
-        for (int i = 0; i < 104; ++i) index.push_back(static_cast<int32_t>(random.below(50)));
+        std::vector<int32_t> rows;
+        for (int i = 0; i < 104; ++i) rows.push_back(static_cast<int32_t>(random.below(50)));
+        index = tensor_of(rows);
     }
-    RowGroups rows(bool indexed) const { return {offsets, indexed ? index.data() : nullptr}; }
+    RowGroups rows(bool indexed) const { return {104, offsets, indexed ? index : Tensor()}; }
 };
 
 TEST_P(GemmOrders, GroupedProductsHaveTheReferencesBits) {
@@ -169,13 +171,9 @@ TEST_P(GemmOrders, GroupedProductsHaveTheReferencesBits) {
             const Tensor dy = random_tensor({indexed ? 50 : 104, 50}, type, 3);
             const Tensor want = Tensor::empty({104, 50}, type);
             const Tensor want_dw = Tensor::empty({4, 50, 72}, DType::f32);
-            const int32_t* index = indexed ? experts.index.data() : nullptr;
-            const ops::GroupedWgrad wgrad{.dy = dy,
-                                          .dy_index = index,
-                                          .x = x,
-                                          .x_index = index,
-                                          .trees = experts.trees,
-                                          .group_offsets = experts.offsets};
+            const Tensor index = indexed ? experts.index : Tensor();
+            const ops::GroupedWgrad wgrad{
+                .dy = dy, .dy_index = index, .x = x, .x_index = index, .leaves = experts.leaves};
             reference::grouped_linear(x, experts.rows(indexed),
                                       reference::pack(w, PackKind::forward, type), want);
             reference::grouped_linear_wgrad(wgrad, want_dw);
@@ -210,17 +208,17 @@ TEST_P(GemmOrders, SwigluAndItsBackwardAgreeWithTheReference) {
             const Tensor h = Tensor::empty({104, ffn}, type);
             const Tensor d_gate_up = Tensor::empty({104, 2 * ffn}, type);
             const Tensor weighted_h = Tensor::empty({104, ffn}, type);
-            std::vector<float> d_weight(104);
+            const Tensor d_weight = Tensor::empty({104}, DType::f32);
             reference::gate_up_swiglu(x, experts.rows(true),
                                       reference::pack(w, PackKind::gate_up, type), gate_up, h);
             ops::DownBackward io{.dy = x,
                                  .rows = experts.rows(true),
                                  .down = reference::pack(down, PackKind::dgrad, type),
                                  .gate_up = gate_up,
-                                 .row_weight = weight.data(),
+                                 .row_weight = tensor_of(weight),
                                  .d_gate_up = d_gate_up,
                                  .weighted_h = weighted_h,
-                                 .d_row_weight = d_weight.data()};
+                                 .d_row_weight = d_weight};
             reference::down_swiglu_backward(io);
             std::vector<Tensor> first;  // of all levels, which must agree bit for bit
             for_each_level([&](std::string_view level) {
@@ -233,15 +231,17 @@ TEST_P(GemmOrders, SwigluAndItsBackwardAgreeWithTheReference) {
                 io.down = ops::pack(down, PackKind::dgrad, type);
                 io.d_gate_up = out[2];
                 io.weighted_h = out[3];
-                io.d_row_weight = out[4].data<float>();
+                io.d_row_weight = out[4];
                 ops::down_swiglu_backward(io);
                 EXPECT_TRUE(bit_equal(out[0], gate_up)) << level;
                 EXPECT_LE(largest_error(out[1], h), swiglu_tolerance(type)) << level;
                 EXPECT_LE(largest_error(out[2], d_gate_up), swiglu_tolerance(type)) << level;
                 EXPECT_LE(largest_error(out[3], weighted_h), swiglu_tolerance(type)) << level;
-                for (size_t i = 0; i < 104; ++i)  // a sum of ffn terms of order 1, in another order
-                    EXPECT_NEAR(get(out[4], static_cast<int64_t>(i), 0), d_weight[i],
-                                (type == DType::bf16 ? 1e-2 : 1e-4) * (1 + std::abs(d_weight[i])))
+                for (int64_t i = 0; i < 104;
+                     ++i)  // a sum of ffn terms of order 1, in another order
+                    EXPECT_NEAR(
+                        get(out[4], i, 0), get(d_weight, i, 0),
+                        (type == DType::bf16 ? 1e-2 : 1e-4) * (1 + std::abs(get(d_weight, i, 0))))
                         << level;
                 if (first.empty()) first = out;
                 for (size_t i = 0; i < out.size(); ++i)

@@ -97,8 +97,8 @@ GradientCase router_gradient(const RouterConfig& config) {
                 }};
 }
 
-std::vector<int64_t> uneven_sequences(int64_t tokens) {
-    return {0, tokens / 4, tokens / 4, tokens};  // one of them empty
+Tensor uneven_sequences(int64_t tokens) {
+    return tensor_of(std::vector<int64_t>{0, tokens / 4, tokens / 4, tokens});  // one is empty
 }
 
 KernelCase balance_case(const RouterConfig& config, int64_t tokens) {
@@ -109,7 +109,7 @@ KernelCase balance_case(const RouterConfig& config, int64_t tokens) {
             .run =
                 [config](Version version, const Tensors& in) {
                     const Tensor d = Tensor::empty({in[0].rows(), config.experts}, DType::f32);
-                    const std::vector<int64_t> offsets = uneven_sequences(in[0].rows());
+                    const Tensor offsets = uneven_sequences(in[0].rows());
                     const ExactSum loss =
                         version == Version::fast
                             ? ops::balance_loss(config, in[0], in[1], offsets, 0.3f, d)
@@ -158,43 +158,66 @@ Tensor random_indices(int64_t tokens, int64_t top_k, int64_t experts) {
     return route(Version::reference, {.experts = experts, .top_k = top_k}, logits, {}).indices;
 }
 
-Tensor as_tensor(const std::vector<int32_t>& values) {
-    const Tensor x = Tensor::empty({1, static_cast<int64_t>(values.size())}, DType::i32);
-    std::copy(values.begin(), values.end(), x.data<int32_t>());
-    return x;
-}
-
 // Of uneven_sequences: some experts take all, some a few, one none.
-std::vector<int64_t> some_room(int64_t tokens, int64_t experts) {
+Tensor some_room(int64_t tokens, int64_t experts) {
     std::vector<int64_t> room;
-    const auto grains = std::ssize(uneven_sequences(tokens)) - 1;
+    const int64_t grains = uneven_sequences(tokens).rows() - 1;
     for (int64_t cell = 0; cell < grains * experts; ++cell)
         room.push_back(cell % experts == 2 ? 0 : cell % 3 == 0 ? tokens : cell % 5);
-    return room;
+    return tensor_of(room).view({grains, experts});
 }
 
 KernelCase token_map_case(int64_t tokens, int64_t top_k, int64_t experts, bool drops = false) {
-    const std::vector<int64_t> room = drops ? some_room(tokens, experts) : std::vector<int64_t>();
-    return {
-        .name = concat("make_token_map ", tokens, " tokens, top ", top_k, " of ", experts,
-                       drops ? ", some dropped" : ""),
-        .inputs = {random_indices(tokens, top_k, experts)},
-        .run =
-            [experts, room](Version version, const Tensors& in) {
-                const std::vector<int64_t> grains = uneven_sequences(in[0].rows());
-                const TokenMap map = version == Version::fast
-                                         ? ops::make_token_map(in[0], experts, grains, room)
-                                         : reference::make_token_map(in[0], experts, grains, room);
-                std::vector<int32_t> shape(map.expert_offsets.begin(), map.expert_offsets.end());
-                shape.insert(shape.end(), map.dropped.begin(), map.dropped.end());
-                for (const LeafTree& tree : map.trees) {
-                    shape.insert(shape.end(), tree.offsets.begin(), tree.offsets.end());
-                    shape.insert(shape.end(), tree.merges.begin(), tree.merges.end());
-                }
-                return Tensors{as_tensor(shape), as_tensor(map.slot_token),
-                               as_tensor(map.slot_choice), as_tensor(map.choice_slot)};
-            },
-        .bytes = static_cast<double>(16 * tokens * top_k)};
+    const Tensor room = drops ? some_room(tokens, experts) : Tensor();
+    return {.name = concat("make_token_map ", tokens, " tokens, top ", top_k, " of ", experts,
+                           drops ? ", some dropped" : ""),
+            .inputs = {random_indices(tokens, top_k, experts)},
+            .run =
+                [experts, room](Version version, const Tensors& in) {
+                    const Tensor grains = uneven_sequences(in[0].rows());
+                    const TokenMap map =
+                        version == Version::fast
+                            ? ops::make_token_map(in[0], experts, grains, room)
+                            : reference::make_token_map(in[0], experts, grains, room);
+                    Tensors out;
+                    for (const Tensor& part : {map.expert_offsets, map.leaves, map.slot_token,
+                                               map.slot_choice, map.choice_slot, map.dropped})
+                        if (part.defined()) out.push_back(part.view({1, part.size()}));
+                    return out;
+                },
+            .bytes = static_cast<double>(16 * tokens * top_k)};
+}
+
+KernelCase count_case(int64_t tokens, int64_t top_k, int64_t experts) {
+    return {.name = concat("count_choices of ", tokens, " tokens"),
+            .inputs = {random_indices(tokens, top_k, experts)},
+            .run =
+                [=](Version version, const Tensors& in) {
+                    const Tensor out = Tensor::empty({3, experts}, DType::i64);
+                    if (version == Version::fast)
+                        ops::count_choices(in[0], uneven_sequences(tokens), out);
+                    else
+                        reference::count_choices(in[0], uneven_sequences(tokens), out);
+                    return Tensors{out};
+                },
+            .bytes = static_cast<double>(4 * tokens * top_k)};
+}
+
+// Loads below, at and above their mean of 20.
+KernelCase bias_case() {
+    return {.name = "update_router_bias",
+            .inputs = {random_tensor({1, 4}, DType::f32, 35)},
+            .run =
+                [](Version version, const Tensors& in) {
+                    const std::vector<int64_t> loads = {19, 20, 21, 20};
+                    const Tensor bias = in[0].clone();
+                    if (version == Version::fast)
+                        ops::update_router_bias(loads, 0.25f, bias);
+                    else
+                        reference::update_router_bias(loads, 0.25f, bias);
+                    return Tensors{bias};
+                },
+            .bytes = 16};
 }
 
 struct CombineShape {
@@ -217,9 +240,9 @@ KernelCase combine_case(const CombineShape& s) {
                 [s](Version version, const Tensors& in) {
                     const TokenMap map = reference::make_token_map(
                         in[0], s.experts, uneven_sequences(s.tokens),
-                        s.drops ? some_room(s.tokens, s.experts) : std::vector<int64_t>());
+                        s.drops ? some_room(s.tokens, s.experts) : Tensor());
                     const ops::Combine io{.slots = in[1].slice(0, map.slots()),
-                                          .weights = s.addends ? in[2].data<float>() : nullptr,
+                                          .weights = s.addends ? in[2] : Tensor(),
                                           .add1 = s.addends ? in[3] : Tensor(),
                                           .add2 = s.addends ? in[4] : Tensor(),
                                           .out = Tensor::empty({s.tokens, s.width}, s.type)};
@@ -235,7 +258,7 @@ KernelCase combine_case(const CombineShape& s) {
                 const TokenMap map =
                     ops::make_token_map(in[0], s.experts, uneven_sequences(s.tokens));
                 const ops::Combine io{.slots = in[1],
-                                      .weights = in[2].data<float>(),
+                                      .weights = in[2],
                                       .add1 = in[3],
                                       .add2 = in[4],
                                       .out = Tensor::empty({s.tokens, s.width}, s.type)};
@@ -243,20 +266,31 @@ KernelCase combine_case(const CombineShape& s) {
             }};
 }
 
+Tensor last_first(int64_t tokens) {
+    std::vector<int32_t> rows;
+    for (int64_t i = 0; i < tokens / 2; ++i) rows.push_back(static_cast<int32_t>(tokens - 1 - i));
+    return tensor_of(rows);
+}
+
 KernelCase permute_case(int64_t tokens, int64_t width, DType type) {
     return {
-        .name = concat("permute ", name_of(type), " [", tokens, " x 4, ", width, "]"),
+        .name =
+            concat("gather and scatter rows ", name_of(type), " [", tokens, " x 4, ", width, "]"),
         .inputs = {random_indices(tokens, 4, 9), random_tensor({tokens, width}, type, 34)},
         .run =
             [](Version version, const Tensors& in) {
                 const int64_t tokens = in[0].rows();
                 const TokenMap map = reference::make_token_map(in[0], 9, uneven_sequences(tokens));
                 const Tensor out = Tensor::empty({map.slots(), in[1].row_size()}, in[1].dtype());
-                if (version == Version::fast)
-                    ops::permute(in[1], map, out);
-                else
-                    reference::permute(in[1], map, out);
-                return Tensors{out};
+                const Tensor back = in[1].clone();
+                if (version == Version::fast) {
+                    ops::gather_rows(in[1], map.slot_token, out);
+                    ops::scatter_rows(in[1].slice(0, tokens / 2), last_first(tokens), back);
+                } else {
+                    reference::gather_rows(in[1], map.slot_token, out);
+                    reference::scatter_rows(in[1].slice(0, tokens / 2), last_first(tokens), back);
+                }
+                return Tensors{out, back};
             },
         .bytes = static_cast<double>(8 * tokens * width * size_of(type))};
 }
@@ -286,6 +320,8 @@ const AddCases kMoe([](Cases& cases) {
     cases.gradients.push_back(router_gradient(kSmall));
     cases.gradients.push_back(router_gradient(kUngrouped));
     cases.gradients.push_back(balance_gradient());
+    cases.kernels.push_back(bias_case());
+    cases.kernels.push_back(count_case(40, 4, 9));
     cases.kernels.push_back(token_map_case(1, 1, 2));
     cases.kernels.push_back(token_map_case(50, 8, 256));
     cases.kernels.push_back(token_map_case(50, 8, 256, true));

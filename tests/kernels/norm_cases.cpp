@@ -14,17 +14,17 @@ struct RopeShape {
     bool inverse;
 };
 
-std::vector<int32_t> rope_positions(const RopeShape& s) {
+Tensor rope_positions(const RopeShape& s) {
     std::vector<int32_t> positions;
     for (int64_t t = 0; t < s.rows; ++t)
         positions.push_back(static_cast<int32_t>((t * 7) % (s.rows + 5)));
-    return positions;
+    return tensor_of(positions);
 }
 
 // In place, on a column view.
 KernelCase rope_case(const RopeShape& s) {
     const RopeTable table = make_rope_table(s.rows + 5, s.rotated, 1e4, {}, s.layout);
-    const std::vector<int32_t> positions = rope_positions(s);
+    const Tensor positions = rope_positions(s);
     return {.name = concat(s.inverse ? "rope inverse " : "rope ", name_of(s.type),
                            s.layout == RopeLayout::interleaved ? " interleaved" : " half-split",
                            " [", s.rows, ", ", s.heads, " x ", s.head_dim, "] rotated ", s.rotated),
@@ -34,20 +34,20 @@ KernelCase rope_case(const RopeShape& s) {
                     const Tensor x = in[0].clone();
                     const Tensor view = x.columns(3, x.dim(1));
                     const auto rope = version == Version::fast ? ops::rope : reference::rope;
-                    rope(view, s.heads, positions.data(), table, s.inverse);
+                    rope(view, s.heads, positions, table, s.inverse);
                     return Tensors{x};
                 },
             .reason = "the same products and sums",
             .bytes = static_cast<double>(2 * s.rows * s.heads * s.rotated * size_of(s.type)),
             .timed = [=](const Tensors& in) -> std::function<void()> {
                 const Tensor view = in[0].columns(3, in[0].dim(1));
-                return [=] { ops::rope(view, s.heads, positions.data(), table, s.inverse); };
+                return [=] { ops::rope(view, s.heads, positions, table, s.inverse); };
             }};
 }
 
 GradientCase rope_gradient(RopeLayout layout) {
     const auto rotate = [layout](const Tensor& x, bool inverse) {
-        const int32_t positions[] = {0, 3, 9};
+        const Tensor positions = tensor_of(std::vector<int32_t>{0, 3, 9});
         const Tensor y = x.clone();
         ops::rope(y, 2, positions, make_rope_table(10, 6, 100, {}, layout), inverse);
         return y;

@@ -112,14 +112,14 @@ TEST(Reference, DgradIsForwardOfTheTranspose) {
 }
 
 TEST(Reference, AttentionIsSoftmaxOverEarlierTokensOfTheDocument) {
-    const int64_t cu[] = {0, 5, 6, 13};
+    const std::vector<int64_t> cu = {0, 5, 6, 13};
     const AttentionShape shape{.heads = 2,
                                .kv_heads = 2,
                                .d_qk = 6,
                                .d_shared = 2,
                                .d_v = 3,
                                .scale = 0.4f,
-                               .cu_seqlens = cu};
+                               .cu_seqlens = tensor_of(cu)};
     const Tensor q = random_tensor({13, 12}, DType::f32, 7);
     const Tensor kv = random_tensor({13, 14}, DType::f32, 8);
     const AttentionKv parts{.k_own = kv.columns(0, 11),

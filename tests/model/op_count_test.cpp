@@ -58,8 +58,8 @@ FUCINA_COUNTED(_ZN6fucina3ops11add_rmsnormERKNS_6TensorES3_S3_S3_fS3_S3_,
                (const Tensor& x, const Tensor& residual, const Tensor& sum, const Tensor& w,
                 float eps, const Tensor& y, const Tensor& rstd),
                (x, residual, sum, w, eps, y, rstd), "add_rmsnorm", rstd.defined())
-FUCINA_COUNTED(_ZN6fucina3ops4ropeERKNS_6TensorElPKiRKNS_9RopeTableEb,
-               (const Tensor& x, int64_t heads, const int32_t* positions, const RopeTable& table,
+FUCINA_COUNTED(_ZN6fucina3ops4ropeERKNS_6TensorElS3_RKNS_9RopeTableEb,
+               (const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
                 bool inverse),
                (x, heads, positions, table, inverse), inverse ? "inverse rope" : "rope")
 FUCINA_COUNTED(

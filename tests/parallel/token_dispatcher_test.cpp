@@ -21,19 +21,19 @@ TokenMap uneven_map(int64_t tokens, int rank) {
         indices.row<int32_t>(t)[0] = first;
         indices.row<int32_t>(t)[1] = first + 1;
     }
-    return ops::make_token_map(indices, kExperts, std::vector<int64_t>{0, tokens / 3, tokens});
+    return ops::make_token_map(indices, kExperts,
+                               tensor_of(std::vector<int64_t>{0, tokens / 3, tokens}));
 }
 
 // One number a slot, of its rank.
-Tensor numbered(const TokenMap& map, const std::vector<int32_t>& slots, int rank) {
-    const Tensor x = Tensor::empty({std::ssize(slots), 1}, DType::f32);
-    for (int64_t i = 0; i < x.rows(); ++i) {
-        const int32_t slot = slots[static_cast<size_t>(i)];
-        const auto expert =
-            std::ranges::upper_bound(map.expert_offsets, slot) - map.expert_offsets.begin() - 1;
-        x.data<float>()[i] = static_cast<float>(1000 * expert + 100 * rank + slot);
+Tensor numbered(const TokenMap& map, const Tensor& slots, int rank) {
+    const std::span<const int64_t> offsets = HostValues<int64_t>(map.expert_offsets).span();
+    std::vector<float> values;
+    for (const int32_t slot : HostValues<int32_t>(slots).span()) {
+        const auto expert = std::ranges::upper_bound(offsets, slot) - offsets.begin() - 1;
+        values.push_back(static_cast<float>(1000 * expert + 100 * rank + slot));
     }
-    return x;
+    return tensor_of(values).view({slots.size(), 1});
 }
 
 TEST(TokenDispatcher, CutsWavesOfWholeExperts) {
@@ -61,11 +61,12 @@ TEST(TokenDispatcher, WavesTakeEverySlotOnceAndHoldNoMoreThanTheirRows) {
                 EXPECT_GT(waves->size(), 1u);
                 std::vector<int32_t> taken;
                 for (const TokenExchange& wave : *waves) {
-                    taken.insert(taken.end(), wave.slots.begin(), wave.slots.end());
+                    const auto slots = HostValues<int32_t>(wave.slots).span();
+                    taken.insert(taken.end(), slots.begin(), slots.end());
+                    const HostValues<int64_t> offsets(wave.experts.expert_offsets);
                     int64_t with_rows = 0;
-                    for (size_t e = 0; e + 1 < wave.experts.expert_offsets.size(); ++e)
-                        with_rows +=
-                            wave.experts.expert_offsets[e + 1] > wave.experts.expert_offsets[e];
+                    for (size_t e = 0; e + 1 < offsets.size(); ++e)
+                        with_rows += offsets[e + 1] > offsets[e];
                     EXPECT_TRUE(wave.rows() <= rows || with_rows == 1) << wave.rows();
                     const Tensor sent = numbered(map, wave.slots, world.rank());
                     const Tensor back = dispatcher.combine(wave, dispatcher.dispatch(wave, sent));
@@ -87,12 +88,13 @@ TEST(TokenDispatcher, RowsAreThoseOfTheirExpert) {
         const auto waves = dispatcher.plan(map, 2, ExpertSums::together);
         for (const TokenExchange& wave : *waves) {
             const Tensor rows = dispatcher.dispatch(wave, numbered(map, wave.slots, world.rank()));
-            const TokenMap& experts = wave.experts;
-            for (size_t e = 0; e + 1 < experts.expert_offsets.size(); ++e)
-                for (auto s = static_cast<size_t>(experts.expert_offsets[e]);
-                     s < static_cast<size_t>(experts.expert_offsets[e + 1]); ++s)
+            const HostValues<int64_t> offsets(wave.experts.expert_offsets);
+            const HostValues<int32_t> row_of(wave.experts.slot_token);
+            for (size_t e = 0; e + 1 < offsets.size(); ++e)
+                for (int64_t s = offsets[e]; s < offsets[e + 1]; ++s)
                     EXPECT_EQ(
-                        static_cast<int64_t>(rows.data<float>()[experts.slot_token[s]]) / 1000,
+                        static_cast<int64_t>(rows.data<float>()[row_of[static_cast<size_t>(s)]]) /
+                            1000,
                         first + static_cast<int64_t>(e));
         }
     });
