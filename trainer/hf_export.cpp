@@ -4,12 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "data/chat_format.h"
 #include "data/json.h"
+#include "data/run_on_threads.h"
 #include "data/streaming_hash.h"
 #include "data/tensor_file.h"
 #include "kernels/error.h"
@@ -78,6 +80,7 @@ class Export {
         try {
             write_files();
             write_config();
+            FUCINA_CHECK(next_check_ == checks_.size(), "boxes were read in another order");
             copy_tokenizer();
             if (rounding_) judge_rounding();
             read_back();
@@ -122,6 +125,7 @@ class Export {
     }
 
     void write_files() {
+        plan_checks();
         nlohmann::json weight_map = nlohmann::json::object();
         for (auto first = pieces_.begin(); first != pieces_.end();) {
             const auto end = std::find_if(first, pieces_.end(), [&](const Piece& piece) {
@@ -151,23 +155,28 @@ class Export {
         const std::string where =
             concat(from_.dir().string(), ": ", piece.saved->kind(), " ", piece.saved->name());
         if (piece.in_fp8()) rounding_->begin(*piece.entry, piece.place);
-        const int64_t most = piece.in_fp8() ? rows_at_once(piece.place.shape.back()) : kElements;
-        for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), most,
-                     [&](const Box& box, int64_t first) {
-                         check(*piece.saved, box);
-                         values_.resize(static_cast<size_t>(box.size()));
-                         from_.read(*piece.saved, box, std::span(values_));
-                         check_finite(where, shape_of(*piece.saved), first, values_);
-                         store(piece, scales);
-                         writer.append(stored_);
-                         hash.add(stored_);
-                         progress_->add(std::ssize(stored_));
-                     });
+        for_each_part(piece, [&](const Box& box, int64_t first) {
+            check(*piece.saved, box);
+            values_.resize(static_cast<size_t>(box.size()));
+            from_.read(*piece.saved, box, std::span(values_));
+            check_finite(where, shape_of(*piece.saved), first, values_);
+            store(piece, scales);
+            writer.append(stored_);
+            hash.add(stored_);
+            progress_->add(std::ssize(stored_));
+        });
         piece.xxh3 = hash.value();
         if (!piece.in_fp8()) return;
         const std::span<const std::byte> bytes = std::as_bytes(std::span(scales));
         writer.append(bytes);
         piece.scales_xxh3 = XXH3_64bits(bytes.data(), bytes.size());
+    }
+
+    // What is read, written and hashed at a time.
+    template <class Body>
+    void for_each_part(const Piece& piece, const Body& body) const {
+        const int64_t most = piece.in_fp8() ? rows_at_once(piece.place.shape.back()) : kElements;
+        for_each_box(shape_of(*piece.saved), piece.place.offset, piece.elements(), most, body);
     }
 
     // Elements of as many rows of blocks as there are threads, or as memory allows.
@@ -176,11 +185,34 @@ class Export {
         return row * std::clamp<int64_t>(kRounded / row, 1, options_.threads);
     }
 
-    // Each saved box once, when the first of it is wanted: the rest is then still in memory.
+    // Saved boxes in the order in which something of them is wanted first.
+    void plan_checks() {
+        std::set<const SavedBox*> known;
+        for (const Piece& piece : pieces_)
+            for_each_part(piece, [&](const Box& wanted, int64_t) {
+                for (const SavedBox& box : piece.saved->boxes())
+                    if (intersection(box_in(box), wanted) && known.insert(&box).second)
+                        checks_.push_back({piece.saved, &box});
+            });
+        check_ahead();
+    }
+
+    void check_ahead() {
+        if (next_check_ == checks_.size()) return;
+        checked_ = std::async(std::launch::async, [this, check = checks_[next_check_]] {
+            from_.check(*check.first, *check.second);
+        });
+    }
+
+    // Each box is checked while the one before it is written; then it is still in memory.
     void check(const SavedTensor& saved, const Box& wanted) {
-        for (const SavedBox& box : saved.boxes())
-            if (intersection(box_in(box), wanted) && checked_.insert(&box).second)
-                from_.check(saved, box);
+        for (const SavedBox& box : saved.boxes()) {
+            if (next_check_ == checks_.size()) return;
+            if (&box != checks_[next_check_].second || !intersection(box_in(box), wanted)) continue;
+            checked_.get();
+            ++next_check_;
+            check_ahead();
+        }
     }
 
     // values_ as they are written, and behind what is there the scales of their rows of blocks.
@@ -215,10 +247,11 @@ class Export {
         const TensorFile file(temporary_);
         FUCINA_CHECK(std::ssize(file.tensors()) == tensors_, file.tensors().size(),
                      " tensors read back, ", tensors_, " written");
-        for (const Piece& piece : pieces_) {
+        run_on_threads(std::ssize(pieces_), options_.threads, [&](int64_t i) {
+            const Piece& piece = pieces_[static_cast<size_t>(i)];
             compare(file, piece.values(), piece.xxh3);
             if (piece.in_fp8()) compare(file, piece.scales(), piece.scales_xxh3);
-        }
+        });
     }
 
     static void compare(const TensorFile& file, const TensorSpec& spec, uint64_t xxh3) {
@@ -277,7 +310,9 @@ class Export {
     const WeightMap map_;
     std::optional<Fp8Rounding> rounding_;
     std::vector<Piece> pieces_;
-    std::set<const SavedBox*> checked_;
+    std::vector<std::pair<const SavedTensor*, const SavedBox*>> checks_;
+    size_t next_check_ = 0;
+    std::future<void> checked_;  // checks_[next_check_]
     std::vector<float> values_;  // of a piece, some at a time; kept, since fresh memory costs
     std::vector<std::byte> stored_;
     int64_t files_ = 0, tensors_ = 0, total_ = 0;

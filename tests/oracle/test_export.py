@@ -2,8 +2,10 @@
 is the same tensors. The run is trained under a layout that cuts its tensors every way."""
 import json
 import os
+import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,6 @@ def test_layouts_write_the_same_bytes(trained, tmp_path):
 
 
 def test_nonsense_is_refused_in_a_line_and_leaves_nothing(trained, tmp_path):
-    newest = trained / "run" / "checkpoints" / runs.checkpoints(trained)[-1]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "file").touch()
@@ -119,12 +120,26 @@ def test_nonsense_is_refused_in_a_line_and_leaves_nothing(trained, tmp_path):
         done = runs.run("export", *arguments)
         assert done.returncode == code and words in done.stdout + done.stderr, (arguments, done.stderr)
         assert code == 0 or len(done.stderr.splitlines()) == 1
-    broken = tmp_path / "broken"
-    runs.copy_run(trained, broken)
-    shard = broken / "run" / "checkpoints" / newest.name / "shard-00000-of-00004.h5"
-    content = bytearray(shard.read_bytes())
-    content[5000] ^= 1
-    shard.write_bytes(content)
-    done = runs.run("export", shard.parent, tmp_path / "never")
-    assert done.returncode == 3 and "damaged" in done.stderr, done.stderr
-    assert not list(tmp_path.glob("never*"))
+
+
+def test_damage_anywhere_in_the_weights_is_found(trained, tmp_path):
+    """The last byte of a dataset, of 12 of them, is another; among them parts of tensors that several ranks wrote."""
+    runs.copy_run(trained, tmp_path)
+    newest = tmp_path / "run" / "checkpoints" / runs.checkpoints(trained)[-1]
+    places = []
+    for shard in sorted(newest.glob("*.h5")):
+        with h5py.File(shard) as file:
+            file.visititems(lambda name, found: places.append((name, shard, found.id.get_offset() + found.id.get_storage_size() - 1))
+                            if name.startswith("weight/") and isinstance(found, h5py.Dataset) else None)
+    parts = [place for place in places if "@" in place[0]]
+    assert len(parts) >= 4 and len(places) > 40
+    draw = random.Random(runs.SEED)
+    for name, shard, at in draw.sample(parts, 4) + draw.sample(places, 8):
+        content = shard.read_bytes()
+        shard.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1:])
+        done = runs.run("export", newest, tmp_path / "never")
+        assert done.returncode == 3 and "damaged" in done.stderr, (name, done.stderr)
+        assert name.split("/")[1].split("@")[0] in done.stderr, (name, done.stderr)
+        assert not list(tmp_path.glob("never*"))
+        shard.write_bytes(content)
+    assert runs.run("export", newest, tmp_path / "never").returncode == 0
