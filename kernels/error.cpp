@@ -32,7 +32,9 @@ Error current_error() {
     } catch (const Error& error) {
         return error;
     } catch (const std::filesystem::filesystem_error& error) {
-        return {ExitCode::storage, error.what()};
+        const std::string path = error.path1().string();
+        return {ExitCode::storage,
+                path.empty() ? error.what() : concat(path, ": ", error.code().message())};
     } catch (const std::bad_alloc&) {
         return {ExitCode::internal, "out of memory"};
     } catch (const std::exception& error) {

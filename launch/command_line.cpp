@@ -124,7 +124,11 @@ Option Option::range(double least, double most) const {
     return *this;
 }
 Option Option::path() const {
-    option_->transform(std::function<std::string(std::string)>(expand_home));
+    const auto expand = [](const std::string& path) {
+        if (path.empty()) throw CLI::ValidationError("is empty; expected a path");
+        return expand_home(path);
+    };
+    option_->transform(std::function<std::string(std::string)>(expand));
     return *this;
 }
 Option Option::one_word() const {

@@ -1,6 +1,10 @@
 #include "launch/model_source.h"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "kernels/error.h"
 #include "launch/process.h"
@@ -12,11 +16,21 @@
 
 namespace fucina {
 
+void check_directory(const std::filesystem::path& path, const char* expected) {
+    std::error_code error;
+    const auto status = std::filesystem::status(path, error);
+    if (status.type() == std::filesystem::file_type::not_found)
+        fail(ExitCode::data, path.string(), ": no such directory; expected ", expected);
+    if (!is_directory(status))
+        fail(ExitCode::data, path.string(), ": ", error ? error.message() : "is a file",
+             "; expected ", expected);
+    if (::access(path.c_str(), R_OK | X_OK) != 0)
+        fail(ExitCode::data, path.string(), ": cannot open: ", std::strerror(errno));
+}
+
 ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
     : directory_(directory) {
-    if (!std::filesystem::is_directory(directory))
-        fail(ExitCode::data, directory.string(),
-             ": no such directory; expected a run, checkpoint or Hugging Face directory");
+    check_directory(directory, "a run, checkpoint or Hugging Face directory");
     if (std::filesystem::exists(directory / "config.json")) {
         spec_ = read_model_spec(directory);
         return;

@@ -12,6 +12,9 @@
 
 namespace fucina {
 
+// Fails (exit 3) where `path` is no directory that can be read; "no such directory; expected ...".
+void check_directory(const std::filesystem::path& path, const char* expected);
+
 class ModelSource {
   public:
     // Fails when there is no such directory (exit 3), or when it is neither a Hugging Face

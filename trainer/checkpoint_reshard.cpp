@@ -46,8 +46,7 @@ class Resharding {
     }
 
     int64_t run() {
-        if (fs::exists(request_.out))
-            fail(ExitCode::usage, request_.out.string(), ": is there already");
+        check_free(request_.out);
         make_directories(temporary_);
         try {
             write_all();
@@ -60,7 +59,7 @@ class Resharding {
 
   private:
     void write_all() {
-        check_room(temporary_, bytes_, largest_);
+        check_room(fs::absolute(request_.out).parent_path(), bytes_, largest_);
         for (const SavedTensor* source : sources_) reader_.check(*source);
         TransferProgress progress(bytes_, request_.say);
         for (int file = 0; file < request_.files; ++file) write_file(file, progress);

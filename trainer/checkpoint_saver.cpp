@@ -262,8 +262,8 @@ void check_room(const fs::path& dir, int64_t bytes, int64_t largest_file) {
         const auto free =
             static_cast<int64_t>(system.f_bavail) * static_cast<int64_t>(system.f_frsize);
         if (free < bytes) {
-            fail(ExitCode::storage, dir.string(), ": no space left: a checkpoint needs ", bytes,
-                 " bytes, ", free, " are free");
+            fail(ExitCode::storage, dir.string(), ": no space left: ", bytes, " bytes are needed, ",
+                 free, " are free");
         }
     }
     struct rlimit limit;

@@ -78,6 +78,8 @@ class Export {
         remove_tree(temporary_);
         make_directories(temporary_);
         try {
+            check_room(fs::absolute(out_).parent_path(), total_,
+                       std::min(total_, options_.shard_bytes));
             write_files();
             write_config();
             FUCINA_CHECK(next_check_ == checks_.size(), "boxes were read in another order");
@@ -323,6 +325,11 @@ class Export {
 
 void check_free(const fs::path& out) {
     std::error_code error;
+    for (fs::path above = fs::absolute(out).parent_path();; above = above.parent_path()) {
+        if (!fs::exists(above, error)) continue;
+        if (fs::is_directory(above, error)) break;
+        fail(ExitCode::usage, out.string(), ": ", above.string(), " is a file, no directory");
+    }
     if (!fs::exists(fs::symlink_status(out, error))) return;
     if (fs::is_directory(out, error) && fs::is_empty(out, error)) return;
     fail(ExitCode::usage, out.string(),

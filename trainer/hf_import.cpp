@@ -147,8 +147,15 @@ class Import {
         int64_t there = 0;
         for (const auto& entry : fs::directory_iterator(temporary_))
             if (entry.is_regular_file()) there += static_cast<int64_t>(entry.file_size());
-        check_room(temporary_, std::max<int64_t>(0, result_.bytes - there),
-                   std::min(result_.bytes, options_.shard_bytes));
+        try {
+            check_room(fs::absolute(out_).parent_path(),
+                       std::max<int64_t>(0, result_.bytes - there),
+                       std::min(result_.bytes, options_.shard_bytes));
+        } catch (...) {
+            std::error_code ignored;
+            fs::remove(temporary_, ignored);  // unless there is something in it
+            throw;
+        }
         progress_.emplace(result_.bytes, options_.say);
         journal_.emplace(temporary_ / kJournal);
         if (known_.empty()) journal_->append(fingerprint() + "\n");

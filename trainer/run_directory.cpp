@@ -50,8 +50,8 @@ FileDescriptor take_lock(const fs::path& path) {
     const fs::path name = path / kLockName;
     FileDescriptor lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
     if (!lock) {
-        fail(errno == ENOSPC ? ExitCode::storage : ExitCode::usage, name.string(), ": ",
-             std::strerror(errno));
+        fail(errno == ENOSPC ? ExitCode::storage : ExitCode::usage, name.string(),
+             ": cannot open: ", std::strerror(errno));
     }
     if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
         fail(ExitCode::usage, path.string(), " is in use by ", holder_of(lock),

@@ -6,6 +6,7 @@
 #include "kernels/error.h"
 #include "kernels/tensor.h"
 #include "launch/commands.h"
+#include "launch/model_source.h"
 #include "launch/process.h"
 #include "launch/recipe.h"
 #include "trainer/checkpoint.h"
@@ -26,9 +27,10 @@ struct CheckpointOptions {
 
 // A checkpoint directory, or a run's newest.
 std::filesystem::path find(const std::string& directory) {
-    if (!std::filesystem::is_directory(directory)) {
-        fail(ExitCode::data, directory, ": no such directory; expected a run or a checkpoint");
-    }
+    check_directory(directory, "a run or a checkpoint");
+    if (std::filesystem::exists(directory + "/config.json"))
+        fail(ExitCode::no_checkpoint, directory,
+             ": is a Hugging Face directory; `fucina import` makes a checkpoint of one");
     return find_checkpoint(directory, [](const std::filesystem::path& dir, const std::string& why) {
         std::printf("WARNING: checkpoint %s is damaged and is passed over: %s\n", dir.c_str(),
                     why.c_str());
@@ -116,9 +118,9 @@ void reshard(const CheckpointOptions& options) {
                             .files = options.files,
                             .weights_only = options.weights,
                             .say = [](const std::string& line) { std::puts(line.c_str()); }});
-    std::printf("%s: %s bytes in %lld files\n", options.other.c_str(),
+    std::printf("%s: %s bytes in %lld file%s\n", options.other.c_str(),
                 thousands(static_cast<double>(bytes)).c_str(),
-                static_cast<long long>(options.files));
+                static_cast<long long>(options.files), options.files == 1 ? "" : "s");
 }
 
 void prune(const CheckpointOptions& options) {

@@ -78,6 +78,8 @@ void export_checkpoint(const Options& options) {
     if (source.manifest() == nullptr)
         fail(ExitCode::usage, options.model,
              ": is a Hugging Face directory already; expected a run or a checkpoint");
+    check_free(options.out);
+    if (!options.prompts.empty()) source.tokenizer(options.tokenizer);  // is wanted at the end
     const std::string tokenizer = source.tokenizer_path(options.tokenizer);
     if (!tokenizer.empty() && std::filesystem::exists(tokenizer))
         source.tokenizer(options.tokenizer);  // refuses another than the model's

@@ -5,8 +5,10 @@
 #include <memory>
 
 #include "launch/commands.h"
+#include "launch/model_source.h"
 #include "launch/process.h"
 #include "trainer/hf_import.h"
+#include "trainer/manifest.h"
 #include "trainer/step_line.h"
 
 namespace fucina {
@@ -24,6 +26,13 @@ void print(const std::string& line) {
 
 void import_directory(const Options& options) {
     if (process().rank() != 0) return;
+    const std::filesystem::path from = options.from;
+    check_directory(from, "a Hugging Face directory");
+    if (!std::filesystem::exists(from / "config.json"))
+        for (const char* name : {kManifestName, "checkpoints"})
+            if (std::filesystem::exists(from / name))
+                fail(ExitCode::usage, options.from,
+                     ": is a run or a checkpoint already; expected a Hugging Face directory");
     const Imported done = import_model(options.from, options.out,
                                        {.shard_bytes = static_cast<int64_t>(options.shard_gb * 1e9),
                                         .threads = process().use_threads(0),

@@ -33,7 +33,7 @@ def prepared(directory, **keys):
 
 
 THROWN = {"error": (11, "fault at {}"), "memory": (1, "out of memory"),
-          "filesystem": (11, "filesystem error: fault at"), "other": (1, "something that is no exception was thrown")}
+          "filesystem": (11, "{}: Input/output error"), "other": (1, "something that is no exception was thrown")}
 
 
 @LAUNCHERS
@@ -81,7 +81,7 @@ def test_within_a_save(tmp_path, launcher, thrown, rank):
         assert done.returncode == 1 and line == f"error: {who}out of memory", done.stderr
     else:
         assert done.returncode == 11 and "the last step could not be saved" in line, done.stderr
-        assert f"was NOT saved: {who}filesystem error" in done.stdout
+        assert f"was NOT saved: {who}save.begin: Input/output error" in done.stdout
 
 
 @LAUNCHERS

@@ -177,4 +177,4 @@ def test_nonsense_is_refused_in_a_line(source, imported, tmp_path):
         done = runs.run("import", source[0], target)
         assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1
     done = runs.run("import", imported, tmp_path / "x")
-    assert done.returncode == 3 and "config.json" in done.stderr
+    assert done.returncode == 2 and "is a run or a checkpoint already" in done.stderr
