@@ -57,11 +57,10 @@ Pieces pieces_of(const TensorMap& map, uint32_t shared, int x, int y, Site site)
 }
 
 Operation start(const char* what, Site site) {
-    Block& block = executor->block;
     if (!kRaceCheck) return {};
     Clock before;
-    block.races.release(here->id, before);
-    return block.races.start(before, concat(what, " ", describe(site)));
+    release(this_thread(), before);
+    return executor->races.start(before, concat(what, " ", describe(site)));
 }
 
 void check_shared(const Pieces& pieces, bool write, const Operation* by) {
@@ -82,23 +81,32 @@ void land(const Pieces& pieces) {
     }
 }
 
-void load(Pieces pieces, uint64_t* barrier, const char* what, Site site) {
-    mbarrier_for_copy(barrier, site);
+// Into the same place of each block: the copy is one operation, which lands in each on its own.
+void load(const Pieces& pieces, uint64_t* barrier, const char* what, Site site,
+          const std::vector<Block*>& blocks) {
     const Operation operation = start(what, site);
-    check_shared(pieces, true, &operation);
-    destroy(pieces);
+    const uint32_t address = shared_address(barrier);
+    for (Block* block : blocks) {
+        if (kRaceCheck && block != executor->block)
+            block->from_outside[operation.agent] = operation.time;
+        const BlockScope scope(*block);
+        mbarrier_for_copy(address, site);
+        check_shared(pieces, true, &operation);
+        destroy(pieces);
+    }
     uint32_t bytes = 0;
     for (const Piece& piece : pieces) bytes += piece.bytes;
     const std::string name = concat(what, " ", describe(site));
-    defer([pieces = std::move(pieces), address = shared_address(barrier), bytes, operation, name] {
-        Block& block = executor->block;
-        const auto found = block.mbarriers.find(address);
-        if (block.live == 0 || found == block.mbarriers.end())
-            abandon(name, " lands after its ",
-                    block.live == 0 ? "block has ended" : "mbarrier has");
-        land(pieces);
-        deliver(found->second, bytes, operation);
-    });
+    for (Block* block : blocks) {
+        const BlockScope scope(*block);
+        defer([pieces, address, bytes, operation, name] {
+            const bool ended = executor->block->live == 0;
+            if (ended || executor->block->mbarriers.count(address) == 0)
+                abandon(name, " lands after its ", ended ? "block has ended" : "mbarrier has");
+            land(pieces);
+            deliver(address, bytes, operation);
+        });
+    }
 }
 
 void read_now(BulkStore& store) {
@@ -167,7 +175,7 @@ void bulk_load(void* shared, const void* global, uint32_t bytes, uint64_t* barri
     check_alignment("global memory of bulk_load", reinterpret_cast<uintptr_t>(global), 16, site);
     check_alignment("the size of bulk_load", bytes, 16, site);
     load({{address, bytes, static_cast<char*>(const_cast<void*>(global))}}, barrier, "bulk_load",
-         site);
+         site, {executor->block});
 }
 
 void bulk_store(void* global, const void* shared, uint32_t bytes, Site site) {
@@ -179,7 +187,16 @@ void bulk_store(void* global, const void* shared, uint32_t bytes, Site site) {
 }
 
 void tensor_load(void* shared, const TensorMap& map, int x, int y, uint64_t* barrier, Site site) {
-    load(pieces_of(map, shared_address(shared), x, y, site), barrier, "tensor_load", site);
+    load(pieces_of(map, shared_address(shared), x, y, site), barrier, "tensor_load", site,
+         {executor->block});
+}
+
+void tensor_load_multicast(void* shared, const TensorMap& map, int x, int y, uint64_t* barrier,
+                           uint32_t ranks, Site site) {
+    std::vector<Block*> blocks;
+    for (uint32_t rest = ranks; rest != 0; rest &= rest - 1)
+        blocks.push_back(&cluster_block(std::countr_zero(rest), site));
+    load(pieces_of(map, shared_address(shared), x, y, site), barrier, "tensor_load", site, blocks);
 }
 
 void tensor_store(const TensorMap& map, int x, int y, const void* shared, Site site) {
@@ -198,7 +215,7 @@ void bulk_wait(int pending, bool written) {
     for (size_t i = 0; i + keep < groups.size(); ++i)
         for (const auto& store : groups[i]) {
             written ? write_now(*store) : read_now(*store);
-            if (kRaceCheck) executor->block.races.finish(store->operation, thread.id);
+            if (kRaceCheck) executor->races.finish(store->operation, actor(thread));
         }
     while (groups.size() > keep) groups.pop_front();
 }

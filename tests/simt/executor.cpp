@@ -1,4 +1,4 @@
-// Runs a grid: blocks in turn, each block's threads as fibers (see executor.h).
+// Runs a grid: clusters of blocks in turn, each one's threads as fibers (see executor.h).
 #include "tests/simt/executor.h"
 
 #include <algorithm>
@@ -49,31 +49,40 @@ uint3 position(uint64_t index, dim3 size) {
             static_cast<unsigned>(index / size.x / size.y)};
 }
 
+std::string name_of(const Block& block) {
+    return concat("block (", block.at.x, ",", block.at.y, ",", block.at.z, "): ");
+}
+
 void start_block(Block& block, const LaunchShape& shape, uint64_t index) {
     block.shape = shape;
+    block.at = position(index, shape.grid);
     block.barriers = {};
     block.mbarriers.clear();
+    block.from_outside.clear();
     block.warpgroups.assign((block.threads.size() + 127) / 128, {});
     block.live = static_cast<int>(block.threads.size());
     block.meetings.assign((block.threads.size() + 31) / 32, {});
     reset_shared_memory(block);
     for (size_t i = 0; i < block.threads.size(); ++i) {
         Thread& thread = block.threads[i];
-        static_cast<Place&>(thread) = {position(i, shape.block), position(index, shape.grid),
-                                       shape.block, shape.grid, static_cast<int>(i)};
+        static_cast<Place&>(thread) = {position(i, shape.block), block.at, shape.block, shape.grid,
+                                       static_cast<int>(i)};
+        thread.owner = &block;
         thread.done = false;
         thread.wait = Thread::Wait::none;
         thread.queues = {};
-        thread.context.start(*executor->stacks[i], run_thread);
+        const size_t stack = static_cast<size_t>(block.rank) * block.threads.size() + i;
+        thread.context.start(*executor->stacks[stack], run_thread);
         executor->ready.push_back(&thread);
     }
 }
 
 // The work is taken off the queue before it runs, for it may queue more.
 void run_deferred_at(size_t index) {
-    const std::function<void()> work = std::move(executor->deferred[index]);
+    const Deferred work = std::move(executor->deferred[index]);
     executor->deferred.erase(executor->deferred.begin() + static_cast<std::ptrdiff_t>(index));
-    work();
+    executor->block = work.block;
+    work.run();
 }
 
 // Deferred work, if there is any and it is time.
@@ -92,6 +101,7 @@ bool run_some_deferred() {
 void run_one_thread() {
     Thread& thread = next_ready();
     here = &thread;
+    executor->block = thread.owner;
     ++statistics.switches;
     executor->scheduler.switch_to(thread.context);
     here = nullptr;
@@ -105,23 +115,33 @@ void check_mbarriers(const Block& block) {
                                " bytes"));
 }
 
-void run_block(const LaunchShape& shape, uint64_t index) {
-    Block& block = executor->block;
-    start_block(block, shape, index);
-    const uint3 at = block.threads[0].block;
-    const std::string where = concat("block (", at.x, ",", at.y, ",", at.z, "): ");
-    while (!executor->ready.empty() || !executor->deferred.empty()) {
-        if (!run_some_deferred()) run_one_thread();
-        if (!executor->error.empty()) throw Error(where + executor->error);
-    }
-    if (block.live != 0) throw Error(where + deadlock(block));
+void check_end(const Block& block) {
     try {
         check_mbarriers(block);
         check_red_zones(block);
+        check_from_outside(block);
     } catch (const Error& error) {
-        throw Error(where + error.what());
+        throw Error(name_of(block) + error.what());
     }
     ++statistics.blocks;
+}
+
+void run_cluster(const LaunchShape& shape, uint64_t first) {
+    auto& blocks = executor->blocks;
+    executor->cluster_barrier = {};
+    if (kRaceCheck)
+        executor->races.reset(static_cast<int>(blocks.size() * blocks[0]->threads.size()));
+    for (size_t i = 0; i < blocks.size(); ++i) start_block(*blocks[i], shape, first + i);
+    while (!executor->ready.empty() || !executor->deferred.empty()) {
+        if (!run_some_deferred()) run_one_thread();
+        if (!executor->error.empty()) throw Error(executor->error);
+    }
+    std::string stuck;
+    for (const auto& block : blocks)
+        if (block->live != 0)
+            stuck += concat(stuck.empty() ? "" : "; ", name_of(*block), deadlock(*block));
+    if (!stuck.empty()) throw Error(stuck);
+    for (const auto& block : blocks) check_end(*block);
 }
 
 void check_shape(const LaunchShape& shape) {
@@ -133,13 +153,17 @@ void check_shape(const LaunchShape& shape) {
     if (shape.grid.x > 0x7fffffffu || shape.grid.y > 65535 || shape.grid.z > 65535)
         throw Error(concat("launch: grid ", shape.grid.x, " x ", shape.grid.y, " x ", shape.grid.z,
                            " exceeds 2147483647 x 65535 x 65535"));
+    if (shape.cluster < 1 || shape.cluster > 8 ||
+        shape.grid.x % static_cast<unsigned>(shape.cluster) != 0)
+        throw Error(concat("launch: clusters of ", shape.cluster, " blocks in a row of ",
+                           shape.grid.x, ", allowed are 1 to 8 that divide it"));
     if (shape.smem > kArenaEnd - kArenaBase)
         throw Error(concat("launch: ", shape.smem, " bytes of dynamic shared memory, allowed are ",
                            kArenaEnd - kArenaBase));
 }
 
-std::vector<uint64_t> block_order(uint64_t blocks) {
-    std::vector<uint64_t> order(blocks);
+std::vector<uint64_t> cluster_order(uint64_t clusters) {
+    std::vector<uint64_t> order(clusters);
     std::iota(order.begin(), order.end(), uint64_t{0});
     if (options.order == Order::lifo) std::reverse(order.begin(), order.end());
     if (options.order == Order::random) std::shuffle(order.begin(), order.end(), executor->random);
@@ -151,13 +175,14 @@ std::vector<uint64_t> block_order(uint64_t blocks) {
 void leave_for_good() {
     Thread& thread = this_thread();
     thread.done = true;
-    --executor->block.live;
+    --thread.owner->live;
+    open_cluster_barrier_if_complete();
     thread.context.switch_to(executor->scheduler, true);
     __builtin_unreachable();
 }
 
 Thread& this_thread() {
-    return executor->block.threads[static_cast<size_t>(here->id)];
+    return static_cast<Thread&>(const_cast<Place&>(*here));
 }
 
 void wait_until_woken(Thread::Wait reason) {
@@ -173,7 +198,9 @@ void wake(Thread& thread) {
 
 void abandon_thread(const std::string& message) {
     if (executor->error.empty())
-        executor->error = here == nullptr ? message : concat("thread ", here->id, ": ", message);
+        executor->error = here == nullptr ? name_of(*executor->block) + message
+                                          : concat(name_of(*this_thread().owner), "thread ",
+                                                   here->id, ": ", message);
     throw Abandoned();
 }
 
@@ -181,7 +208,7 @@ void defer(std::function<void()> run) {
     if (options.lateness == Lateness::early)
         run();
     else
-        executor->deferred.push_back(std::move(run));
+        executor->deferred.push_back({executor->block, std::move(run)});
 }
 
 std::string list_threads(const std::vector<int>& ids) {
@@ -202,9 +229,13 @@ void run_grid(const LaunchShape& shape, const std::function<void()>& kernel) {
     Executor running;
     running.kernel = &kernel;
     running.random.seed(options.seed);
-    running.block.threads.resize(shape.block.x * shape.block.y * shape.block.z);
-    for (size_t i = 0; i < running.block.threads.size(); ++i)
-        running.stacks.push_back(std::make_unique<Stack>());
+    const size_t threads = shape.block.x * shape.block.y * shape.block.z;
+    for (int rank = 0; rank < shape.cluster; ++rank) {
+        Block& block = *running.blocks.emplace_back(std::make_unique<Block>());
+        block.rank = rank;
+        block.threads.resize(threads);
+        for (size_t i = 0; i < threads; ++i) running.stacks.push_back(std::make_unique<Stack>());
+    }
     struct Running {
         explicit Running(Executor& now) { executor = &now; }
         ~Running() {
@@ -213,7 +244,8 @@ void run_grid(const LaunchShape& shape, const std::function<void()>& kernel) {
         }
     } guard(running);
     const uint64_t blocks = uint64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
-    for (const uint64_t index : block_order(blocks)) run_block(shape, index);
+    const uint64_t size = static_cast<uint64_t>(shape.cluster);
+    for (const uint64_t index : cluster_order(blocks / size)) run_cluster(shape, index * size);
 }
 
 }  // namespace fucina::simt

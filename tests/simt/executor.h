@@ -1,6 +1,7 @@
-// The state of a running grid, shared by the executor's source files. Blocks run one after the
-// other; the threads of a block are fibers that run until they wait, so a kernel's code between two
-// waits is never interleaved. A thread that breaks a rule is abandoned, and the launch throws.
+// The state of a running grid, shared by the executor's source files. Clusters (mostly of one
+// block) run one after the other, the blocks of one together; the threads of a block are fibers
+// that run until they wait, so a kernel's code between two waits is never interleaved. A thread
+// that breaks a rule is abandoned, and the launch throws.
 #pragma once
 #include <array>
 #include <cstdlib>
@@ -20,6 +21,8 @@ namespace fucina::simt {
 constexpr uint32_t kArenaBase = 1024;                // the hardware reserves the first 1,024 bytes
 constexpr uint32_t kArenaEnd = kArenaBase + 232448;  // 227 KB a block on sm_90
 constexpr uint32_t kStaticLimit = 48 << 10;
+// Red zones are not memory that the kernel asked for: they may lie beyond the hardware's end.
+constexpr uint32_t kArenaBytes = kArenaEnd + (16 << 10);
 constexpr uint32_t kRedZone = 64;
 #if defined(FUCINA_SIMT_RACE)
 constexpr bool kRaceCheck = true;  // the kernels report every access (hooks.cpp)
@@ -27,10 +30,13 @@ constexpr bool kRaceCheck = true;  // the kernels report every access (hooks.cpp
 constexpr bool kRaceCheck = false;
 #endif
 
+struct Block;
+
 struct Thread : Place {
+    Block* owner = nullptr;
     Context context;
     bool done = false;
-    enum class Wait { none, barrier, warp, mbarrier, wgmma } wait = Wait::none;
+    enum class Wait { none, barrier, warp, mbarrier, wgmma, cluster } wait = Wait::none;
     WarpOperation operation;  // of the warp operation that it has reached
     uint32_t waits_for = 0;   // the barrier's id, or the mbarrier's address
     uint32_t parity = 0;
@@ -62,6 +68,9 @@ struct Meeting {  // of the lanes that one warp operation names
 
 struct Block {
     LaunchShape shape;
+    uint3 at{};
+    int rank = 0;  // in its cluster
+    std::unique_ptr<char, void (*)(void*)> arena{nullptr, std::free};
     std::vector<Thread> threads;
     int live = 0;
     std::array<Barrier, 16> barriers;        // 0 is __syncthreads
@@ -72,14 +81,23 @@ struct Block {
     std::vector<int16_t> owner;  // [arena bytes] index of the variable, -1 for none
     uint32_t used = kArenaBase, static_bytes = 0;
     int dynamic = -1;  // index of the dynamic variable
-    RaceDetector races;
+    // The latest that each actor of another block did to this one's memory: (actor, time).
+    std::map<int, uint32_t> from_outside;
+};
+
+// What happens later, on no thread.
+struct Deferred {
+    Block* block = nullptr;
+    std::function<void()> run;
 };
 
 struct Executor {
-    std::unique_ptr<char, void (*)(void*)> arena{nullptr, std::free};
-    Block block;
+    std::vector<std::unique_ptr<Block>> blocks;  // of the running cluster
+    Block* block = nullptr;                      // whose code runs, or whose memory is meant
+    Barrier cluster_barrier;
+    RaceDetector races;  // threads and addresses of block after block
     std::deque<Thread*> ready;
-    std::deque<std::function<void()>> deferred;  // what happens later, on no thread
+    std::deque<Deferred> deferred;
     Context scheduler;
     std::vector<std::unique_ptr<Stack>> stacks;
     std::mt19937 random;
@@ -87,6 +105,19 @@ struct Executor {
     std::string error;  // the first one
 };
 inline thread_local Executor* executor = nullptr;  // of the running grid
+
+// Makes another block of the cluster the one whose memory is meant.
+class BlockScope {
+  public:
+    explicit BlockScope(Block& block) : before_(executor->block) { executor->block = &block; }
+    ~BlockScope() { executor->block = before_; }
+    BlockScope(const BlockScope&) = delete;
+    BlockScope& operator=(const BlockScope&) = delete;
+
+  private:
+    Block* before_;
+};
+Block& cluster_block(int rank, Site site);  // abandons if there is none, or it has ended
 
 // For code that runs on a fiber, or deferred. abandon() records the launch's error and throws
 // Abandoned, which ends the thread.
@@ -104,11 +135,15 @@ template <class... Parts>
 // In the race build: what the thread has done becomes known through a clock, and to it.
 void release(const Thread& thread, Clock& into);
 void acquire(const Thread& thread, const Clock& from);
+int actor(const Thread& thread);     // the race detector's number of it
+std::string name_of_actor(int who);  // "thread 3", or of which block too in a cluster
+void open_cluster_barrier_if_complete();
+void check_from_outside(const Block& block);  // throws Error: the block may end before others know
 
 // Asynchronous work: runs when options.lateness says so, at the latest when no thread can go on.
 void defer(std::function<void()> run);
-void deliver(MBarrier& barrier, uint32_t bytes, const Operation& from);
-MBarrier& mbarrier_for_copy(uint64_t* barrier, Site site);
+void deliver(uint32_t barrier, uint32_t bytes, const Operation& from);
+void mbarrier_for_copy(uint32_t barrier, Site site);
 void check_finished(const Thread& thread);  // abandons a thread that ends with work under way
 
 // Shared memory (shared_memory.cpp).

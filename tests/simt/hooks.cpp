@@ -13,7 +13,7 @@ void check_copies(uint32_t address, size_t bytes) {
     const auto check = [&](const Pieces& pieces) {
         for (const Piece& piece : pieces)
             if (address < piece.shared + piece.bytes && piece.shared < address + bytes)
-                abandon("accesses ", name_shared(executor->block, address),
+                abandon("accesses ", name_shared(*executor->block, address),
                         ", to which its cp.async is under way");
     };
     for (const Pieces& group : queues.copies) check(group);
@@ -22,8 +22,9 @@ void check_copies(uint32_t address, size_t bytes) {
 
 void on_access(const volatile void* pointer, size_t bytes, bool write) {
     if (here == nullptr || bytes == 0) return;
-    const size_t offset = static_cast<size_t>(reinterpret_cast<uintptr_t>(pointer) -
-                                              reinterpret_cast<uintptr_t>(executor->arena.get()));
+    const size_t offset =
+        static_cast<size_t>(reinterpret_cast<uintptr_t>(pointer) -
+                            reinterpret_cast<uintptr_t>(executor->block->arena.get()));
     if (offset >= kArenaEnd) return;
     ++statistics.accesses;
     bool broken = false;

@@ -9,12 +9,15 @@ namespace fucina::simt {
 uint32_t shared_address(const void* pointer);
 
 void named_barrier(int id, int threads, bool wait, Site site);
+int cluster_rank();
+void cluster_barrier(Site site);
 void set_registers(int count, Site site);
 
 void mbarrier_init(uint64_t* barrier, uint32_t count, Site site);
 void mbarrier_inval(uint64_t* barrier, Site site);
 void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes, Site site);
 void mbarrier_wait(uint64_t* barrier, uint32_t parity, Site site);
+void mbarrier_arrive_remote(uint64_t* barrier, int rank, Site site);
 void fence_mbarrier_init();
 void fence_proxy_async();
 
@@ -33,6 +36,8 @@ void bulk_store(void* global, const void* shared, uint32_t bytes, Site site);
 void bulk_commit();
 void bulk_wait(int pending, bool written);
 void tensor_load(void* shared, const TensorMap& map, int x, int y, uint64_t* barrier, Site site);
+void tensor_load_multicast(void* shared, const TensorMap& map, int x, int y, uint64_t* barrier,
+                           uint32_t ranks, Site site);
 void tensor_store(const TensorMap& map, int x, int y, const void* shared, Site site);
 
 enum class Operand { bf16, e4m3 };

@@ -46,6 +46,20 @@ void two_groups(Pending fault, const uint8_t* in, uint8_t* out, float* sums);
 // back` what the other wrote, nothing orders that.
 void hand_over(bool reads_back, const int* in, int* out);
 
+enum class Sharing {
+    none,
+    no_sync_after_init,
+    frees_own_slot_alone,
+    exits_early,
+    own_block_alone,
+    no_such_block,
+    expects_half,
+};
+// Clusters of two blocks: each loads one half of a 64 x 64 table for both, for six rounds; out[i]
+// for each of the four blocks is the sum over the rounds of element i, plus the block's rank.
+constexpr int kRounds = 6, kTable = 64 * 64, kSharingBlocks = 4;
+void share_tables(Sharing fault, const uint16_t* in, uint32_t* out);
+
 enum class Fault {
     none,
     no_barrier_after_init,

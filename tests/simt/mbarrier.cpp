@@ -9,7 +9,7 @@ constexpr uint64_t kMark = 0x6d62617272696572;
 constexpr int64_t kMostBytes = (1 << 20) - 1, kMostArrivals = (1 << 20) - 1;
 
 MBarrier& find(uint32_t address, Site site) {
-    Block& block = executor->block;
+    Block& block = *executor->block;
     const auto found = block.mbarriers.find(address);
     if (found == block.mbarriers.end())
         abandon("no mbarrier was initialised at ", name_shared(block, address), ", used at ",
@@ -20,10 +20,12 @@ MBarrier& find(uint32_t address, Site site) {
         abandon("the mbarrier at ", name_shared(block, address), " was overwritten, used at ",
                 describe(site));
     MBarrier& barrier = found->second;
-    if (kRaceCheck && here->id != barrier.initialiser &&
-        !block.races.knows(here->id, barrier.initialiser, barrier.initialised))
+    const int me = actor(this_thread());
+    if (kRaceCheck && me != barrier.initialiser &&
+        !executor->races.knows(me, barrier.initialiser, barrier.initialised))
         abandon("the mbarrier at ", name_shared(block, address), " is used at ", describe(site),
-                " without a barrier after its initialisation by thread ", barrier.initialiser);
+                " without a barrier after its initialisation by ",
+                name_of_actor(barrier.initialiser));
     return barrier;
 }
 
@@ -40,11 +42,25 @@ void end_phase_if_complete(MBarrier& barrier) {
     barrier.waiting.clear();
 }
 
+void arrive(uint32_t address, uint32_t expected_bytes, Site site) {
+    MBarrier& barrier = find(address, site);
+    if (barrier.pending == 0)
+        abandon("the mbarrier at ", name_shared(*executor->block, address), " has had all ",
+                barrier.count, " arrivals of this phase before the one at ", describe(site));
+    barrier.bytes += expected_bytes;
+    if (barrier.bytes > kMostBytes)
+        abandon("the mbarrier at ", name_shared(*executor->block, address), " expects ",
+                barrier.bytes, " bytes at ", describe(site), ", allowed are ", kMostBytes);
+    release(this_thread(), barrier.open);
+    --barrier.pending;
+    end_phase_if_complete(barrier);
+}
+
 }  // namespace
 
 void mbarrier_init(uint64_t* memory, uint32_t count, Site site) {
     const uint32_t address = shared_address(memory);
-    Block& block = executor->block;
+    Block& block = *executor->block;
     if (address % 8 != 0)
         abandon("the mbarrier at ", name_shared(block, address), " is not aligned to 8");
     if (count < 1 || count > kMostArrivals)
@@ -57,8 +73,8 @@ void mbarrier_init(uint64_t* memory, uint32_t count, Site site) {
     *memory = kMark ^ address;
     MBarrier& barrier = block.mbarriers[address];
     barrier.count = barrier.pending = count;
-    barrier.initialiser = here->id;
-    if (kRaceCheck) barrier.initialised = block.races.time_of(here->id);
+    barrier.initialiser = actor(this_thread());
+    if (kRaceCheck) barrier.initialised = executor->races.time_of(barrier.initialiser);
 }
 
 void mbarrier_inval(uint64_t* memory, Site site) {
@@ -66,27 +82,26 @@ void mbarrier_inval(uint64_t* memory, Site site) {
     if (!find(address, site).waiting.empty())
         abandon("mbarrier_inval ", describe(site), " of an mbarrier for which threads wait");
     check_access(address, sizeof *memory, true);
-    executor->block.mbarriers.erase(address);
+    executor->block->mbarriers.erase(address);
 }
 
 void fence_mbarrier_init() {
-    for (auto& [address, barrier] : executor->block.mbarriers)
-        if (barrier.initialiser == here->id) barrier.fenced = true;
+    for (auto& [address, barrier] : executor->block->mbarriers)
+        if (barrier.initialiser == actor(this_thread())) barrier.fenced = true;
 }
 
 void mbarrier_arrive(uint64_t* memory, uint32_t expected_bytes, Site site) {
+    arrive(shared_address(memory), expected_bytes, site);
+}
+
+void mbarrier_arrive_remote(uint64_t* memory, int rank, Site site) {
     const uint32_t address = shared_address(memory);
-    MBarrier& barrier = find(address, site);
-    if (barrier.pending == 0)
-        abandon("the mbarrier at ", name_shared(executor->block, address), " has had all ",
-                barrier.count, " arrivals of this phase before the one at ", describe(site));
-    barrier.bytes += expected_bytes;
-    if (barrier.bytes > kMostBytes)
-        abandon("the mbarrier at ", name_shared(executor->block, address), " expects ",
-                barrier.bytes, " bytes at ", describe(site), ", allowed are ", kMostBytes);
-    release(this_thread(), barrier.open);
-    --barrier.pending;
-    end_phase_if_complete(barrier);
+    Block& block = cluster_block(rank, site);
+    const int me = actor(this_thread());
+    if (kRaceCheck && &block != executor->block)
+        block.from_outside[me] = executor->races.time_of(me);
+    const BlockScope scope(block);
+    arrive(address, 0, site);
 }
 
 void mbarrier_wait(uint64_t* memory, uint32_t parity, Site site) {
@@ -102,19 +117,17 @@ void mbarrier_wait(uint64_t* memory, uint32_t parity, Site site) {
     wait_until_woken(Thread::Wait::mbarrier);
 }
 
-MBarrier& mbarrier_for_copy(uint64_t* memory, Site site) {
-    const uint32_t address = shared_address(memory);
-    MBarrier& barrier = find(address, site);
-    if (!barrier.fenced)
-        abandon("the mbarrier at ", name_shared(executor->block, address), " serves a copy at ",
+void mbarrier_for_copy(uint32_t address, Site site) {
+    if (!find(address, site).fenced)
+        abandon("the mbarrier at ", name_shared(*executor->block, address), " serves a copy at ",
                 describe(site), " without fence_mbarrier_init after its initialisation");
-    return barrier;
 }
 
-void deliver(MBarrier& barrier, uint32_t bytes, const Operation& from) {
+void deliver(uint32_t address, uint32_t bytes, const Operation& from) {
+    MBarrier& barrier = executor->block->mbarriers.at(address);
     barrier.bytes -= bytes;
     if (barrier.bytes < -kMostBytes) abandon("an mbarrier was given ", -barrier.bytes, " bytes");
-    if (kRaceCheck) executor->block.races.publish(from, barrier.open);
+    if (kRaceCheck) executor->races.publish(from, barrier.open);
     end_phase_if_complete(barrier);
 }
 
@@ -127,13 +140,13 @@ std::string describe_mbarrier_wait(const Block& block, const Thread& thread) {
 }
 
 void fence_proxy_async() {
-    if (kRaceCheck) executor->block.races.fence(here->id);
+    if (kRaceCheck) executor->races.fence(actor(this_thread()));
     fence_mbarrier_init();
 }
 
 void set_registers(int count, Site site) {
     const size_t last = (static_cast<size_t>(here->id) / 128 + 1) * 128;
-    if (last > executor->block.threads.size())
+    if (last > executor->block->threads.size())
         abandon("setmaxnreg ", count, " at ", describe(site), " in a warpgroup of less than 128");
 }
 

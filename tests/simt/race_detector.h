@@ -3,6 +3,7 @@
 // since (FastTrack, Flanagan & Freund 2009). Of what a thread knows, it also knows which writes of
 // threads a proxy fence has made visible to asynchronous operations.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -36,7 +37,7 @@ class RaceDetector {
     // Forgets everything: a new block of so many threads.
     void reset(int threads);
     // Addresses below `bytes` may be accessed from now on.
-    void cover(uint32_t bytes) { bytes_.resize(bytes); }
+    void cover(uint32_t bytes) { bytes_.resize(std::max(bytes_.size(), size_t{bytes})); }
 
     // A synchronisation publishes what a thread has done, and others learn it from there.
     void release(int thread, Clock& into);

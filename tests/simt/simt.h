@@ -60,6 +60,7 @@ inline thread_local const Place* here = nullptr;  // of the running thread
 struct LaunchShape {
     dim3 grid, block;
     size_t smem = 0;  // bytes of dynamic shared memory
+    int cluster = 1;  // blocks that run together, along x
 };
 // Runs the kernel once for each thread of the grid. Throws Error.
 void run_grid(const LaunchShape& shape, const std::function<void()>& kernel);

@@ -38,8 +38,8 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=no
-# hopper_kernels.cu is the tests' own, with every instruction of kernels/cuda/device: not in the table.
-for source in kernels/cuda/*.cu kernels/cuda/*.cpp tests/simt/hopper_kernels.cu; do
+# Two are the tests' own, with every instruction of kernels/cuda/device: not in the table.
+for source in kernels/cuda/*.cu kernels/cuda/*.cpp tests/simt/{hopper_kernels,cluster_kernel}.cu; do
     log=$work/$(basename "$source").log
     [[ $source != tests/* ]] || log=$work/tests.log
     if ! "$nvcc" --options-file kernels/cuda/nvcc.flags "${includes[@]}" -c "$source" \

@@ -64,12 +64,12 @@ int source_lane(int lane, const WarpOperation& operation) {
 }
 
 Thread* lanes_of(const Thread& thread) {
-    return &executor->block.threads[static_cast<size_t>(thread.id / 32 * 32)];
+    return &executor->block->threads[static_cast<size_t>(thread.id / 32 * 32)];
 }
 
 // The meeting that this thread's mask names, opened by the first lane to come.
 Meeting& meeting_of(const Thread& thread, const WarpOperation& operation) {
-    Block& block = executor->block;
+    Block& block = *executor->block;
     std::vector<Meeting>& open = block.meetings[static_cast<size_t>(thread.id / 32)];
     for (Meeting& meeting : open) {
         if (meeting.mask != operation.mask) continue;
@@ -115,7 +115,7 @@ void conclude(Thread& last, const Meeting& meeting) {
 // The thread has come to barrier `id`, and waits there unless it is the last or need not.
 void arrive(int id, bool waits) {
     Thread& thread = this_thread();
-    Barrier& barrier = executor->block.barriers[static_cast<size_t>(id)];
+    Barrier& barrier = executor->block->barriers[static_cast<size_t>(id)];
     release(thread, barrier.clock);
     if (++barrier.arrived == barrier.wanted) {
         open_barrier(barrier, thread, waits);
@@ -129,15 +129,15 @@ void arrive(int id, bool waits) {
 }  // namespace
 
 void release(const Thread& thread, Clock& into) {
-    if (kRaceCheck) executor->block.races.release(thread.id, into);
+    if (kRaceCheck) executor->races.release(actor(thread), into);
 }
 
 void acquire(const Thread& thread, const Clock& from) {
-    if (kRaceCheck) executor->block.races.acquire(thread.id, from);
+    if (kRaceCheck) executor->races.acquire(actor(thread), from);
 }
 
 int block_barrier(BarrierKind kind, int value, Site site) {
-    Block& block = executor->block;
+    Block& block = *executor->block;
     Barrier& barrier = block.barriers[0];
     const int threads = static_cast<int>(block.threads.size());
     if (block.live != threads)
@@ -158,7 +158,7 @@ int block_barrier(BarrierKind kind, int value, Site site) {
 }
 
 void named_barrier(int id, int threads, bool wait, Site site) {
-    Block& block = executor->block;
+    Block& block = *executor->block;
     if (id < 1 || id > 15) abandon("named barrier ", id, ", allowed are 1 to 15");
     if (threads > static_cast<int>(block.threads.size()))
         abandon("named barrier ", id, " for ", threads, " threads of ", block.threads.size());
@@ -185,7 +185,7 @@ uint64_t warp_operation(const WarpOperation& operation) {
         return thread.result;
     }
     const Meeting complete = meeting;
-    std::vector<Meeting>& open = executor->block.meetings[static_cast<size_t>(thread.id / 32)];
+    std::vector<Meeting>& open = executor->block->meetings[static_cast<size_t>(thread.id / 32)];
     open.erase(open.begin() + (&meeting - open.data()));
     conclude(thread, complete);
     return thread.result;
@@ -199,6 +199,9 @@ std::string describe(Site site) {
 
 std::string describe_wait(const Block& block, const Thread& thread) {
     if (thread.wait == Thread::Wait::mbarrier) return describe_mbarrier_wait(block, thread);
+    if (thread.wait == Thread::Wait::cluster)
+        return concat("at the cluster's barrier of ", describe(thread.site), " (",
+                      executor->cluster_barrier.arrived, " threads arrived)");
     if (thread.wait == Thread::Wait::wgmma)
         return "at wgmma_wait (not all 128 threads of its warpgroup have issued the wgmma)";
     if (thread.wait == Thread::Wait::barrier) {

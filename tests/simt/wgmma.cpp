@@ -29,7 +29,7 @@ Tile decode(uint64_t descriptor, Site site) {
     if ((descriptor >> 49 & 7) != 0)
         abandon("wgmma ", describe(site), ": base offset not modelled");
     if (tile.swizzle != 0 && tile.start % (8 * tile.swizzle) >= std::max(tile.swizzle, 128u))
-        abandon("wgmma ", describe(site), ": a tile at ", name_shared(executor->block, tile.start),
+        abandon("wgmma ", describe(site), ": a tile at ", name_shared(*executor->block, tile.start),
                 " does not begin where its swizzle's pattern of ", 8 * tile.swizzle, " bytes does");
     return tile;
 }
@@ -87,7 +87,7 @@ size_t place(int thread, int i, int n) {
 }
 
 Warpgroup& group_of(const Thread& thread) {
-    return executor->block.warpgroups[static_cast<size_t>(thread.id) / kWarpgroup];
+    return executor->block->warpgroups[static_cast<size_t>(thread.id) / kWarpgroup];
 }
 
 Wgmma& number(Warpgroup& group, uint64_t index) {
@@ -144,8 +144,8 @@ void all_have_issued(Warpgroup& group, uint64_t index) {
     Wgmma& wgmma = number(group, index);
     const WgmmaShape& shape = wgmma.shape;
     if (kRaceCheck)
-        wgmma.operation = executor->block.races.start(common(wgmma.before),
-                                                      concat("wgmma ", describe(shape.site)));
+        wgmma.operation =
+            executor->races.start(common(wgmma.before), concat("wgmma ", describe(shape.site)));
     check_tile(decode(shape.a, shape.site), shape.a_mn_major, kRows, wgmma.operation);
     check_tile(decode(shape.b, shape.site), shape.b_mn_major, shape.n, wgmma.operation);
     const bool now = options.lateness == Lateness::early ||
@@ -164,7 +164,7 @@ void retire(Thread& thread, Warpgroup& group, uint64_t index) {
         last = last && number(group, i).accumulator != wgmma.accumulator;
     float* d = wgmma.accumulator->registers[lane];
     for (int i = 0; last && i < n / 2; ++i) d[i] = wgmma.accumulator->values[place(lane, i, n)];
-    if (kRaceCheck) executor->block.races.finish(wgmma.operation, thread.id, lane / 32);
+    if (kRaceCheck) executor->races.finish(wgmma.operation, actor(thread), lane / 32);
     ++wgmma.retired;
     while (!group.under_way.empty() && group.under_way.front().retired == kWarpgroup) {
         group.under_way.pop_front();
@@ -174,7 +174,7 @@ void retire(Thread& thread, Warpgroup& group, uint64_t index) {
 
 void check_whole(const Thread& thread, Site site) {
     const size_t last = (static_cast<size_t>(thread.id) / kWarpgroup + 1) * kWarpgroup;
-    if (last > executor->block.threads.size())
+    if (last > executor->block->threads.size())
         abandon("wgmma ", describe(site), " in a warpgroup of less than 128 threads");
 }
 

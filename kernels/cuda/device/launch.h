@@ -12,6 +12,7 @@ struct LaunchConfig {
     dim3 grid, block;
     size_t smem = 0;  // bytes of dynamic shared memory
     Stream stream = nullptr;
+    int cluster = 1;  // blocks along x that share work, and a grid's x is a multiple of
 };
 
 #if defined(__CUDACC__)
@@ -49,9 +50,15 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& config,
     shape.blockDim = config.block;
     shape.dynamicSmemBytes = config.smem;
     shape.stream = config.stream;
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(config.cluster), 1, 1};
+    shape.attrs = &cluster;
+    shape.numAttrs = config.cluster > 1 ? 1 : 0;
     check(cudaLaunchKernelEx(&shape, kernel, arguments...), "launch of a kernel");
 #else
-    simt::run_grid({config.grid, config.block, config.smem}, [&] { kernel(arguments...); });
+    simt::run_grid({config.grid, config.block, config.smem, config.cluster},
+                   [&] { kernel(arguments...); });
 #endif
 }
 
