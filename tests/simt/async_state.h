@@ -59,6 +59,7 @@ struct Warpgroup {
     std::deque<Wgmma> under_way;
     uint64_t first = 0;  // number of under_way's first
     std::vector<Thread*> waiting;
+    int registers = 0;  // of each thread, once setmaxnreg has said
 };
 
 // A thread's own queues.

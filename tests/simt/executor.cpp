@@ -119,6 +119,7 @@ void check_end(const Block& block) {
     try {
         check_mbarriers(block);
         check_red_zones(block);
+        check_registers(block);
         check_from_outside(block);
     } catch (const Error& error) {
         throw Error(name_of(block) + error.what());

@@ -138,6 +138,7 @@ void acquire(const Thread& thread, const Clock& from);
 int actor(const Thread& thread);     // the race detector's number of it
 std::string name_of_actor(int who);  // "thread 3", or of which block too in a cluster
 void open_cluster_barrier_if_complete();
+void check_registers(const Block& block);     // throws Error
 void check_from_outside(const Block& block);  // throws Error: the block may end before others know
 
 // Asynchronous work: runs when options.lateness says so, at the latest when no thread can go on.

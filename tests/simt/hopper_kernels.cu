@@ -169,6 +169,15 @@ __global__ void hand_over_kernel(bool reads_back, const int* in, int* out) {
     }
 }
 
+__global__ void __launch_bounds__(384, 1) registers_kernel(bool too_many) {
+    if (threadIdx.x >= 256)
+        registers_decrease<40>();
+    else if (too_many)
+        registers_increase<240>();
+    else
+        registers_increase<232>();
+}
+
 TensorMap map_of(const Matrix2D& matrix) {
     return make_tensor_map({.data = matrix.data,
                             .element_bytes = matrix.element_bytes,
@@ -258,6 +267,9 @@ void two_groups(Pending fault, const uint8_t* in, uint8_t* out, float* sums) {
 }
 void hand_over(bool reads_back, const int* in, int* out) {
     launch(hand_over_kernel, one_block(64, 0), reads_back, in, out);
+}
+void move_registers(bool too_many, unsigned threads) {
+    launch(registers_kernel, one_block(threads, 0), too_many);
 }
 void sum_4096(const uint8_t* x, const uint8_t* w, float* y) {
     launch(sum_kernel, one_block(128, 0), x, w, y);

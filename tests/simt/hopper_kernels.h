@@ -46,6 +46,9 @@ void two_groups(Pending fault, const uint8_t* in, uint8_t* out, float* sums);
 // back` what the other wrote, nothing orders that.
 void hand_over(bool reads_back, const int* in, int* out);
 
+// Three warpgroups, of which the last gives registers up and the others take 232, or 240, each.
+void move_registers(bool too_many, unsigned threads);
+
 enum class Sharing {
     none,
     no_sync_after_init,

@@ -260,6 +260,14 @@ TEST_P(Hopper, ArrivingAtANamedBarrierTellsButDoesNotLearn) {
     EXPECT_NE(message.find("of shared back"), std::string::npos) << message;
 }
 
+TEST(HopperShapes, RegistersAreABlocksOwn) {
+    EXPECT_EQ(message_of([] { cuda::move_registers(false, 384); }), "");
+    const std::string many = message_of([] { cuda::move_registers(true, 384); });
+    EXPECT_NE(many.find("want 66560 registers, the block has 65536"), std::string::npos) << many;
+    const std::string part = message_of([] { cuda::move_registers(false, 352); });
+    EXPECT_NE(part.find("in a warpgroup of less than 128"), std::string::npos) << part;
+}
+
 // DeepSeek-V3 found some 2 % at K = 4,096 without promotion. These values are uniform in [0, 1), so
 // that every cut goes the same way; mmaemu gives 6.6 % without and 0.05 % with it for such.
 TEST(HopperShapes, LongSumsInE4m3NeedPromotion) {

@@ -1,5 +1,7 @@
 // mbarriers, proxy fences and register budgets. An mbarrier's state is in a side table; its memory
 // holds a mark that shows when something else was written there.
+#include <algorithm>
+
 #include "tests/simt/executor.h"
 
 namespace fucina::simt {
@@ -148,6 +150,23 @@ void set_registers(int count, Site site) {
     const size_t last = (static_cast<size_t>(here->id) / 128 + 1) * 128;
     if (last > executor->block->threads.size())
         abandon("setmaxnreg ", count, " at ", describe(site), " in a warpgroup of less than 128");
+    executor->block->warpgroups[last / 128 - 1].registers = count;
+}
+
+// What a warpgroup asks for it waits for until others have given it up: it must be there at the
+// end.
+void check_registers(const Block& block) {
+    constexpr int kRegisters = 64 << 10;
+    const int most = std::min(255, kRegisters / static_cast<int>(block.threads.size()) / 8 * 8);
+    int total = 0;
+    bool asked = false;
+    for (const Warpgroup& group : block.warpgroups) {
+        asked = asked || group.registers > 0;
+        total += 128 * (group.registers > 0 ? group.registers : most);
+    }
+    if (asked && total > kRegisters)
+        throw Error(concat("setmaxnreg: the warpgroups want ", total, " registers, the block has ",
+                           kRegisters, ": one waits for ever"));
 }
 
 }  // namespace fucina::simt
