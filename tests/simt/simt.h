@@ -179,6 +179,9 @@ T __shfl_xor_sync(uint32_t mask, T value, int lane_mask, int width = 32, FUCINA_
 inline uint32_t __float_as_uint(float value) {
     return std::bit_cast<uint32_t>(value);
 }
+inline int __popc(uint32_t bits) {
+    return std::popcount(bits);
+}
 inline float __uint_as_float(uint32_t bits) {
     return std::bit_cast<float>(bits);
 }

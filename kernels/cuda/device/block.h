@@ -1,4 +1,5 @@
-// Sums and maxima over a warp or a block, in an order that depends on nothing but the block's size.
+// Sums, prefix sums and maxima over a warp or a block, in an order that depends on nothing but the
+// block's size.
 #pragma once
 #include "kernels/cuda/device/platform.h"
 
@@ -33,6 +34,32 @@ __device__ __forceinline__ float block_sum(float value) {
     float total = 0;
     for (int warp = 0; warp < kThreads / kWarpSize; ++warp) total += partial[warp];
     return total;
+}
+
+struct Prefix {
+    int64_t before = 0;  // sum over the threads before this one
+    int64_t total = 0;   // over all of the block
+};
+// Safe to call again, as block_sum is.
+template <int kThreads>
+__device__ __forceinline__ Prefix block_prefix(int64_t value) {
+    using Partial = int64_t[kThreads / kWarpSize];
+    FUCINA_SHARED(Partial, partial);
+    const int lane = threadIdx.x % kWarpSize, own_warp = threadIdx.x / kWarpSize;
+    int64_t sum = value;
+    for (int distance = 1; distance < kWarpSize; distance *= 2) {
+        const int64_t other = __shfl_up_sync(kAllLanes, sum, distance);
+        if (lane >= distance) sum += other;
+    }
+    __syncthreads();
+    if (lane == kWarpSize - 1) partial[own_warp] = sum;
+    __syncthreads();
+    Prefix prefix{.before = sum - value};
+    for (int warp = 0; warp < kThreads / kWarpSize; ++warp) {
+        if (warp < own_warp) prefix.before += partial[warp];
+        prefix.total += partial[warp];
+    }
+    return prefix;
 }
 
 // kCount neighbours that are loaded and stored as one.

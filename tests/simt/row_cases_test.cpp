@@ -1,0 +1,85 @@
+// The row and movement kernels through the shared KernelCases, under the executor's schedules.
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/moe.h"
+#include "kernels/cuda/router.h"
+#include "tests/simt/every_order.h"
+#include "tests/support/moe_cases.h"
+
+namespace fucina::test {
+namespace {
+
+void check(const Cases& cases) {
+    std::vector<Setting> settings;
+    for (const simt::Options& order : simt::every_order())
+        settings.push_back(
+            {simt::name_of(order), [order] { simt::options = order; }, [] { simt::options = {}; }});
+    for (const KernelCase& test : cases.kernels) check_parity(test, settings);
+    for (const GradientCase& test : cases.gradients) check_gradient(test);
+}
+
+// Slots beyond the last are -1; then it is what the host's op makes.
+TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& grain_offsets,
+                        const Tensor& room) {
+    const int64_t grains = grain_offsets.rows() - 1;
+    const auto choices = [&] { return Tensor::empty({indices.size()}, DType::i32); };
+    TokenMap map{.expert_offsets = Tensor::empty({experts + 1}, DType::i64),
+                 .leaves = Tensor::empty({experts, grains + 1}, DType::i64),
+                 .slot_token = choices(),
+                 .slot_choice = choices(),
+                 .choice_slot = choices(),
+                 .dropped = room.defined() ? Tensor::empty({experts}, DType::i64) : Tensor()};
+    cuda::make_token_map({.indices = indices,
+                          .grain_offsets = grain_offsets,
+                          .room = room,
+                          .counts = Tensor::empty({grains, experts}, DType::i64),
+                          .map = map},
+                         nullptr);
+    const int64_t slots = map.expert_offsets.data<int64_t>()[experts];
+    for (Tensor* list : {&map.slot_token, &map.slot_choice}) {
+        for (int64_t i = slots; i < indices.size(); ++i) EXPECT_EQ(list->data<int32_t>()[i], -1);
+        *list = list->slice(0, slots);
+    }
+    return map;
+}
+
+TEST(CudaKernelCases, Movement) {
+    Cases cases;
+    add_movement_cases(
+        cases,
+        {.make_token_map = make_token_map,
+         .count_choices = [](const Tensor& indices, const Tensor& offsets,
+                             const Tensor& out) { cuda::count_choices(indices, offsets, out, {}); },
+         .update_router_bias =
+             [](const std::vector<int64_t>& loads, float rate, const Tensor& bias) {
+                 cuda::update_router_bias(tensor_of(loads), rate, bias, {});
+             },
+         .combine = [](const ops::Combine& io,
+                       const TokenMap& map) { cuda::combine(io, map.choice_slot, {}); },
+         .gather_rows = [](const Tensor& x, const Tensor& index,
+                           const Tensor& out) { cuda::gather_rows(x, index, out, {}); },
+         .scatter_rows = [](const Tensor& x, const Tensor& index,
+                            const Tensor& out) { cuda::scatter_rows(x, index, out, {}); }});
+    check(cases);
+}
+
+TEST(CudaKernelCases, Router) {
+    Cases cases;
+    add_router_cases(
+        cases, {.router =
+                    [](const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+                       const Tensor& scores, const Tensor& indices, const Tensor& weights) {
+                        cuda::router({config, logits, bias, scores, indices, weights}, nullptr);
+                    },
+                .router_backward =
+                    [](const RouterConfig& config, const Tensor& scores, const Tensor& indices,
+                       const Tensor&, const Tensor& d_weights, const Tensor& d_scores,
+                       const Tensor& d_logits) {
+                        cuda::router_backward(
+                            {config, scores, indices, d_weights, d_scores, d_logits}, nullptr);
+                    }});
+    check(cases);
+}
+
+}  // namespace
+}  // namespace fucina::test

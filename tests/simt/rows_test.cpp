@@ -1,0 +1,95 @@
+// The row and movement kernels beyond their KernelCases: strides, what they leave alone, values
+// that no model should give, and refusals.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "kernels/cuda/moe.h"
+#include "kernels/cuda/router.h"
+#include "tests/simt/guarded.h"
+
+namespace fucina {
+namespace {
+
+using test::Guarded;
+
+TEST(CudaMovement, RowsApartAndNegativeIndices) {
+    const Tensor index = tensor_of(std::vector<int32_t>{2, -1, 0});
+    for (const int64_t width : {16, 6, 5})  // in units of 16, 4 and 1 bytes
+        for (const DType type : {DType::bf16, DType::f32}) {
+            const Tensor x = test::random_tensor({3, width}, type, 1);
+            const Tensor apart = test::with_strided_rows(x);
+            const Guarded gathered(3, width, type), scattered(3, width, type);
+            const Tensor untouched = gathered.view().slice(1, 2).clone();
+            cuda::gather_rows(apart, index, gathered, nullptr);
+            cuda::scatter_rows(apart, index, scattered, nullptr);
+            for (const auto& [to, from] : {std::pair<int64_t, int64_t>{0, 2}, {2, 0}}) {
+                const Tensor want = x.slice(from, from + 1);
+                EXPECT_TRUE(test::bit_equal(gathered.view().slice(to, to + 1), want));
+                EXPECT_TRUE(test::bit_equal(scattered.view().slice(to, to + 1), want));
+            }
+            EXPECT_TRUE(test::bit_equal(gathered.view().slice(1, 2), untouched));
+            EXPECT_TRUE(test::bit_equal(scattered.view().slice(1, 2), untouched));
+            EXPECT_TRUE(gathered.intact() && scattered.intact());
+        }
+}
+
+TEST(CudaMovement, CombineAndAddWithRowsApart) {
+    const Tensor choice_slot = tensor_of(std::vector<int32_t>{1, -1, 0, 2});
+    for (const int64_t width : {32, 7})
+        for (const DType type : {DType::bf16, DType::f32}) {
+            const auto random = [&](int64_t rows, uint64_t seed) {
+                return test::with_strided_rows(test::random_tensor({rows, width}, type, seed));
+            };
+            const ops::Combine io{.slots = random(3, 1),
+                                  .add1 = random(2, 2),
+                                  .out = Tensor::empty({2, width}, type)};
+            const Guarded apart(2, width, type), sum(2, width, type);
+            ops::Combine strided = io;
+            strided.out = apart;
+            cuda::combine(strided, choice_slot, nullptr);
+            ops::combine(
+                io, {.slot_token = Tensor::empty({3}, DType::i32), .choice_slot = choice_slot});
+            EXPECT_TRUE(test::bit_equal(apart, io.out));
+            cuda::add(io.add1, io.slots.slice(0, 2), sum, nullptr);
+            ops::add(io.add1, io.slots.slice(0, 2), io.out);
+            EXPECT_TRUE(test::bit_equal(sum, io.out));
+            EXPECT_TRUE(apart.intact() && sum.intact());
+        }
+}
+
+// As the CPU's: different experts, ascending, whatever the logits.
+TEST(CudaRouter, ChoosesAsTheCpuWhateverTheLogits) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    const RouterConfig config{.experts = 12, .top_k = 5, .groups = 3, .topk_groups = 2};
+    const Tensor logits = Tensor::zeros({40, 12}, DType::f32), scores = logits.clone();
+    for (int64_t t = 0; t < 40; ++t)
+        for (int64_t e = 0; e < 12; ++e)
+            logits.row<float>(t)[e] = (e * 7 + t) % 5 < t % 5 ? kNan : e % 3 == 0 ? kInf : -kInf;
+    const Tensor want = Tensor::zeros({40, 5}, DType::i32);
+    const Tensor weights = Tensor::empty({40, 5}, DType::f32);
+    const Tensor whole = Tensor::zeros({41, 5}, DType::i32), indices = whole.slice(0, 40);
+    ops::router(config, logits, {}, scores, want, weights);
+    cuda::router({config, logits, {}, scores, indices, weights}, nullptr);
+    EXPECT_TRUE(test::bit_equal(indices, want));
+    for (int64_t j = 0; j < 5; ++j) ASSERT_EQ(whole.row<int32_t>(40)[j], 0);
+}
+
+TEST(CudaRows, RefuseShapesThatDoNotFit) {
+    const Tensor x = Tensor::zeros({2, 8}, DType::bf16), floats = Tensor::zeros({2, 8}, DType::f32);
+    const Tensor index = Tensor::zeros({2}, DType::i32), three = Tensor::zeros({3}, DType::i32);
+    EXPECT_THROW(cuda::gather_rows(x, index, floats, nullptr), Error);
+    EXPECT_THROW(cuda::scatter_rows(x, three, x, nullptr), Error);
+    EXPECT_THROW(cuda::combine({.slots = x, .out = floats}, three, nullptr), Error);
+    EXPECT_THROW(cuda::add(x, x.slice(0, 1), x, nullptr), Error);
+    EXPECT_THROW(
+        cuda::count_choices(Tensor::zeros({2, 2}, DType::i32), Tensor::zeros({2}, DType::i64),
+                            Tensor::zeros({2, 4}, DType::i64), nullptr),
+        Error);
+    EXPECT_THROW(cuda::router({{.experts = 8, .top_k = 2}, floats, {}, floats, index, floats}, {}),
+                 Error);
+}
+
+}  // namespace
+}  // namespace fucina
