@@ -1,10 +1,16 @@
 // The row and movement kernels through the shared KernelCases, under the executor's schedules.
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/embedding.h"
 #include "kernels/cuda/moe.h"
+#include "kernels/cuda/optimizer.h"
+#include "kernels/cuda/rope.h"
 #include "kernels/cuda/router.h"
+#include "kernels/cuda/rows.h"
 #include "tests/simt/every_order.h"
 #include "tests/support/moe_cases.h"
+#include "tests/support/optimizer_cases.h"
+#include "tests/support/rope_cases.h"
 
 namespace fucina::test {
 namespace {
@@ -77,6 +83,53 @@ TEST(CudaKernelCases, Router) {
                        const Tensor& d_logits) {
                         cuda::router_backward(
                             {config, scores, indices, d_weights, d_scores, d_logits}, nullptr);
+                    }});
+    check(cases);
+}
+
+TEST(CudaKernelCases, Rope) {
+    Cases cases;
+    add_rope_cases(
+        cases, [](const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
+                  bool inverse) { cuda::rope(x, heads, positions, table, inverse, nullptr); });
+    check(cases);
+}
+
+ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
+    const Tensor sums = Tensor::empty({cuda::square_blocks(x, chunks)}, DType::f64);
+    cuda::sum_of_squares(x, chunks, sums, nullptr);
+    ExactSum total;
+    for (int64_t i = 0; i < sums.size(); ++i) total.add(sums.data<double>()[i]);
+    return total;
+}
+
+TEST(CudaKernelCases, Optimizer) {
+    Cases cases;
+    add_optimizer_cases(
+        cases, {.adamw = [](const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m,
+                            const Tensor& v) { cuda::adamw(step, w, grad, m, v, nullptr); },
+                .sum_of_squares = sum_of_squares,
+                .add_in_place = [](const Tensor& y,
+                                   const Tensor& x) { cuda::add_in_place(y, x, nullptr); },
+                .cast = [](const Tensor& x, const Tensor& out) { cuda::cast(x, out, nullptr); }});
+    check(cases);
+}
+
+TEST(CudaKernelCases, Embedding) {
+    Cases cases;
+    add_embedding_cases(
+        cases, {.embedding = [](const Tensor& ids, const Tensor& table,
+                                const Tensor& out) { cuda::embedding(ids, table, out, nullptr); },
+                .embedding_backward =
+                    [](const Tensor& ids, const Tensor& d_out, const LeafTree& tree,
+                       const Tensor& d_table) {
+                        cuda::embedding_backward(
+                            {.ids = ids,
+                             .d_out = d_out,
+                             .leaf_offsets = tensor_of(tree.offsets),
+                             .scratch = Tensor::empty({4, ids.size()}, DType::i32),
+                             .d_table = d_table},
+                            nullptr);
                     }});
     check(cases);
 }
