@@ -64,6 +64,16 @@ Tensor Tensor::view(std::initializer_list<int64_t> shape) const {
     return t;
 }
 
+Tensor Tensor::as(DType type) const {
+    FUCINA_CHECK(contiguous() && bytes() % size_of(type) == 0, describe(), " as ", name_of(type));
+    Tensor t = *this;
+    t.dtype_ = type;
+    t.rank_ = 1;
+    t.shape_[0] = bytes() / size_of(type);
+    t.row_stride_ = 1;
+    return t;
+}
+
 Tensor Tensor::clone() const {
     Tensor copy = empty(shape(), dtype_);
     copy_rows(*this, copy);
@@ -74,6 +84,10 @@ void copy_rows(const Tensor& from, const Tensor& to) {
     FUCINA_CHECK(from.dtype() == to.dtype() && std::ranges::equal(from.shape(), to.shape()),
                  "rows of ", from.describe(), " to ", to.describe());
     if (from.size() == 0) return;
+    if (from.contiguous() && to.contiguous()) {
+        std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.bytes()));
+        return;
+    }
     const int64_t element = size_of(from.dtype());
     const auto row_bytes = static_cast<size_t>(from.row_size() * element);
     for (int64_t i = 0; i < from.rows(); ++i)
@@ -83,6 +97,10 @@ void copy_rows(const Tensor& from, const Tensor& to) {
 
 void Tensor::zero() const {
     if (size() == 0) return;
+    if (contiguous()) {
+        std::memset(raw(), 0, static_cast<size_t>(bytes()));
+        return;
+    }
     const auto row_bytes = static_cast<size_t>(row_size() * size_of(dtype_));
     for (int64_t i = 0; i < dim(0); ++i)
         std::memset(raw() + i * row_stride_ * size_of(dtype_), 0, row_bytes);

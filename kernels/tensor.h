@@ -66,7 +66,9 @@ class Tensor {
     Tensor slice(int64_t begin, int64_t end) const;           // rows [begin, end) of dimension 0
     Tensor columns(int64_t begin, int64_t end) const;         // of a matrix
     Tensor view(std::initializer_list<int64_t> shape) const;  // same elements; needs contiguous()
-    Tensor clone() const;                                     // contiguous copy
+    Tensor as(DType type) const;  // the same memory, [n] of another type; needs contiguous()
+    Tensor flat() const { return view({size()}); }
+    Tensor clone() const;  // contiguous copy
     void zero() const;
     std::string describe() const;  // "BF16 [64, 512]", for messages
 

@@ -41,10 +41,11 @@ void BlockWeights::start(size_t block) {
         gather.own = Tensor::empty({gather.most}, DType::f32);
         gather.all = Tensor::empty({gather.holders.size(), gather.most}, DType::f32);
         gather.own.zero();  // what is beyond our part travels too
-        std::byte* to = gather.own.raw();
+        int64_t at = 0;
         for (const Parameter* parameter : gather.parameters) {
-            std::copy_n(parameter->shard.raw(), parameter->shard.bytes(), to);
-            to += parameter->shard.bytes();
+            const Tensor shard = parameter->shard.flat();
+            copy_rows(shard, gather.own.slice(at, at + shard.size()));
+            at += shard.size();
         }
         gather.request =
             gather.holders.ranks().start_all_gather(gather.own.memory(), gather.all.memory());
@@ -69,9 +70,9 @@ void BlockWeights::take(size_t block) {
 }
 
 void BlockWeights::unpack(const Gather& gather) {
-    std::vector<const std::byte*> from;  // by place
+    std::vector<Tensor> from;  // by place, what is left of it
     for (int place = 0; place < gather.holders.size(); ++place)
-        from.push_back(gather.all.slice(place, place + 1).raw());
+        from.push_back(gather.all.slice(place, place + 1).flat());
     for (Parameter* parameter : gather.parameters) {
         {
             MemoryPurpose purpose("weights");
@@ -79,9 +80,9 @@ void BlockWeights::unpack(const Gather& gather) {
         }
         for (int place = 0; place < gather.holders.size(); ++place) {
             const Box box = gather.holders.owned(*parameter, place);
-            const std::byte*& at = from[static_cast<size_t>(place)];
-            copy_shared(box, at, parameter->box, parameter->value.raw(), 4);
-            at += box.size() * 4;
+            Tensor& next = from[static_cast<size_t>(place)];
+            copy_shared(box, next, parameter->box, parameter->value);
+            next = next.slice(box.size(), next.size());
         }
         if (parameter->packed)
             parameter->packed->pack(parameter->value, options_.compute, options_.with_dgrad);

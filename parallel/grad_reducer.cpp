@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -184,8 +183,7 @@ void GradReducer::start(const Bucket& bucket) {
             const Box part = box(piece, static_cast<int>(place));
             const Sum& sum = sums_[piece.sum];
             if (sum.own.defined())
-                copy_shared(sum.parameter->box, sum.own.raw(), part, sent.raw() + element() * at,
-                            element());
+                copy_shared(sum.parameter->box, sum.own, part, sent.slice(at, at + part.size()));
             at += part.size();
         }
     }
@@ -241,14 +239,14 @@ Tensor GradReducer::sum_of_ranks(const Bucket& bucket, const Tensor& received) c
 
 void GradReducer::keep(const Bucket& bucket, const Tensor& sum) {
     const Holders& holders = this->holders(bucket.experts);
-    const std::byte* from = sum.raw();
+    int64_t at = 0;
     for (const Piece& piece : bucket.pieces) {
         Sum& to = sums_[piece.sum];
         const Box owned = holders.owned(*to.parameter, holders.here());
         const Box part = box(piece, holders.here());
         if (!to.result.defined()) to.result = gradient(owned.extent);
-        copy_shared(part, from, owned, to.result.raw(), 4);
-        from += part.size() * 4;
+        copy_shared(part, sum.slice(at, at + part.size()), owned, to.result);
+        at += part.size();
     }
 }
 
@@ -257,23 +255,23 @@ void GradReducer::gather(Exchange& exchange, const Tensor& sum) {
     const Bucket& bucket = *exchange.bucket;
     const Holders& holders = this->holders(bucket.experts);
     const int64_t most = *std::ranges::max_element(bucket.elements);
-    std::memcpy(exchange.sent.raw(), sum.raw(), static_cast<size_t>(sum.bytes()));
-    const auto block = static_cast<size_t>(4 * most);
-    holders.ranks().all_gather(
-        exchange.sent.memory().first(block),
-        exchange.received.memory().first(block * static_cast<size_t>(holders.size())));
+    // fp32, in the room of what was sent and received.
+    const Tensor sent = exchange.sent.as(DType::f32).slice(0, most);
+    const Tensor received = exchange.received.as(DType::f32).slice(0, most * holders.size());
+    copy_rows(sum, sent.slice(0, sum.size()));
+    holders.ranks().all_gather(sent.memory(), received.memory());
     for (const Piece& piece : bucket.pieces) {
         Sum& to = sums_[piece.sum];
         if (!to.result.defined() && !integers_) to.result = to.own;
         if (!to.result.defined()) to.result = gradient(to.parameter->box.extent);
     }
     for (int place = 0; place < holders.size(); ++place) {
-        const std::byte* from = exchange.received.raw() + 4 * most * place;
+        int64_t at = most * place;
         for (const Piece& piece : bucket.pieces) {
             const Sum& to = sums_[piece.sum];
             const Box part = box(piece, place);
-            copy_shared(part, from, to.parameter->box, to.result.raw(), 4);
-            from += part.size() * 4;
+            copy_shared(part, received.slice(at, at + part.size()), to.parameter->box, to.result);
+            at += part.size();
         }
     }
 }

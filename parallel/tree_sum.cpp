@@ -1,7 +1,5 @@
 #include "parallel/tree_sum.h"
 
-#include <cstring>
-
 #include "kernels/arena.h"
 #include "kernels/error.h"
 #include "kernels/optimizer.h"
@@ -25,14 +23,14 @@ void tree_sum(Communicator& ranks, const Tensor& x) {
     const Tensor sent = Tensor::empty({slice * ranks.size()}, DType::f32);
     const Tensor received = Tensor::empty({slice * ranks.size()}, DType::f32);
     sent.zero();  // what is beyond x travels too
-    std::memcpy(sent.raw(), x.raw(), static_cast<size_t>(x.bytes()));
+    copy_rows(x.flat(), sent.slice(0, x.size()));
     const std::vector<int64_t> counts(static_cast<size_t>(ranks.size()), slice * 4);
     ranks.all_to_all_v(sent.memory(), counts, received.memory(), counts);
     std::vector<Tensor> parts;
     for (int rank = 0; rank < ranks.size(); ++rank)
         parts.push_back(received.slice(rank * slice, (rank + 1) * slice));
     ranks.all_gather(tree_sum(parts).memory(), sent.memory());
-    std::memcpy(x.raw(), sent.raw(), static_cast<size_t>(x.bytes()));
+    copy_rows(sent.slice(0, x.size()), x.flat());
 }
 
 }  // namespace fucina

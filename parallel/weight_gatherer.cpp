@@ -51,20 +51,19 @@ void WeightGatherer::gather(const Bucket& bucket) const {
     const Tensor own = Tensor::empty({bucket.most}, DType::f32);
     const Tensor all = Tensor::empty({ranks.size(), bucket.most}, DType::f32);
     own.zero();  // what is beyond our part travels too
-    std::byte* to = own.raw();
+    int64_t at = 0;
     for (const Parameter* parameter : bucket.parameters) {
         const Box box = holders.owned(*parameter, holders.here());
-        copy_shared(parameter->box, parameter->value.raw(), box, to, 4);
-        to += box.size() * 4;
+        copy_shared(parameter->box, parameter->value, box, own.slice(at, at + box.size()));
+        at += box.size();
     }
     ranks.all_gather(own.memory(), all.memory());
     for (int place = 0; place < ranks.size(); ++place) {
-        const std::byte* from = all.slice(place, place + 1).raw();
+        Tensor next = all.slice(place, place + 1).flat();
         for (const Parameter* parameter : bucket.parameters) {
             const Box box = holders.owned(*parameter, place);
-            if (place != ranks.rank())
-                copy_shared(box, from, parameter->box, parameter->value.raw(), 4);
-            from += box.size() * 4;
+            if (place != ranks.rank()) copy_shared(box, next, parameter->box, parameter->value);
+            next = next.slice(box.size(), next.size());
         }
     }
 }

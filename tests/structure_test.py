@@ -59,6 +59,14 @@ def test_folders_include_along_the_arrows():
     assert not wrong, "\n".join(wrong)
 
 
+def test_elements_are_kernels_business():
+    """Elsewhere a tensor is a whole: ops compute with it, HostValues and memory() say where the host looks into one."""
+    wrong = [f"{path.relative_to(ROOT)}: {access}"
+             for folder in ("parallel", "model", "trainer", "launch") for path in sources(folder)
+             for access in re.findall(r"[\w)\]]+(?:\.|->)(?:(?:data|row|data_or_null)<\w+>|raw)\([^)]*\)", text_of(path))]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_kernel_headers_stay_free_of_libraries():
     wrong = [f"{path.relative_to(ROOT)} includes {include}"
              for path in sources("kernels") if path.suffix in (".h", ".cuh")

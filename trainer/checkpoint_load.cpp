@@ -52,12 +52,13 @@ void load_box(const InputFile& file, const SavedTensor& saved, const SavedBox& s
     }
     const auto bytes = static_cast<size_t>(saved_box.nbytes());
     if (runs == 1) {
-        read_box(file, saved, saved_box, {wanted.tensor.raw() + at * element, bytes});
+        read_box(file, saved, saved_box,
+                 wanted.tensor.memory().subspan(static_cast<size_t>(at * element), bytes));
         return;
     }
     std::vector<std::byte> scratch(bytes);
     read_box(file, saved, saved_box, scratch);
-    copy_shared(box, scratch.data(), part, wanted.tensor.raw(), element);
+    copy_shared(box, scratch.data(), part, wanted.tensor.memory().data(), element);
 }
 
 struct Job {

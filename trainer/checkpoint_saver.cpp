@@ -37,9 +37,10 @@ class Waited {
 
 // Where a share begins that this rank holds.
 const std::byte* data_of(const NamedTensor& named, const Share& share) {
-    if (share.box.offset.empty()) return named.tensor.raw();
+    const std::byte* const begin = named.tensor.memory().data();
+    if (share.box.offset.empty()) return begin;
     const int64_t row = share.box.offset[0] - named.box().offset[0];
-    return named.tensor.raw() + row * (share.nbytes / share.box.extent[0]);
+    return begin + row * (share.nbytes / share.box.extent[0]);
 }
 
 // Without a mesh all ranks hold the same.
@@ -140,8 +141,7 @@ void CheckpointSaver::before_change() {
         MemoryPurpose purpose("snapshot");
         room_ = Tensor::empty({bytes}, DType::u8);
     }
-    writer_->copy_rest(bytes > 0 ? std::span(room_.raw(), static_cast<size_t>(room_.bytes()))
-                                 : std::span<std::byte>());
+    writer_->copy_rest(bytes > 0 ? room_.memory() : std::span<std::byte>());
 }
 
 bool CheckpointSaver::ready() const {

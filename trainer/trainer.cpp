@@ -143,9 +143,8 @@ void Trainer::check_replicas() {
 // What only tests ask for.
 void Trainer::make_faults() {
     if (fault_here("step.flip", communicator_.rank())) {
-        auto* bits = static_cast<uint32_t*>(
-            static_cast<void*>(run_.model->parameters().back()->master().raw()));
-        bits[0] ^= 1u << 12;  // of the mantissa
+        const Tensor master = run_.model->parameters().back()->master();
+        HostValues<int32_t>(master.as(DType::i32))[0] ^= 1 << 12;  // of the mantissa
     }
     if (fault_here("step.extra_barrier", communicator_.rank())) communicator_.barrier();
 }
