@@ -215,6 +215,7 @@ void wgmma(const WgmmaShape& shape, float* d) {
     if (accumulator == nullptr) take_registers(*wgmma.accumulator, lane, shape.n, d);
     if (wgmma.accumulator->registers[lane] != d)
         abandon("divergent warpgroup: wgmma ", describe(shape.site), " with other accumulators");
+    // .sync.aligned: the warp issues as one, and its first lane speaks for it.
     if (lane % 32 == 0) release(thread, wgmma.before[lane / 32]);
     if (++wgmma.issued == kWarpgroup) all_have_issued(group, index);
 }

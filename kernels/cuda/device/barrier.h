@@ -8,7 +8,8 @@ namespace fucina::cuda {
 // 128 neighbouring threads, the first a multiple of 128.
 constexpr int kWarpgroupSize = 128;
 
-// Waits for kThreads threads of the block, this one counted. Ids are 1 to 15; 0 is __syncthreads.
+// Waits for kThreads threads of the block, this one counted. Ids are 1 to 15; 0 is __syncthreads. An
+// id that is no constant makes ptxas reserve all 16.
 template <int kThreads>
 __device__ __forceinline__ void named_barrier_sync(int id, Site site = Site::here()) {
     static_assert(kThreads % 32 == 0);
