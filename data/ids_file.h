@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace fucina {
@@ -11,5 +13,8 @@ namespace fucina {
 // position (both counted from 0) or line:column, and on a file without any id. Inner lists may be
 // empty.
 std::vector<std::vector<int32_t>> read_ids(const std::filesystem::path& path, int64_t vocab_size);
+
+// Of one list alone, [1, 2]; `name` stands in messages.
+std::vector<int32_t> parse_ids(std::string_view list, const std::string& name);
 
 }  // namespace fucina

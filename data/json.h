@@ -1,4 +1,4 @@
-// The reader of whole JSON files (config.json, tokenizer.json, an index); data/json_events.h reads
+// The reader of whole JSON files (config.json, tokenizer.json, an index); data/json_cursor.h reads
 // what is too large, or must not be built in memory.
 #pragma once
 #include <cstdint>

@@ -1,11 +1,13 @@
 #include "data/safetensors_header.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
+#include "data/file.h"
 #include "data/json.h"
-#include "data/json_events.h"
+#include "data/json_cursor.h"
 
 namespace fucina {
 namespace {
@@ -38,136 +40,96 @@ bool has_control_characters(std::string_view name) {
 
 // {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {"key":
 // "text"}}. Other keys of an entry are passed over, as the safetensors library does.
-class HeaderEvents final : public JsonEvents {
+class HeaderReader {
   public:
-    using JsonEvents::JsonEvents;
-    std::vector<TensorInfo> tensors;
+    HeaderReader(std::string_view json, const std::string& file)
+        : from_(json, file, ExitCode::data), file_(file) {}
 
-    bool null() override { return plain_value("null"); }
-    bool boolean(bool) override { return plain_value("a boolean"); }
-    bool number_integer(int64_t) override { return plain_value("a negative number"); }
-    bool number_float(double, const std::string& text) override {
-        return plain_value("the number " + printable(text));
-    }
-
-    bool start_object(size_t) override {
-        if (skips()) return open_skipped("an object");
-        if (depth_ == 2 || in_list_) unexpected("an object");
-        ++depth_;
-        return true;
-    }
-
-    bool key(std::string& name) override {
-        if (skipped_ > 0) return true;
-        if (depth_ == 1) {
-            begin_entry(name);
-        } else if (!metadata_) {
-            field_ = std::find(std::begin(kFields), std::end(kFields), name) - std::begin(kFields);
-            if (field_ < kOther && seen_[field_]) unexpected("a second \"" + name + "\"");
-            if (field_ < kOther) seen_[field_] = true;
-        }
-        return true;
-    }
-
-    bool string(std::string& text) override {
-        if (skips() || (metadata_ && depth_ == 2)) return true;
-        if (depth_ != 2 || in_list_) unexpected("the string \"" + printable(text) + "\"");
-        if (field_ != 0) unexpected("the string \"" + printable(text) + "\"");
-        const auto dtype = dtype_from(text);
-        if (dtype)
-            tensors.back().dtype = *dtype;
-        else if (foreign_from(text))
-            tensors.back().foreign = text;
-        else
-            unexpected("the unsupported dtype \"" + printable(text) + "\"");
-        return true;
-    }
-
-    bool start_array(size_t) override {
-        if (skips()) return open_skipped("a list");
-        if (depth_ != 2 || metadata_ || field_ == 0 || in_list_) unexpected("a list");
-        in_list_ = true;
-        return true;
-    }
-
-    bool number_unsigned(uint64_t value) override {
-        if (skips()) return true;
-        if (!in_list_) unexpected("a number");
-        if (value > uint64_t{INT64_MAX}) unexpected("the number " + std::to_string(value));
-        auto& list = field_ == 1 ? tensors.back().shape : offsets_;
-        if (list.size() == 8) unexpected("a list of more than 8 numbers");
-        list.push_back(static_cast<int64_t>(value));
-        return true;
-    }
-
-    bool end_array() override {
-        if (skipped_ > 0)
-            --skipped_;
-        else
-            in_list_ = false;
-        return true;
-    }
-
-    bool end_object() override {
-        if (skipped_ > 0)
-            --skipped_;
-        else if (depth_-- == 2 && !metadata_)
-            end_entry();
-        return true;
-    }
-
-  protected:
-    std::string describe(const std::string& what) const override {
-        if (name_.empty()) return "header: unexpected " + what;
-        return "tensor " + printable(name_) + ": unexpected " + what;
+    std::vector<TensorInfo> read() {
+        want(JsonKind::object);
+        from_.object([&](const std::string& name) {
+            name_ = name;
+            if (!names_.insert(name).second) unexpected("second entry of this name");
+            name == "__metadata__" ? read_metadata() : read_entry();
+        });
+        from_.end();
+        return std::move(tensors_);
     }
 
   private:
-    static constexpr std::string_view kFields[] = {"dtype", "shape", "data_offsets"};
-
-    static constexpr long kOther = 3;  // field_ of a key that the format does not have
-
-    // Whether what comes is part of such a key's value.
-    bool skips() const { return skipped_ > 0 || (depth_ == 2 && !metadata_ && field_ == kOther); }
-    bool open_skipped(const char* what) {
-        if (++skipped_ > 64) unexpected(what);
-        return true;
+    [[noreturn]] void unexpected(const std::string& what) const {
+        fail(ExitCode::data, file_, ": ",
+             name_.empty() ? "header" : concat("tensor ", printable(name_)), ": unexpected ", what);
     }
-    bool plain_value(const std::string& what) {
-        const bool no_metadata = what == "null" && depth_ == 1 && metadata_;
-        return skips() || no_metadata || unexpected(what);
+    void want(JsonKind kind) {
+        if (from_.kind() != kind) unexpected(from_.describe());
     }
 
-    void begin_entry(const std::string& name) {
-        name_ = name;
-        if (!names_.insert(name).second) unexpected("second entry of this name");
-        metadata_ = name == "__metadata__";
-        if (metadata_) return;
-        if (name.empty()) fail(ExitCode::data, file_, ": header: a tensor without a name");
-        if (has_control_characters(name)) unexpected("control character in the name");
-        seen_[0] = seen_[1] = seen_[2] = false;
-        field_ = 0;
-        offsets_.clear();
-        tensors.push_back({.name = name, .dtype = DType::f32, .foreign = {}, .shape = {}});
+    void read_metadata() {
+        if (from_.kind() == JsonKind::null) return from_.null();
+        want(JsonKind::object);
+        from_.object([&](const std::string&) {
+            want(JsonKind::string);
+            from_.string();
+        });
     }
 
-    void end_entry() {
-        for (int i = 0; i < 3; ++i) {
-            if (!seen_[i])
-                unexpected("end of the entry, \"" + std::string(kFields[i]) + "\" is missing");
-        }
-        if (offsets_.size() != 2 || offsets_[0] > offsets_[1]) unexpected("data_offsets");
-        tensors.back().offset = offsets_[0];
-        tensors.back().nbytes = offsets_[1] - offsets_[0];
+    void read_entry() {
+        if (name_.empty()) fail(ExitCode::data, file_, ": header: a tensor without a name");
+        if (has_control_characters(name_)) unexpected("control character in the name");
+        TensorInfo tensor{.name = name_, .dtype = DType::f32, .foreign = {}, .shape = {}};
+        std::vector<int64_t> offsets;
+        std::set<std::string> missing = {"dtype", "shape", "data_offsets"};
+        const std::set<std::string> fields = missing;
+        want(JsonKind::object);
+        from_.object([&](const std::string& field) {
+            if (!fields.contains(field)) return from_.skip();
+            if (missing.erase(field) == 0) unexpected("a second \"" + field + "\"");
+            if (field == "dtype")
+                read_dtype(tensor);
+            else
+                (field == "shape" ? tensor.shape : offsets) = numbers();
+        });
+        if (!missing.empty())
+            unexpected("end of the entry, \"" + *missing.begin() + "\" is missing");
+        if (offsets.size() != 2 || offsets[0] > offsets[1]) unexpected("data_offsets");
+        tensor.offset = offsets[0];
+        tensor.nbytes = offsets[1] - offsets[0];
+        tensors_.push_back(std::move(tensor));
     }
 
-    int depth_ = 0, skipped_ = 0;  // levels open, and those of them in a value that is passed over
-    bool in_list_ = false, metadata_ = false;
-    long field_ = 0;
-    bool seen_[3] = {};
-    std::string name_;
+    void read_dtype(TensorInfo& tensor) {
+        want(JsonKind::string);
+        const std::string name = from_.string();
+        const auto dtype = dtype_from(name);
+        if (dtype)
+            tensor.dtype = *dtype;
+        else if (foreign_from(name))
+            tensor.foreign = name;
+        else
+            unexpected("the unsupported dtype \"" + printable(name) + "\"");
+    }
+
+    std::vector<int64_t> numbers() {
+        std::vector<int64_t> out;
+        want(JsonKind::list);
+        from_.list([&] {
+            want(JsonKind::number);
+            const std::string_view literal = from_.number();
+            const auto number = number_in<int64_t>(literal);
+            if (!number) unexpected("the number " + printable(literal));
+            if (*number < 0) unexpected("a negative number");
+            if (out.size() == 8) unexpected("a list of more than 8 numbers");
+            out.push_back(*number);
+        });
+        return out;
+    }
+
+    JsonCursor from_;
+    const std::string& file_;
+    std::string name_;  // of the entry
     std::set<std::string> names_;
-    std::vector<int64_t> offsets_;
+    std::vector<TensorInfo> tensors_;
 };
 
 // A shard lies beside its index: anything that could lead elsewhere is refused.
@@ -200,11 +162,9 @@ void check_size(const TensorInfo& tensor, const std::string& file) {
 
 std::vector<TensorInfo> parse_safetensors_header(std::string_view json, int64_t data_bytes,
                                                  const std::string& file) {
-    HeaderEvents events(json, file);
     if (json.empty() || json.front() != '{')
         fail(ExitCode::data, file, ": not a safetensors file: no JSON header");
-    parse_json(json, events);
-    auto& tensors = events.tensors;
+    std::vector<TensorInfo> tensors = HeaderReader(json, file).read();
     std::sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
         return std::pair(a.offset, a.offset + a.nbytes) < std::pair(b.offset, b.offset + b.nbytes);
     });
@@ -225,7 +185,7 @@ std::vector<TensorInfo> parse_safetensors_header(std::string_view json, int64_t 
     if (end != data_bytes) {
         fail(ExitCode::data, file, ": ", data_bytes, " bytes of data, the tensors cover ", end);
     }
-    return std::move(tensors);
+    return tensors;
 }
 
 std::map<std::string, std::string> parse_safetensors_index(std::string_view json,

@@ -28,6 +28,27 @@ void check_directory(const std::filesystem::path& path, const char* expected) {
         fail(ExitCode::data, path.string(), ": cannot open: ", std::strerror(errno));
 }
 
+void add_model_options(Command command, ModelChoice& choice, const char* precision) {
+    command.option("model", choice.model, "run, checkpoint or Hugging Face directory")
+        .path()
+        .required();
+    command.option("--tokenizer", choice.tokenizer, "tokenizer.json, if not the model's own")
+        .path();
+    command.option("--precision", choice.precision, concat("bf16 or fp32; default: ", precision))
+        .one_of({"bf16", "fp32"});
+    command
+        .option("--pipeline", choice.layout.pipeline,
+                "under mpirun: so many ranks hold the layers one after the other")
+        .range(int64_t{1}, int64_t{4096});
+    command
+        .option("--tensor", choice.layout.tensor, "under mpirun: so many ranks share each matrix")
+        .range(int64_t{1}, int64_t{65536});
+    command
+        .option("--expert", choice.layout.expert,
+                "under mpirun: so many ranks share the experts out among themselves")
+        .range(int64_t{0}, int64_t{65536});
+}
+
 ModelSource::ModelSource(const std::filesystem::path& directory, bool speaks)
     : directory_(directory) {
     check_directory(directory, "a run, checkpoint or Hugging Face directory");

@@ -7,13 +7,25 @@
 #include "configs/manifest.pb.h"
 #include "data/chat_format.h"
 #include "data/tokenizer/tokenizer.h"
+#include "launch/command_line.h"
 #include "model/model.h"
 #include "parallel/communicator.h"
+#include "trainer/run_mesh.h"
 
 namespace fucina {
 
 // Fails (exit 3) where `path` is no directory that can be read; "no such directory; expected ...".
 void check_directory(const std::filesystem::path& path, const char* expected);
+
+// What commands that run a model have in common: MODEL, --tokenizer, --precision; and under mpirun
+// --pipeline, --tensor and --expert.
+struct ModelChoice {
+    std::string model, tokenizer;
+    std::string precision;  // bf16, fp32, or empty
+    RunOnlyLayout layout;
+};
+// `precision` says what it is where it is not given.
+void add_model_options(Command command, ModelChoice& choice, const char* precision);
 
 class ModelSource {
   public:

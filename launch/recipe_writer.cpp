@@ -14,6 +14,7 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
+using Json = nlohmann::ordered_json;
 
 // Shortest digits that read back to the same bits, and always recognisable as a float.
 std::string toml_float(double value) {
@@ -38,68 +39,65 @@ std::string toml_string(const std::string& value) {
     return text + "\"";
 }
 
-std::string toml_value(const Message& message, const FieldDescriptor& field, int index);
+Json json_of(const Message& message);
 
-// A message in one line: { path = "a.txt", weight = 1.0 }
-std::string inline_table(const Message& message) {
-    std::string text;
-    for (const FieldDescriptor* field : fields_of(*message.GetDescriptor())) {
-        if (!is_present(message, *field)) continue;
-        text += concat(text.empty() ? " " : ", ", field->name(), " = ",
-                       toml_value(message, *field, -1));
-    }
-    return concat("{", text, " }");
-}
-
-// The value of a singular field, element `index` of a list, or, with -1, a whole list.
-std::string toml_value(const Message& message, const FieldDescriptor& field, int index) {
+// The value of a singular field, or element `index` of a list.
+Json json_of(const Message& message, const FieldDescriptor& field, int index) {
     const auto& get = *message.GetReflection();
-    if (field.is_repeated() && index < 0) {
-        std::string text;
-        for (int i = 0; i < get.FieldSize(message, &field); ++i) {
-            text += concat(i == 0 ? "" : ", ", toml_value(message, field, i));
-        }
-        return concat("[", text, "]");
-    }
     const bool in_list = field.is_repeated();
     switch (field.cpp_type()) {
         case FieldDescriptor::CPPTYPE_INT64:
-            return std::to_string(in_list ? get.GetRepeatedInt64(message, &field, index)
-                                          : get.GetInt64(message, &field));
+            return in_list ? get.GetRepeatedInt64(message, &field, index)
+                           : get.GetInt64(message, &field);
         case FieldDescriptor::CPPTYPE_DOUBLE:
-            return toml_float(in_list ? get.GetRepeatedDouble(message, &field, index)
-                                      : get.GetDouble(message, &field));
+            return in_list ? get.GetRepeatedDouble(message, &field, index)
+                           : get.GetDouble(message, &field);
         case FieldDescriptor::CPPTYPE_BOOL:
-            return (in_list ? get.GetRepeatedBool(message, &field, index)
-                            : get.GetBool(message, &field))
-                       ? "true"
-                       : "false";
+            return in_list ? get.GetRepeatedBool(message, &field, index)
+                           : get.GetBool(message, &field);
         case FieldDescriptor::CPPTYPE_STRING:
-            return toml_string(in_list ? get.GetRepeatedString(message, &field, index)
-                                       : get.GetString(message, &field));
+            return in_list ? get.GetRepeatedString(message, &field, index)
+                           : get.GetString(message, &field);
         default:
-            return inline_table(in_list ? get.GetRepeatedMessage(message, &field, index)
-                                        : get.GetMessage(message, &field));
+            return json_of(in_list ? get.GetRepeatedMessage(message, &field, index)
+                                   : get.GetMessage(message, &field));
     }
 }
 
-bool is_section(const FieldDescriptor& field) {
-    return field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field.is_repeated();
+// What is set, in the schema's order.
+Json json_of(const Message& message) {
+    Json json = Json::object();
+    for (const FieldDescriptor* field : fields_of(*message.GetDescriptor())) {
+        if (!is_present(message, *field)) continue;
+        Json& value = json[field->name()];
+        if (!field->is_repeated()) value = json_of(message, *field, 0);
+        for (int i = 0;
+             field->is_repeated() && i < message.GetReflection()->FieldSize(message, field); ++i)
+            value.push_back(json_of(message, *field, i));
+    }
+    return json;
 }
 
-// Calls visit(path, message, field) for every value that is set: a section's own values first,
-// then the sections in it, since TOML cannot return to a table.
+// In one line; a table as { path = "a.txt", weight = 1.0 }.
+std::string toml_value(const Json& value) {
+    if (value.is_number_float()) return toml_float(value.get<double>());
+    if (value.is_string()) return toml_string(value.get<std::string>());
+    if (!value.is_structured()) return value.dump();
+    std::string text;
+    for (const auto& [key, item] : value.items())
+        text += concat(text.empty() ? "" : ", ", value.is_object() ? key + " = " : "",
+                       toml_value(item));
+    return value.is_object() ? "{ " + text + " }" : "[" + text + "]";
+}
+
+// Calls visit(path, key, value) for every value that is set: a section's own values first, then
+// the sections in it, since TOML cannot return to a table.
 template <class Visit>
-void walk(const Message& message, const std::string& path, const Visit& visit) {
-    const std::vector<const FieldDescriptor*> fields = fields_of(*message.GetDescriptor());
-    for (const FieldDescriptor* field : fields) {
-        if (is_present(message, *field) && !is_section(*field)) visit(path, message, *field);
-    }
-    for (const FieldDescriptor* field : fields) {
-        if (!is_present(message, *field) || !is_section(*field)) continue;
-        walk(message.GetReflection()->GetMessage(message, field), join_path(path, field->name()),
-             visit);
-    }
+void walk(const Json& section, const std::string& path, const Visit& visit) {
+    for (const auto& [key, value] : section.items())
+        if (!value.is_object()) visit(path, key, value);
+    for (const auto& [key, value] : section.items())
+        if (value.is_object()) walk(value, join_path(path, key), visit);
 }
 
 void table_of(const Descriptor& type, const std::string& path, std::string* out) {
@@ -109,7 +107,7 @@ void table_of(const Descriptor& type, const std::string& path, std::string* out)
     for (const FieldDescriptor* field : fields_of(type)) {
         const bool table = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
         if (table) table_of(*field->message_type(), join_path(path, field->name()), &inner);
-        if (is_section(*field)) continue;
+        if (table && !field->is_repeated()) continue;
         const FieldRule& rule = rule_of(*field);
         const std::string quote = field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL ? "" : "\"";
         std::string legal = rule.range();
@@ -128,53 +126,25 @@ void table_of(const Descriptor& type, const std::string& path, std::string* out)
     *out += inner;
 }
 
-nlohmann::json json_of(const Message& message) {
-    nlohmann::json json = nlohmann::json::object();
-    const auto& get = *message.GetReflection();
-    for (const FieldDescriptor* field : fields_of(*message.GetDescriptor())) {
-        if (!is_present(message, *field)) continue;
-        nlohmann::json& value = json[field->name()];
-        switch (field->cpp_type()) {
-            case FieldDescriptor::CPPTYPE_INT64:
-                value = get.GetInt64(message, field);
-                break;
-            case FieldDescriptor::CPPTYPE_DOUBLE:
-                value = get.GetDouble(message, field);
-                break;
-            case FieldDescriptor::CPPTYPE_BOOL:
-                value = get.GetBool(message, field);
-                break;
-            case FieldDescriptor::CPPTYPE_STRING:
-                value = get.GetString(message, field);
-                break;
-            default:
-                value = json_of(get.GetMessage(message, field));
-        }
-    }
-    return json;
-}
-
 }  // namespace
 
 std::string recipe_toml(const Recipe& recipe) {
     std::string text;
     std::string section;
-    walk(recipe, "",
-         [&](const std::string& path, const Message& message, const FieldDescriptor& field) {
-             if (path != section) {
-                 text += concat(text.empty() ? "" : "\n", "[", path, "]\n");
-                 section = path;
-             }
-             text += concat(field.name(), " = ", toml_value(message, field, -1), "\n");
+    walk(json_of(recipe), "",
+         [&](const std::string& path, const std::string& key, const Json& value) {
+             if (path != section) text += concat(text.empty() ? "" : "\n", "[", path, "]\n");
+             section = path;
+             text += concat(key, " = ", toml_value(value), "\n");
          });
     return text;
 }
 
 std::vector<std::pair<std::string, std::string>> recipe_values(const Recipe& recipe) {
     std::vector<std::pair<std::string, std::string>> values;
-    walk(recipe, "",
-         [&](const std::string& path, const Message& message, const FieldDescriptor& field) {
-             values.emplace_back(join_path(path, field.name()), toml_value(message, field, -1));
+    walk(json_of(recipe), "",
+         [&](const std::string& path, const std::string& key, const Json& value) {
+             values.emplace_back(join_path(path, key), toml_value(value));
          });
     return values;
 }

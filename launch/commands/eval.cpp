@@ -21,10 +21,9 @@ namespace fucina {
 
 namespace {
 
-struct EvalOptions {
-    std::string model, data, format, tokenizer, tokens, logits, precision, gradients;
+struct EvalOptions : ModelChoice {
+    std::string data, format, tokens, logits, gradients;
     int64_t sequence_length = 0;
-    RunOnlyLayout layout;
     double mtp_loss = 0, balance_loss = 0;
 };
 
@@ -187,16 +186,12 @@ void run_eval(const EvalOptions& options) {
 void add_eval_command(Command app) {
     Command command = app.subcommand("eval", "Loss and perplexity of a model on data");
     auto options = std::make_shared<EvalOptions>();
-    command.option("model", options->model, "run, checkpoint or Hugging Face directory")
-        .path()
-        .required();
+    add_model_options(command, *options, "as in training");
     const Option data =
         command.option("--data", options->data, "text, JSON lines or token store").path();
     command
         .option("--format", options->format, "text, jsonl, tokens or store; default: by the ending")
         .one_of({"text", "jsonl", "tokens", "store"});
-    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own")
-        .path();
     command
         .option("--sequence-length", options->sequence_length,
                 "longer documents are cut; default: as in training")
@@ -208,19 +203,6 @@ void add_eval_command(Command app) {
                 "write logits here: .npy, fp32 [sequences, length, vocabulary]")
         .path()
         .needs(tokens);
-    command.option("--precision", options->precision, "bf16 or fp32; default: as in training")
-        .one_of({"bf16", "fp32"});
-    command
-        .option("--pipeline", options->layout.pipeline,
-                "under mpirun: so many ranks hold the layers one after the other")
-        .range(int64_t{1}, int64_t{4096});
-    command
-        .option("--tensor", options->layout.tensor, "under mpirun: so many ranks share each matrix")
-        .range(int64_t{1}, int64_t{65536});
-    command
-        .option("--expert", options->layout.expert,
-                "under mpirun: so many ranks share the experts out among themselves")
-        .range(int64_t{0}, int64_t{65536});
     command.option("--gradients", options->gradients).path().hidden().needs(tokens);
     command.option("--mtp-loss", options->mtp_loss).hidden();
     command.option("--balance-loss", options->balance_loss).hidden();

@@ -16,11 +16,10 @@ namespace fucina {
 
 namespace {
 
-struct GenerateOptions {
+struct GenerateOptions : ModelChoice {
     std::vector<std::string> prompts;
-    std::string model, tokens, tokenizer, precision, begin_token = "auto", chat_template, system;
+    std::string tokens, begin_token = "auto", chat_template, system;
     int64_t max_tokens = 256, batch = 8;
-    RunOnlyLayout layout;
     Sampling sampling{.temperature = 0.8, .top_p = 0.95};
     bool ignore_eos = false, chat = false;
 };
@@ -181,9 +180,7 @@ void run_generate(const GenerateOptions& options) {
 void add_generate_command(Command app) {
     Command command = app.subcommand("generate", "Go on with a text");
     auto options = std::make_shared<GenerateOptions>();
-    command.option("model", options->model, "run, checkpoint or Hugging Face directory")
-        .path()
-        .required();
+    add_model_options(command, *options, "bf16");
     const Option prompt =
         command
             .option("--prompt", options->prompts, "a text's beginning; may be given several times")
@@ -200,8 +197,6 @@ void add_generate_command(Command app) {
     command.option("--chat-template", options->chat_template, "if not the model's own")
         .path()
         .needs(chat);
-    command.option("--tokenizer", options->tokenizer, "tokenizer.json, if not the model's own")
-        .path();
     command.option("--max-tokens", options->max_tokens, "at most so many new tokens")
         .range(int64_t{1}, int64_t{1} << 24)
         .show_default();
@@ -221,18 +216,6 @@ void add_generate_command(Command app) {
     command.option("--begin-token", options->begin_token,
                    "before the text: auto (as the tokenizer asks), none, or a token");
     command.flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
-    command.option("--precision", options->precision, "bf16 or fp32").one_of({"bf16", "fp32"});
-    command
-        .option("--pipeline", options->layout.pipeline,
-                "under mpirun: so many ranks hold the layers one after the other")
-        .range(int64_t{1}, int64_t{4096});
-    command
-        .option("--tensor", options->layout.tensor, "under mpirun: so many ranks share each matrix")
-        .range(int64_t{1}, int64_t{65536});
-    command
-        .option("--expert", options->layout.expert,
-                "under mpirun: so many ranks share the experts out among themselves")
-        .range(int64_t{0}, int64_t{65536});
     command.run([options] {
         if (options->prompts.empty() && options->tokens.empty())
             fail(ExitCode::usage, "generate needs --prompt TEXT or --tokens IDS.json");

@@ -1,7 +1,6 @@
 // `fucina tokenizer`: encode and decode lines of standard input, and train a tokenizer on text.
 #include "data/tokenizer/tokenizer.h"
 
-#include <charconv>
 #include <iostream>
 #include <memory>
 #include <span>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "data/file.h"
+#include "data/ids_file.h"
 #include "data/text_check.h"
 #include "data/tokenizer/trainer.h"
 #include "kernels/error.h"
@@ -43,41 +43,10 @@ void encode_lines(const std::string& path) {
     });
 }
 
-// One JSON list of integers.
-std::vector<int32_t> parse_ids(std::string_view text, int64_t line) {
-    std::vector<int32_t> ids;
-    size_t at = 0;
-    const auto skip_space = [&] {
-        while (at < text.size() && (text[at] == ' ' || text[at] == '\t' || text[at] == '\r')) ++at;
-    };
-    const auto take = [&](char wanted) {
-        skip_space();
-        return at < text.size() && text[at] == wanted ? (++at, true) : false;
-    };
-    const auto check = [&](bool ok) {
-        if (!ok)
-            fail(ExitCode::data, "standard input:", line, ":", at + 1,
-                 ": expected a list of token ids, [1, 2]");
-    };
-    check(take('['));
-    for (bool more = !take(']'); more; more = take(',')) {
-        skip_space();
-        int32_t id = -1;
-        const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), id);
-        check(error == std::errc() && id >= 0);
-        at = static_cast<size_t>(end - text.data());
-        ids.push_back(id);
-    }
-    check(ids.empty() || take(']'));
-    skip_space();
-    check(at == text.size());
-    return ids;
-}
-
 void decode_lines(const std::string& path) {
     const Tokenizer tokenizer = Tokenizer::load(path);
     for_each_line([&](const std::string& line, int64_t number) {
-        std::cout << tokenizer.decode(parse_ids(line, number)) << '\n';
+        std::cout << tokenizer.decode(parse_ids(line, concat("standard input:", number))) << '\n';
     });
 }
 

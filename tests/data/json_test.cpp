@@ -83,7 +83,7 @@ TEST(Json, WhatIsNotJsonIsNamedWithItsPlace) {
         {"[nan]", "a value is expected"},
         {"[truE]", "a value is expected"},
         {"1 2", "f.json:1:3: not valid JSON: something follows the value"},
-        {std::string("{}\0", 3), "f.json:1:3: not valid JSON: something follows the value"},
+        {std::string("{}\0", 3), "f.json:1:3: not valid JSON: a zero byte, something follows"},
         {"\"a", "it ends too early, inside a string"},
         {"\"a\nb\"", "f.json:1:3: not valid JSON: a control character inside a string"},
         {R"("\x")", "an unknown escape"},

@@ -168,22 +168,10 @@ std::string heat_legend(const HeatMap& map, double left, double top, double heig
 std::string html_escape(const std::string& text) {
     std::string safe;
     for (const char c : text) {
-        switch (c) {
-            case '&':
-                safe += "&amp;";
-                break;
-            case '<':
-                safe += "&lt;";
-                break;
-            case '>':
-                safe += "&gt;";
-                break;
-            case '"':
-                safe += "&quot;";
-                break;
-            default:
-                safe += c;
-        }
+        constexpr std::string_view kMarks = "&<>\"";
+        constexpr const char* kNames[] = {"&amp;", "&lt;", "&gt;", "&quot;"};
+        const size_t mark = kMarks.find(c);
+        safe += mark == kMarks.npos ? std::string(1, c) : kNames[mark];
     }
     return safe;
 }

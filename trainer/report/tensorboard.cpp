@@ -2,27 +2,18 @@
 
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
 
+#include "configs/tensorboard.pb.h"
 #include "kernels/error.h"
 
 namespace fucina {
 namespace {
 
-std::array<uint32_t, 256> make_crc_table() {
-    constexpr uint32_t kPolynomial = 0x82F63B78;  // Castagnoli, bits reversed
-    std::array<uint32_t, 256> table{};
-    for (uint32_t byte = 0; byte < 256; ++byte) {
-        uint32_t crc = byte;
-        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kPolynomial : 0);
-        table[byte] = crc;
-    }
-    return table;
-}
+using tensorboard::Event;
 
 // The record format stores checksums so that a checksum of data with checksums in it stays one.
 uint32_t masked_crc(std::string_view bytes) {
@@ -37,43 +28,22 @@ std::string little_endian(T value) {
     return bytes;
 }
 
-std::string varint(uint64_t value) {
-    std::string bytes;
-    for (; value >= 0x80; value >>= 7) bytes += static_cast<char>((value & 0x7F) | 0x80);
-    return bytes + static_cast<char>(value);
-}
-
-// Protobuf fields by wire type: 0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes.
-std::string tag(int field, int wire_type) {
-    return varint(static_cast<uint64_t>(field) << 3 | static_cast<uint64_t>(wire_type));
-}
-std::string integer_field(int field, int64_t value) {
-    return tag(field, 0) + varint(static_cast<uint64_t>(value));
-}
-std::string double_field(int field, double value) {
-    return tag(field, 1) + little_endian(value);
-}
-std::string float_field(int field, float value) {
-    return tag(field, 5) + little_endian(value);
-}
-std::string bytes_field(int field, const std::string& value) {
-    return tag(field, 2) + varint(value.size()) + value;
-}
-
-// Event {wall_time = 1, step = 2, one of: file_version = 3, summary = 5, session_log = 7}.
-std::string event(int64_t step, const std::string& what) {
+Event event_at(int64_t step) {
+    Event event;
     const auto now = std::chrono::system_clock::now().time_since_epoch();
-    return double_field(1, std::chrono::duration<double>(now).count()) + integer_field(2, step) +
-           what;
+    event.set_wall_time(std::chrono::duration<double>(now).count());
+    event.set_step(step);
+    return event;
 }
 
 }  // namespace
 
 uint32_t crc32c(std::string_view bytes) {
-    static const std::array<uint32_t, 256> table = make_crc_table();
+    constexpr uint32_t kPolynomial = 0x82F63B78;  // Castagnoli, bits reversed
     uint32_t crc = ~0u;
-    for (const char byte : bytes) {
-        crc = table[(crc ^ static_cast<unsigned char>(byte)) & 0xFF] ^ (crc >> 8);
+    for (const char byte : bytes) {  // of a few hundred
+        crc ^= static_cast<unsigned char>(byte);
+        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kPolynomial : 0);
     }
     return ~crc;
 }
@@ -93,11 +63,13 @@ TensorBoardWriter::TensorBoardWriter(const std::string& directory, int64_t last_
     if (file_ == nullptr) {
         fail(ExitCode::storage, path, ": cannot open for writing: ", std::strerror(errno));
     }
-    write_record(event(0, bytes_field(3, "brain.Event:2")));
-    if (last_step > 0) {
-        // SessionLog {status = 1: START = 1} makes readers drop older records from this step on.
-        write_record(event(last_step + 1, bytes_field(7, integer_field(1, 1))));
-    }
+    Event first = event_at(0);
+    first.set_file_version("brain.Event:2");
+    write_record(first.SerializeAsString());
+    if (last_step <= 0) return;
+    Event start = event_at(last_step + 1);  // readers drop older records from this step on
+    start.mutable_session_log()->set_status(1);
+    write_record(start.SerializeAsString());
 }
 
 TensorBoardWriter::~TensorBoardWriter() {
@@ -106,11 +78,13 @@ TensorBoardWriter::~TensorBoardWriter() {
 
 bool TensorBoardWriter::write(int64_t step,
                               const std::vector<std::pair<std::string, double>>& scalars) {
-    std::string summary;  // Summary {repeated Value value = 1 {tag = 1, simple_value = 2}}
+    Event event = event_at(step);
     for (const auto& [name, value] : scalars) {
-        summary += bytes_field(1, bytes_field(1, name) + float_field(2, static_cast<float>(value)));
+        tensorboard::Summary::Value& scalar = *event.mutable_summary()->add_value();
+        scalar.set_tag(name);
+        scalar.set_simple_value(static_cast<float>(value));
     }
-    return write_record(event(step, bytes_field(5, summary)));
+    return write_record(event.SerializeAsString());
 }
 
 bool TensorBoardWriter::write_record(const std::string& event) {

@@ -1,5 +1,4 @@
-// TensorBoard event files: TFRecords of Event protos, encoded by hand (a dozen fields do not earn
-// TensorFlow's schema). Only scalars.
+// TensorBoard event files: TFRecords of Event protos (configs/tensorboard.proto). Only scalars.
 #pragma once
 #include <cstdint>
 #include <cstdio>
