@@ -40,7 +40,7 @@ struct Prefix {
     int64_t before = 0;  // sum over the threads before this one
     int64_t total = 0;   // over all of the block
 };
-// Safe to call again, as block_sum is.
+// A second call in one kernel needs a barrier in between.
 template <int kThreads>
 __device__ __forceinline__ Prefix block_prefix(int64_t value) {
     using Partial = int64_t[kThreads / kWarpSize];
@@ -51,7 +51,6 @@ __device__ __forceinline__ Prefix block_prefix(int64_t value) {
         const int64_t other = __shfl_up_sync(kAllLanes, sum, distance);
         if (lane >= distance) sum += other;
     }
-    __syncthreads();
     if (lane == kWarpSize - 1) partial[own_warp] = sum;
     __syncthreads();
     Prefix prefix{.before = sum - value};
