@@ -96,6 +96,9 @@ TEST(Json, WhatIsNotJsonIsNamedWithItsPlace) {
     };
     for (const auto& [text, message] : cases) EXPECT_CONTAINS(refusal(text), message);
     EXPECT_EQ(refusal(std::string(64, '[') + std::string(64, ']')), "read");
+    std::string beside = "[";  // levels that were left do not count
+    for (int i = 0; i < 100; ++i) beside += R"([1],{"a":1},)";
+    EXPECT_EQ(refusal(beside + "[]]"), "read");
 }
 
 // Every prefix and every changed byte is read or refused; what nlohmann's strict parser reads is
