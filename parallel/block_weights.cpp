@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/error.h"
+#include "parallel/box_copy.h"
 
 namespace fucina {
 BlockWeights::BlockWeights(const Mesh& mesh, std::vector<std::vector<Parameter*>> blocks,

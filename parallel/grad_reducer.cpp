@@ -7,6 +7,7 @@
 
 #include "kernels/error.h"
 #include "kernels/grid_sum.h"
+#include "parallel/box_copy.h"
 #include "parallel/tree_sum.h"
 
 namespace fucina {

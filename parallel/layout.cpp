@@ -56,12 +56,4 @@ void copy_shared(const Box& from_box, const std::byte* from, const Box& to_box, 
                  });
 }
 
-void copy_shared(const Box& from_box, const Tensor& from, const Box& to_box, const Tensor& to) {
-    FUCINA_CHECK(
-        from.dtype() == to.dtype() && from.size() >= from_box.size() && to.size() >= to_box.size(),
-        "boxes of ", from_box.size(), " and ", to_box.size(), " elements of ", from.describe(),
-        " and ", to.describe());
-    copy_shared(from_box, from.memory().data(), to_box, to.memory().data(), size_of(to.dtype()));
-}
-
 }  // namespace fucina

@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/tensor.h"
-
 namespace fucina {
 
 // By axis of the mesh, the dimension that it cuts; -1: all ranks of the axis hold the same. At most
@@ -59,7 +57,5 @@ void for_each_run(std::span<const int64_t> shape, const Box& box, const Body& bo
 // Elements of `element` bytes: the part that the boxes share, each lying row-major at its pointer.
 void copy_shared(const Box& from_box, const std::byte* from, const Box& to_box, std::byte* to,
                  int64_t element);
-// Of tensors of one type, contiguous, which begin with the boxes' elements.
-void copy_shared(const Box& from_box, const Tensor& from, const Box& to_box, const Tensor& to);
 
 }  // namespace fucina

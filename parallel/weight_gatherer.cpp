@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/error.h"
+#include "parallel/box_copy.h"
 
 namespace fucina {
 WeightGatherer::WeightGatherer(const Mesh& mesh, std::span<Parameter* const> parameters,
