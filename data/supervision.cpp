@@ -3,25 +3,19 @@
 #include <algorithm>
 #include <array>
 
+#include "kernels/error.h"
+
 namespace fucina {
 namespace {
 
 constexpr size_t kLongest = 600;  // bytes of a stretch that are shown
-
-bool is_continuation(char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
-}
 
 std::string shown(std::string text) {
     for (char& c : text) {
         const auto byte = static_cast<unsigned char>(c);
         if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f) c = '?';
     }
-    if (text.size() <= kLongest) return text;
-    size_t head = kLongest / 2, tail = text.size() - kLongest / 2;
-    while (is_continuation(text[head])) --head;
-    while (is_continuation(text[tail])) ++tail;
-    return text.substr(0, head) + " [...] " + text.substr(tail);
+    return without_middle(std::move(text), kLongest, kLongest / 2);
 }
 
 }  // namespace

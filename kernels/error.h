@@ -29,6 +29,10 @@ enum class ExitCode : int {
 // control bytes are spaces, none stands at the end, and what is too long loses its middle.
 std::string one_line(std::string text, size_t most = 1000);
 
+// `text`, or where it is longer than `longest` its first and last `kept` bytes or a little less, as
+// no character of UTF-8 is cut, around " [...] ".
+std::string without_middle(std::string text, size_t longest, size_t kept);
+
 class Error : public std::runtime_error {
   public:
     Error(ExitCode code, std::string message)

@@ -12,13 +12,18 @@ void check_router(const RouterConfig& c) {
                  " in ", c.topk_groups, " groups");
 }
 
-namespace ops {
-namespace {
-
 void check_matrix(const Tensor& x, int64_t rows, int64_t columns, DType type) {
     FUCINA_CHECK(x.rank() == 2 && x.rows() == rows && x.row_size() == columns && x.dtype() == type,
                  x.describe(), ", expected ", name_of(type), " [", rows, ", ", columns, "]");
 }
+
+void check_addend(const Tensor& x, const Tensor& out) {
+    FUCINA_CHECK(!x.defined() || (x.rows() == out.rows() && x.row_size() == out.row_size()),
+                 x.describe(), " added to ", out.describe());
+}
+
+namespace ops {
+namespace {
 
 void check_offsets(const Tensor& offsets) {
     FUCINA_CHECK(offsets.rank() == 1 && offsets.dtype() == DType::i64 && offsets.rows() > 0,
@@ -96,18 +101,15 @@ void combine(const Combine& io, const TokenMap& map) {
                  io.out.describe());
     if (io.weights.defined())
         check_matrix(io.weights, io.out.rows(), io.weights.row_size(), DType::f32);
-    for (const Tensor* addend : {&io.add1, &io.add2})
-        FUCINA_CHECK(!addend->defined() || (addend->rows() == io.out.rows() &&
-                                            addend->row_size() == io.out.row_size()),
-                     "combine adds ", addend->describe(), " to ", io.out.describe());
+    check_addend(io.add1, io.out);
+    check_addend(io.add2, io.out);
     cpu::combine(io, map);
 }
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out) {
-    const TokenMap none{.slot_token = Tensor::empty({0}, DType::i32),
-                        .choice_slot = Tensor::empty({0}, DType::i32)};
-    const Tensor no_slots = Tensor::empty({0, out.row_size()}, out.dtype());
-    combine({.slots = no_slots, .add1 = a, .add2 = b, .out = out}, none);
+    check_addend(a, out);
+    check_addend(b, out);
+    cpu::add(a, b, out);
 }
 
 void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) {

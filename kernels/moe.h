@@ -22,6 +22,8 @@ struct RouterConfig {
 
 // A configuration that no layer should have made is our own defect.
 void check_router(const RouterConfig& config);
+void check_matrix(const Tensor& x, int64_t rows, int64_t columns, DType type);
+void check_addend(const Tensor& x, const Tensor& out);  // x: rows like out's, or undefined
 
 // Where each (token, choice) pair goes. Slots are ordered by expert, then by token.
 struct TokenMap {

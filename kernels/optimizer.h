@@ -1,6 +1,7 @@
 // AdamW (Loshchilov & Hutter 2019) by torch.optim.AdamW's formula, the global gradient norm, and
 // casts.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -14,6 +15,11 @@ struct AdamW {
     float learning_rate = 0, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0;
     float bias_correction1 = 1, bias_correction2 = 1;  // 1 - beta^t
     float grad_scale = 1;                              // clip factor
+
+    // What an element's update multiplies by, on every back end.
+    float decay() const { return 1.0f - learning_rate * weight_decay; }
+    float rate() const { return learning_rate / bias_correction1; }
+    float inverse_root() const { return 1.0f / std::sqrt(bias_correction2); }
 };
 
 namespace ops {

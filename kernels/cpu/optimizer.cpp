@@ -2,7 +2,6 @@
 #include "kernels/optimizer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "kernels/cpu/gemm.h"
@@ -45,9 +44,9 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
                        .v = from(v, begin),
                        .count = end - begin,
                        .grad_scale = step.grad_scale,
-                       .decay = 1.0f - step.learning_rate * step.weight_decay,
-                       .rate = step.learning_rate / step.bias_correction1,
-                       .inverse_root = 1.0f / std::sqrt(step.bias_correction2),
+                       .decay = step.decay(),
+                       .rate = step.rate(),
+                       .inverse_root = step.inverse_root(),
                        .eps = step.eps,
                        .beta1 = step.beta1,
                        .beta2 = step.beta2});

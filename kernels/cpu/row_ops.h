@@ -39,6 +39,7 @@ TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& gr
                         const Tensor& room);
 void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out);
 void combine(const ops::Combine& io, const TokenMap& map);
+void add(const Tensor& a, const Tensor& b, const Tensor& out);
 void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out);
 void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out);
 

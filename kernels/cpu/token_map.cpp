@@ -126,6 +126,16 @@ void combine(const ops::Combine& io, const TokenMap& map) {
     });
 }
 
+void add(const Tensor& a, const Tensor& b, const Tensor& out) {
+    const RowKernels& kernels = FUCINA_PICK(kRowKernels);
+    parallel_for(out.rows(), out.row_size(), [&](int64_t i) {
+        kernels.combine({.add1 = cells(a, i),
+                         .add2 = cells(b, i),
+                         .out = cells(out, i),
+                         .width = out.row_size()});
+    });
+}
+
 void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
     const auto bytes = static_cast<size_t>(x.row_size() * size_of(x.dtype()));
     const int32_t* const from = index.data<int32_t>();

@@ -53,10 +53,7 @@ void copy_rows(const Tensor& x, const Tensor& index, const Tensor& out, bool gat
     launch(unit == 16  ? copy_kernel<uint4>
            : unit == 4 ? copy_kernel<uint32_t>
                        : copy_kernel<uint8_t>,
-           {.grid = dim3(static_cast<unsigned>((io.rows + kWarps - 1) / kWarps)),
-            .block = dim3(kThreads),
-            .stream = stream},
-           io);
+           {.grid = blocks_of(io.rows, kWarps), .block = dim3(kThreads), .stream = stream}, io);
 }
 
 struct Sum {
@@ -95,15 +92,11 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const Sum io) {
 
 void run_combine(const Sum& io, int64_t tokens, Stream stream) {
     if (tokens == 0 || io.width == 0) return;
-    launch(packs_floats(io.width, io.slots, io.add1, io.add2, io.out) ? combine_kernel<kFloatPack>
-                                                                      : combine_kernel<1>,
+    launch(packs<kFloatPack>(io.width, io.slots, io.add1, io.add2, io.out)
+               ? combine_kernel<kFloatPack>
+               : combine_kernel<1>,
            {.grid = dim3(static_cast<unsigned>(tokens)), .block = dim3(kThreads), .stream = stream},
            io);
-}
-
-void check_rows(const Tensor& x, const Tensor& out) {
-    FUCINA_CHECK(!x.defined() || (x.rows() == out.rows() && x.row_size() == out.row_size()),
-                 x.describe(), " added to ", out.describe());
 }
 
 // One block; a sum of integers has no order.
@@ -131,8 +124,8 @@ void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out, Strea
 
 void combine(const ops::Combine& io, const Tensor& choice_slot, Stream stream) {
     const int64_t tokens = io.out.rows();
-    check_rows(io.add1, io.out);
-    check_rows(io.add2, io.out);
+    check_addend(io.add1, io.out);
+    check_addend(io.add2, io.out);
     FUCINA_CHECK(io.slots.row_size() == io.out.row_size() &&
                      (tokens == 0 || choice_slot.size() % tokens == 0) &&
                      (!io.weights.defined() ||
@@ -151,8 +144,8 @@ void combine(const ops::Combine& io, const Tensor& choice_slot, Stream stream) {
 }
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out, Stream stream) {
-    check_rows(a, out);
-    check_rows(b, out);
+    check_addend(a, out);
+    check_addend(b, out);
     run_combine({.add1 = a, .add2 = b, .out = out, .width = out.row_size()}, out.rows(), stream);
 }
 

@@ -127,10 +127,6 @@ __global__ void __launch_bounds__(kColumnThreads)
     if (c < width) to[c] = from != nullptr ? from[c] : 0.0f;
 }
 
-dim3 column_blocks(int64_t width) {
-    return dim3(static_cast<unsigned>((width + kColumnThreads - 1) / kColumnThreads));
-}
-
 template <class T>
 void run_forward(const AddRmsNorm& in, Stream stream) {
     const int64_t rows = in.x.rows(), width = in.x.row_size();
@@ -155,7 +151,7 @@ template <class T>
 void run_weight_grad(const ops::RmsNormBackward& in, const Tensor& partials, Stream stream) {
     const int64_t width = in.x.row_size();
     const LaunchConfig config{
-        .grid = column_blocks(width), .block = dim3(kColumnThreads), .stream = stream};
+        .grid = blocks_of(width, kColumnThreads), .block = dim3(kColumnThreads), .stream = stream};
     int depth = 0;
     for (size_t leaf = 0; leaf < in.tree.merges.size(); ++leaf) {
         launch(weight_leaf_kernel<T>, config,

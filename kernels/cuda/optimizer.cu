@@ -1,8 +1,6 @@
 // AdamW: one thread a pack of elements. Sum of squares: one warp a block, one lane a chain.
 #include "kernels/cuda/optimizer.h"
 
-#include <cmath>
-
 #include "kernels/cuda/device/float_rows.h"
 #include "kernels/cuda/device/launch.h"
 
@@ -58,10 +56,6 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(const Squares io) {
     if (lane == 0) io.sums[block] = total;
 }
 
-unsigned blocks_of(int64_t count, int64_t in_a_block) {
-    return static_cast<unsigned>((count + in_a_block - 1) / in_a_block);
-}
-
 }  // namespace
 
 void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
@@ -80,15 +74,15 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
                     .v = row(v),
                     .count = count,
                     .grad_scale = step.grad_scale,
-                    .decay = 1.0f - step.learning_rate * step.weight_decay,
-                    .rate = step.learning_rate / step.bias_correction1,
-                    .inverse_root = 1.0f / std::sqrt(step.bias_correction2),
+                    .decay = step.decay(),
+                    .rate = step.rate(),
+                    .inverse_root = step.inverse_root(),
                     .eps = step.eps,
                     .beta1 = step.beta1,
                     .beta2 = step.beta2};
-    const bool packed = packs_floats(count, io.w, io.grad, io.m, io.v);
+    const bool packed = packs<kFloatPack>(count, io.w, io.grad, io.m, io.v);
     launch(packed ? adamw_kernel<kFloatPack> : adamw_kernel<1>,
-           {.grid = dim3(blocks_of(count, kThreads * (packed ? kFloatPack : 1))),
+           {.grid = blocks_of(count, kThreads * (packed ? kFloatPack : 1)),
             .block = dim3(kThreads),
             .stream = stream},
            io);
@@ -108,7 +102,7 @@ void sum_of_squares(const Tensor& x, int64_t chunks, const Tensor& sums, Stream 
     if (blocks == 0) return;
     const int64_t part = x.dim(x.rank() - 1) / chunks;
     launch(squares_kernel,
-           {.grid = dim3(blocks_of(blocks, kWarps)), .block = dim3(kThreads), .stream = stream},
+           {.grid = blocks_of(blocks, kWarps), .block = dim3(kThreads), .stream = stream},
            Squares{.x = x.data<float>(),
                    .sums = sums.data<double>(),
                    .blocks = blocks,

@@ -51,10 +51,7 @@ void run(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTabl
                          .interleaved = table.layout == RopeLayout::interleaved,
                          .inverse = inverse};
     launch(rope_kernel<T>,
-           {.grid = dim3(static_cast<unsigned>((io.pairs + kThreads - 1) / kThreads)),
-            .block = dim3(kThreads),
-            .stream = stream},
-           io);
+           {.grid = blocks_of(io.pairs, kThreads), .block = dim3(kThreads), .stream = stream}, io);
 }
 
 }  // namespace

@@ -154,11 +154,6 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward io) {
     }
 }
 
-void check_matrix(const Tensor& x, int64_t rows, int64_t columns, DType type) {
-    FUCINA_CHECK(x.rank() == 2 && x.rows() == rows && x.row_size() == columns && x.dtype() == type,
-                 x.describe(), ", expected ", name_of(type), " [", rows, ", ", columns, "]");
-}
-
 Shape shape_of(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                const Tensor& weights) {
     check_router(config);
@@ -178,9 +173,7 @@ Shape shape_of(const RouterConfig& config, const Tensor& scores, const Tensor& i
 }
 
 LaunchConfig of_tokens(int64_t tokens, Stream stream) {
-    return {.grid = dim3(static_cast<unsigned>((tokens + kWarps - 1) / kWarps)),
-            .block = dim3(kThreads),
-            .stream = stream};
+    return {.grid = blocks_of(tokens, kWarps), .block = dim3(kThreads), .stream = stream};
 }
 
 }  // namespace

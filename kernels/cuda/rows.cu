@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const Rows io) {
 
 void run(Rows io, int64_t rows, Stream stream) {
     if (rows == 0 || io.width == 0) return;
-    const bool packed = packs_floats(io.width, io.from, io.to);
+    const bool packed = packs<kFloatPack>(io.width, io.from, io.to);
     const int64_t elements = kThreads * (packed ? kFloatPack : 1);
     io.blocks_a_row = (io.width + elements - 1) / elements;
     launch(packed ? rows_kernel<kFloatPack> : rows_kernel<1>,

@@ -2,8 +2,6 @@
 // that no model should give, and refusals.
 #include <gtest/gtest.h>
 
-#include <limits>
-
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/optimizer.h"
@@ -12,6 +10,7 @@
 #include "kernels/cuda/rows.h"
 #include "kernels/reference/reference.h"
 #include "tests/simt/guarded.h"
+#include "tests/support/moe_cases.h"
 
 namespace fucina {
 namespace {
@@ -65,13 +64,8 @@ TEST(CudaMovement, CombineAndAddWithRowsApart) {
 
 // As the CPU's: different experts, ascending, whatever the logits.
 TEST(CudaRouter, ChoosesAsTheCpuWhateverTheLogits) {
-    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-    constexpr float kInf = std::numeric_limits<float>::infinity();
     const RouterConfig config{.experts = 12, .top_k = 5, .groups = 3, .topk_groups = 2};
-    const Tensor logits = Tensor::zeros({40, 12}, DType::f32), scores = logits.clone();
-    for (int64_t t = 0; t < 40; ++t)
-        for (int64_t e = 0; e < 12; ++e)
-            logits.row<float>(t)[e] = (e * 7 + t) % 5 < t % 5 ? kNan : e % 3 == 0 ? kInf : -kInf;
+    const Tensor logits = test::non_finite_logits(40, 12), scores = logits.clone();
     const Tensor want = Tensor::zeros({40, 5}, DType::i32);
     const Tensor weights = Tensor::empty({40, 5}, DType::f32);
     const Tensor whole = Tensor::zeros({41, 5}, DType::i32), indices = whole.slice(0, 40);

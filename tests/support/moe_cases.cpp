@@ -1,5 +1,7 @@
 #include "tests/support/moe_cases.h"
 
+#include <limits>
+
 #include "kernels/reference/reference.h"
 #include "tests/support/random_tensor.h"
 
@@ -327,6 +329,16 @@ void add_balance_cases(Cases& cases, const BalanceLoss& fast) {
     cases.gradients.push_back(balance_gradient(fast));
     for (const RouterConfig& config : kBench)
         cases.bench.push_back([=] { return balance_case(fast, config, 2048); });
+}
+
+Tensor non_finite_logits(int64_t tokens, int64_t experts) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    const Tensor logits = Tensor::empty({tokens, experts}, DType::f32);
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t e = 0; e < experts; ++e)
+            logits.row<float>(t)[e] = (e * 7 + t) % 5 < t % 5 ? kNan : e % 3 == 0 ? kInf : -kInf;
+    return logits;
 }
 
 void add_movement_cases(Cases& cases, const MovementKernels& fast) {

@@ -36,6 +36,9 @@ using BalanceLoss =
     std::function<ExactSum(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
                            const Tensor& sequence_offsets, float scale, const Tensor& d_scores)>;
 
+// fp32 [tokens, experts] of infinities and NaN, more and more of the latter.
+Tensor non_finite_logits(int64_t tokens, int64_t experts);
+
 void add_movement_cases(Cases& cases, const MovementKernels& fast);
 void add_router_cases(Cases& cases, const RouterKernels& fast);
 void add_balance_cases(Cases& cases, const BalanceLoss& fast);

@@ -60,15 +60,6 @@ struct FloatRows {
     }
 };
 
-// Elements that are read at a time where all of these have aligned rows (packs, in matrix.h).
-constexpr int kFloatPack = 8;
-
-template <class... Rows>
-bool packs_floats(int64_t width, const Rows&... rows) {
-    const auto fits = [](const FloatRows& x) {
-        return aligned(x.data, 16) && x.stride % kFloatPack == 0;
-    };
-    return width % kFloatPack == 0 && (fits(rows) && ...);
-}
+constexpr int kFloatPack = 8;  // elements read at a time, where packs<kFloatPack> says so
 
 }  // namespace fucina::cuda

@@ -15,6 +15,11 @@ struct LaunchConfig {
     int cluster = 1;  // blocks along x that share work, and a grid's x is a multiple of
 };
 
+// A grid for `count` of something, so many in a block.
+inline dim3 blocks_of(int64_t count, int64_t in_a_block) {
+    return dim3(static_cast<unsigned>((count + in_a_block - 1) / in_a_block));
+}
+
 #if defined(__CUDACC__)
 inline void check(cudaError_t status, const char* what) {
     if (status != cudaSuccess)

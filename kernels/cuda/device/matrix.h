@@ -41,12 +41,10 @@ inline bool aligned(const void* pointer, size_t bytes) {
 
 // Whether rows of `width` elements can be read kPack at a time, in 16 aligned bytes, in all of
 // these.
-template <int kPack, class... T>
-bool packs(int64_t width, const Matrix<T>&... matrices) {
-    const auto fits = [](const auto& matrix) {
-        return aligned(matrix.data, 16) && matrix.stride % kPack == 0;
-    };
-    return width % kPack == 0 && (fits(matrices) && ...);
+template <int kPack, class... Rows>
+bool packs(int64_t width, const Rows&... rows) {
+    const auto fits = [](const auto& x) { return aligned(x.data, 16) && x.stride % kPack == 0; };
+    return width % kPack == 0 && (fits(rows) && ...);
 }
 
 }  // namespace fucina::cuda
