@@ -76,6 +76,7 @@ __device__ __forceinline__ void load_tile_in_packs(const HeadRows& x, const RowR
     constexpr int kPacks = kTileColumns / kPack, kWord = kPack < 4 ? kPack : 4;
     for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kTileThreads) {
         const int row = i / kPacks, at = i % kPacks * kPack;
+        if (column + at >= (x.width + 3) / 4 * 4) continue;  // nobody reads them
         Pack<float, kPack> values{};
         if (row < rows.count && column + at < x.width)
             values = x.load<kPack>(rows.first + row, rows.head, column + at);
@@ -87,7 +88,7 @@ __device__ __forceinline__ void load_tile_in_packs(const HeadRows& x, const RowR
     }
 }
 
-// 64 columns of the rows, from `column`; zeros where there are none.
+// 64 columns of the rows, from `column`; zeros where there are no rows, or some of four columns.
 template <int kRows>
 __device__ __forceinline__ void load_tile(const HeadRows& x, const RowRange& rows, int column,
                                           float (&tile)[kRows][kTileColumns + 4]) {
@@ -110,7 +111,8 @@ __device__ __forceinline__ Scores dot_products(const HeadRows& a, const RowRange
         load_tile(a, rows, column, tiles.rows);
         load_tile(b, others, column, tiles.others);
         __syncthreads();
-        for (int c = 0; c < kTileColumns && column + c < a.width; c += 4) {
+        const int width = own_row(0) < rows.count ? a.width - column : 0;
+        for (int c = 0; c < kTileColumns && c < width; c += 4) {
             Pack<float, 4> x[kOwnRows], y[kOwnOthers];
             for (int i = 0; i < kOwnRows; ++i) x[i] = load<4>(&tiles.rows[own_row(i)][c]);
             for (int j = 0; j < kOwnOthers; ++j) y[j] = load<4>(&tiles.others[own_other(j)][c]);
@@ -142,7 +144,8 @@ __device__ __forceinline__ void add_products(const HeadRows& y, const RowRange& 
     for (int group = 0; group < kGroups; ++group) {
         load_tile(y, others, column + group * kTileColumns, tiles.others);
         __syncthreads();
-        for (int other = 0; other < others.count; other += 4) {
+        const bool wanted = column + own_column(group) < y.width;
+        for (int other = 0; wanted && other < others.count; other += 4) {
             Pack<float, 4> left[kOwnRows];
             for (int i = 0; i < kOwnRows; ++i) left[i] = load<4>(&tiles.left[own_row(i)][other]);
             for (int k = 0; k < 4; ++k) {
