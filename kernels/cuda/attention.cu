@@ -65,7 +65,7 @@ __device__ __forceinline__ void softmax(Scores& scores, const Forward& io, int64
 }
 
 template <int kGroups>
-__global__ void __launch_bounds__(kTileThreads, 1) forward_kernel(const Forward io) {
+__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1) forward_kernel(const Forward io) {
     FUCINA_SHARED(Tiles, tiles);
     // The last tiles of a document take longest: they come first.
     const DocumentTile at = tile_at<kTileRows>(io.documents, gridDim.x - 1 - blockIdx.x);

@@ -48,7 +48,7 @@ __device__ __forceinline__ void gradient_of_scores(const Scores& scores, const S
 }
 
 template <Of kOf, int kGroups>
-__global__ void __launch_bounds__(kTileThreads, 1) gradient_kernel(const Backward io) {
+__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1) gradient_kernel(const Backward io) {
     FUCINA_SHARED(Tiles, tiles);
     constexpr bool kByQueries = kOf == Of::queries;
     // The longest first: the last queries, the first keys.

@@ -74,6 +74,7 @@ __device__ __forceinline__ void load_tile_in_packs(const HeadRows& x, const RowR
                                                    int column,
                                                    float (&tile)[kRows][kTileColumns + 4]) {
     constexpr int kPacks = kTileColumns / kPack, kWord = kPack < 4 ? kPack : 4;
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kTileThreads) {
         const int row = i / kPacks, at = i % kPacks * kPack;
         if (column + at >= (x.width + 3) / 4 * 4) continue;  // nobody reads them
@@ -112,6 +113,7 @@ __device__ __forceinline__ Scores dot_products(const HeadRows& a, const RowRange
         load_tile(b, others, column, tiles.others);
         __syncthreads();
         const int width = own_row(0) < rows.count ? a.width - column : 0;
+#pragma unroll 1
         for (int c = 0; c < kTileColumns && c < width; c += 4) {
             Pack<float, 4> x[kOwnRows], y[kOwnOthers];
             for (int i = 0; i < kOwnRows; ++i) x[i] = load<4>(&tiles.rows[own_row(i)][c]);
@@ -145,6 +147,7 @@ __device__ __forceinline__ void add_products(const HeadRows& y, const RowRange& 
         load_tile(y, others, column + group * kTileColumns, tiles.others);
         __syncthreads();
         const bool wanted = column + own_column(group) < y.width;
+#pragma unroll 1
         for (int other = 0; wanted && other < others.count; other += 4) {
             Pack<float, 4> left[kOwnRows];
             for (int i = 0; i < kOwnRows; ++i) left[i] = load<4>(&tiles.left[own_row(i)][other]);
