@@ -1,5 +1,4 @@
-// Attention on CUDA: the contracts of kernels/attention.h, on the device. Products are fp32 FMA
-// chains on CUDA cores; key blocks have 32 keys.
+// Attention on CUDA: the contracts of kernels/attention.h, on device memory, in stream order.
 #pragma once
 #include "kernels/attention.h"
 

@@ -107,16 +107,16 @@ void run_backward(const SwigluBackward& in, Stream stream) {
 
 }  // namespace
 
-void swiglu(const Tensor& gate_up, const Tensor& h, Stream stream) {
+void swiglu(const Exec& exec, const Tensor& gate_up, const Tensor& h) {
     FUCINA_CHECK(gate_up.dtype() == h.dtype() && gate_up.rows() == h.rows() &&
                      gate_up.row_size() == 2 * h.row_size(),
                  gate_up.describe(), " for ", h.describe());
     if (h.size() == 0) return;
-    h.dtype() == DType::bf16 ? run_forward<__nv_bfloat16>(gate_up, h, stream)
-                             : run_forward<float>(gate_up, h, stream);
+    h.dtype() == DType::bf16 ? run_forward<__nv_bfloat16>(gate_up, h, exec.stream)
+                             : run_forward<float>(gate_up, h, exec.stream);
 }
 
-void swiglu_backward(const SwigluBackward& io, Stream stream) {
+void swiglu_backward(const Exec& exec, const SwigluBackward& io) {
     FUCINA_CHECK(same_form(io.gate_up, io.d_gate_up) && io.dh.dtype() == io.gate_up.dtype() &&
                      io.dh.rows() == io.gate_up.rows() &&
                      2 * io.dh.row_size() == io.gate_up.row_size(),
@@ -124,8 +124,8 @@ void swiglu_backward(const SwigluBackward& io, Stream stream) {
     FUCINA_CHECK(!io.weighted_h.defined() || same_form(io.weighted_h, io.dh),
                  io.weighted_h.describe(), " beside ", io.dh.describe());
     if (io.dh.rows() == 0) return;
-    io.dh.dtype() == DType::bf16 ? run_backward<__nv_bfloat16>(io, stream)
-                                 : run_backward<float>(io, stream);
+    io.dh.dtype() == DType::bf16 ? run_backward<__nv_bfloat16>(io, exec.stream)
+                                 : run_backward<float>(io, exec.stream);
 }
 
 }  // namespace fucina::cuda

@@ -1,13 +1,12 @@
 // SwiGLU (Shazeer 2020) on CUDA: h = silu(gate) · up, elementwise, where a GEMM library computes
 // gate | up. fp32 inside, rounded once to the tensors' dtype, bf16 or f32.
 #pragma once
-#include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
 
 namespace fucina::cuda {
 
 // gate_up [S, 2F], h [S, F] of one dtype.
-void swiglu(const Tensor& gate_up, const Tensor& h, Stream stream);
+void swiglu(const Exec& exec, const Tensor& gate_up, const Tensor& h);
 
 struct SwigluBackward {
     Tensor dh;                          // [S, F] gradient of the row's unweighted h
@@ -18,6 +17,6 @@ struct SwigluBackward {
     float* d_row_weight = nullptr;      // out [S] = dh · h, or null
 };
 // dh · row_weight goes through SwiGLU, as in ops::down_swiglu_backward (kernels/gemm.h).
-void swiglu_backward(const SwigluBackward& io, Stream stream);
+void swiglu_backward(const Exec& exec, const SwigluBackward& io);
 
 }  // namespace fucina::cuda

@@ -1,0 +1,18 @@
+// Matrix products on CUDA: the contracts of kernels/gemm.h, on device memory, in stream order.
+#pragma once
+#include "kernels/gemm.h"
+
+namespace fucina::cuda {
+
+PackedWeight pack(const Exec& exec, const Tensor& w, PackKind kind, DType compute,
+                  PackedWeight previous);
+void grouped_linear(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+                    const Tensor& y);
+void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+                    const Tensor& gate_up, const Tensor& h);
+void down_swiglu_backward(const Exec& exec, const ops::DownBackward& io);
+void linear_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, const LeafTree& tree,
+                  const Tensor& dw);
+void grouped_linear_wgrad(const Exec& exec, const ops::GroupedWgrad& in, const Tensor& dw);
+
+}  // namespace fucina::cuda
