@@ -3,7 +3,6 @@
 #include "kernels/cuda/attention.h"
 
 #include "kernels/cuda/device/exponential.h"
-#include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/tile_products.h"
 
 namespace fucina::cuda {
@@ -65,7 +64,8 @@ __device__ __forceinline__ void softmax(Scores& scores, const Forward& io, int64
 }
 
 template <int kGroups>
-__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1) forward_kernel(const Forward io) {
+__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
+    forward_kernel(const Forward io) {
     FUCINA_SHARED(Tiles, tiles);
     // The last tiles of a document take longest: they come first.
     const DocumentTile at = tile_at<kTileRows>(io.documents, gridDim.x - 1 - blockIdx.x);
@@ -99,7 +99,8 @@ void attention(const Exec& exec, const AttentionShape& shape, const Tensor& q,
                const AttentionKv& kv, const Tensor& out, const Tensor& lse) {
     FUCINA_CHECK(q.dtype() == kv.k_own.dtype() && q.dtype() == kv.v.dtype() &&
                      q.dtype() == out.dtype() && q.row_size() == shape.heads * shape.d_qk &&
-                     out.row_size() == shape.heads * shape.d_v,
+                     out.row_size() == shape.heads * shape.d_v &&
+                     (!lse.defined() || lse.contiguous()),
                  "attention of ", q.describe(), " into ", out.describe());
     if (q.rows() == 0) return;
     const Forward io{.q = head_rows(q, shape.d_qk, shape.d_qk),
@@ -112,14 +113,8 @@ void attention(const Exec& exec, const AttentionShape& shape, const Tensor& q,
                      .tokens = q.rows(),
                      .group = static_cast<int>(shape.heads / shape.kv_heads),
                      .scale = shape.scale};
-    by_column_groups(shape.d_v, [&](auto groups, unsigned slices) {
-        launch(forward_kernel<groups>,
-               {.grid = dim3(io.documents.places<kTileRows>(q.rows()),
-                             static_cast<unsigned>(shape.heads), slices),
-                .block = dim3(kTileThreads),
-                .stream = exec.stream},
-               io);
-    });
+    launch_tiles(exec, io, shape.heads, shape.d_v,
+                 [](auto groups) { return forward_kernel<groups>; });
 }
 
 }  // namespace fucina::cuda

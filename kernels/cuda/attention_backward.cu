@@ -4,7 +4,6 @@
 // several blocks add to.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device/exponential.h"
-#include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/tile_products.h"
 #include "kernels/k_cut.h"
 
@@ -48,7 +47,8 @@ __device__ __forceinline__ void gradient_of_scores(const Scores& scores, const S
 }
 
 template <Of kOf, int kGroups>
-__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1) gradient_kernel(const Backward io) {
+__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
+    gradient_kernel(const Backward io) {
     FUCINA_SHARED(Tiles, tiles);
     constexpr bool kByQueries = kOf == Of::queries;
     // The longest first: the last queries, the first keys.
@@ -133,18 +133,6 @@ __global__ void __launch_bounds__(kRowThreads) shared_sum_kernel(const SharedSum
     io.out.store(index / io.width, index % io.width, Pack<float, 1>{sum});
 }
 
-template <Of kOf>
-void run_gradient(const Exec& exec, const Backward& io, int64_t heads, int64_t width) {
-    by_column_groups(width, [&](auto groups, unsigned slices) {
-        launch(gradient_kernel<kOf, groups>,
-               {.grid = dim3(io.documents.places<kTileRows>(io.tokens),
-                             static_cast<unsigned>(heads), slices),
-                .block = dim3(kTileThreads),
-                .stream = exec.stream},
-               io);
-    });
-}
-
 Tensor make_delta(const Exec& exec, const AttentionShape& shape, const ops::AttentionBackward& in) {
     const Tensor delta = exec.empty({shape.heads, in.q.rows()}, DType::f32);
     const Delta io{.d_out = in.d_out,
@@ -212,9 +200,12 @@ void attention_backward(const Exec& exec, const AttentionShape& shape,
         .tokens = tokens,
         .group = static_cast<int>(shape.heads / shape.kv_heads),
         .scale = shape.scale};
-    run_gradient<Of::queries>(exec, io, shape.heads, shape.d_qk);
-    run_gradient<Of::keys>(exec, io, shape.kv_heads, shape.d_qk);
-    run_gradient<Of::values>(exec, io, shape.kv_heads, shape.d_v);
+    launch_tiles(exec, io, shape.heads, shape.d_qk,
+                 [](auto groups) { return gradient_kernel<Of::queries, groups>; });
+    launch_tiles(exec, io, shape.kv_heads, shape.d_qk,
+                 [](auto groups) { return gradient_kernel<Of::keys, groups>; });
+    launch_tiles(exec, io, shape.kv_heads, shape.d_v,
+                 [](auto groups) { return gradient_kernel<Of::values, groups>; });
     if (parts.defined()) sum_shared(exec, shape, parts, in.dkv.k_shared);
 }
 

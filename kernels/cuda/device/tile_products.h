@@ -4,6 +4,7 @@
 #pragma once
 #include "kernels/cuda/device/documents.h"
 #include "kernels/cuda/device/float_rows.h"
+#include "kernels/cuda/device/launch.h"
 
 namespace fucina::cuda {
 
@@ -182,16 +183,21 @@ __device__ __forceinline__ void store_sums(const RowSums<kGroups>& sums, const H
         }
 }
 
-// Calls run(groups, slices) with integral_constant groups <= 4, so that slices blocks of groups ·
-// 64 columns cover the width: each makes all dot products for itself.
-template <class Run>
-void by_column_groups(int64_t width, const Run& run) {
+// A block for each tile of 64 rows, each head, and each slice of up to four groups of 64 columns,
+// which makes all dot products for itself. kernel(groups) is the one for so many, a constant.
+template <class Io, class Kernel>
+void launch_tiles(const Exec& exec, const Io& io, int64_t heads, int64_t width,
+                  const Kernel& kernel) {
     const int64_t groups = (width + kTileColumns - 1) / kTileColumns;
-    const auto slices = static_cast<unsigned>((groups + 3) / 4);
-    if (groups <= 1) return run(std::integral_constant<int, 1>(), slices);
-    if (groups == 2) return run(std::integral_constant<int, 2>(), slices);
-    if (groups == 3) return run(std::integral_constant<int, 3>(), slices);
-    run(std::integral_constant<int, 4>(), slices);
+    const LaunchConfig config{
+        .grid = dim3(io.documents.template places<kTileRows>(io.tokens),
+                     static_cast<unsigned>(heads), static_cast<unsigned>((groups + 3) / 4)),
+        .block = dim3(kTileThreads),
+        .stream = exec.stream};
+    if (groups <= 1) return launch(kernel(std::integral_constant<int, 1>()), config, io);
+    if (groups == 2) return launch(kernel(std::integral_constant<int, 2>()), config, io);
+    if (groups == 3) return launch(kernel(std::integral_constant<int, 3>()), config, io);
+    launch(kernel(std::integral_constant<int, 4>()), config, io);
 }
 
 }  // namespace fucina::cuda
