@@ -1,0 +1,158 @@
+// The head's loss on CUDA beside the CPU's with products in the order `fma`: the same bits.
+#include "kernels/cuda/head_loss.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/head_loss.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/runtime.h"
+#include "tests/simt/every_order.h"
+#include "tests/support/random_tensor.h"
+
+namespace fucina::test {
+namespace {
+
+const Exec kDevice{};
+constexpr int64_t kWidth = 40;
+
+class CudaHeadLoss : public testing::TestWithParam<simt::Options> {
+  protected:
+    CudaHeadLoss() { set_runtime(1, Numerics::exact, ProductOrder::fma); }
+    ~CudaHeadLoss() override { set_runtime(0, Numerics::exact); }
+
+  private:
+    const simt::OrderScope order_{GetParam()};
+};
+INSTANTIATE_TEST_SUITE_P(Each, CudaHeadLoss, testing::ValuesIn(simt::every_order()),
+                         simt::order_name);
+
+struct Shape {
+    std::vector<int64_t> leaves;
+    int64_t vocab, chunks;
+    DType type;
+    int64_t rows() const { return leaves.back(); }
+};
+
+struct Outputs {
+    Tensor loss, dx, dw;
+    explicit Outputs(const Shape& s)
+        : loss(Tensor::empty({s.rows()}, DType::f32)),
+          dx(Tensor::empty({s.rows(), kWidth}, s.type)),
+          dw(Tensor::empty({s.vocab, kWidth}, DType::f32)) {}
+    void expect_same(const Outputs& other, const std::string& what) const {
+        EXPECT_TRUE(bit_equal(loss, other.loss)) << "loss " << what;
+        EXPECT_TRUE(bit_equal(dx, other.dx)) << "dx " << what;
+        EXPECT_TRUE(bit_equal(dw, other.dw)) << "dw " << what;
+    }
+};
+
+ops::HeadLoss head_loss_of(const Shape& s, const Outputs& out) {
+    std::vector<int32_t> labels;
+    Random random(4);
+    for (int64_t t = 0; t < s.rows(); ++t)
+        labels.push_back(t % 7 == 3 ? kIgnoreLabel : static_cast<int32_t>(random.below(s.vocab)));
+    return {.x = random_tensor({s.rows(), kWidth}, s.type, 1),
+            .labels = tensor_of(labels),
+            .scale = 0.01f,
+            .chunks = s.chunks,
+            .loss = out.loss,
+            .dx = out.dx,
+            .dw = out.dw,
+            .tree = make_leaf_tree(s.leaves)};
+}
+
+Tensor weight(const Shape& s) {
+    return random_tensor({s.vocab, kWidth}, DType::f32, 2, 0.5f);
+}
+
+void on_cpu(ops::HeadLoss io, const Shape& s) {
+    io.head = cpu::pack(weight(s), PackKind::forward, s.type, {});
+    io.head_dgrad = cpu::pack(weight(s), PackKind::dgrad, s.type, {.cut = {.chunks = s.chunks}});
+    cpu::head_loss(io);
+}
+void on_cuda(ops::HeadLoss io, const Shape& s, const Tensor& w) {
+    io.head = cuda::pack(kDevice, w, PackKind::forward, s.type, {});
+    io.head_dgrad = cuda::pack(kDevice, w, PackKind::dgrad, s.type, {.cut = {.chunks = io.chunks}});
+    cuda::head_loss(kDevice, io);
+}
+
+// Vocabularies of part of a block of the sum, of one, of many.
+TEST_P(CudaHeadLoss, HasTheCpusBits) {
+    for (const DType type : {DType::bf16, DType::f32})
+        for (const Shape& s : {Shape{{0, 1}, 1, 1, type},
+                               {{0, 9, 9, 30, 33}, 204, 4, type},
+                               {{0, 3}, 16 * 1024 + 1300, 2, type}}) {
+            const Outputs want(s), got(s), loss_only(s);
+            on_cpu(head_loss_of(s, want), s);
+            on_cuda(head_loss_of(s, got), s, weight(s));
+            got.expect_same(want, concat(name_of(type), " ", s.vocab));
+            ops::HeadLoss io = head_loss_of(s, loss_only);
+            io.dx = io.dw = {};
+            on_cuda(io, s, weight(s));
+            EXPECT_TRUE(bit_equal(loss_only.loss, want.loss));
+        }
+}
+
+// Ranks with parts of the vocabulary. Each gathers twice; what one gives in a gather comes from
+// running it until there, with all that was gathered before.
+TEST_P(CudaHeadLoss, RanksMakeTheWhole) {
+    struct Enough {};
+    for (const DType type : {DType::bf16, DType::f32}) {
+        const Shape s{{0, 5, 11}, 132, 4, type};
+        constexpr int kRanks = 2;
+        const Outputs whole(s);
+        on_cpu(head_loss_of(s, whole), s);
+        std::vector<Tensor> gathered;
+        const auto run = [&](int rank, const Outputs& out, size_t gathers, Tensor* given) {
+            ops::HeadLoss io = head_loss_of(s, out);
+            size_t next = 0;
+            io.ranks = kRanks;
+            io.first = rank * s.vocab / kRanks;
+            io.chunks = s.chunks / kRanks;
+            io.dx = random_tensor({s.rows(), kWidth}, DType::f32, 5);
+            io.dw = out.dw.slice(io.first, io.first + s.vocab / kRanks);
+            io.gather = [&](const Tensor& own, const Tensor& all) {
+                if (next == gathers) {
+                    *given = own.clone();
+                    throw Enough();
+                }
+                std::memcpy(all.raw(), gathered[next++].raw(), static_cast<size_t>(all.bytes()));
+            };
+            on_cuda(io, s, weight(s).slice(io.first, io.first + s.vocab / kRanks));
+            return io.dx;
+        };
+        // Two leaves of two gathers each.
+        for (size_t gather = 0; gather < 4; ++gather) {
+            Tensor given[kRanks];
+            for (int rank = 0; rank < kRanks; ++rank)
+                EXPECT_THROW(run(rank, Outputs(s), gather, &given[rank]), Enough);
+            const Tensor all = Tensor::empty({kRanks * given[0].size()}, DType::f32);
+            for (int rank = 0; rank < kRanks; ++rank)
+                std::memcpy(all.raw() + rank * given[0].bytes(), given[rank].raw(),
+                            static_cast<size_t>(given[0].bytes()));
+            gathered.push_back(all);
+        }
+        const Outputs parts(s);
+        const Tensor dx = run(0, parts, 4, nullptr), more = run(1, parts, 4, nullptr);
+        for (int64_t t = 0; t < s.rows(); ++t)
+            for (int64_t j = 0; j < kWidth; ++j)
+                set(parts.dx, t, j, get(dx, t, j) + get(more, t, j));
+        parts.expect_same(whole, name_of(type).data());
+    }
+}
+
+TEST_P(CudaHeadLoss, ALabelOutsideTheVocabularyMakesTheLossNaN) {
+    const Shape s{{0, 3}, 50, 1, DType::f32};
+    const Outputs out(s);
+    const ops::HeadLoss io = head_loss_of(s, out);
+    io.labels.data<int32_t>()[1] = 50;
+    on_cuda(io, s, weight(s));
+    EXPECT_TRUE(std::isnan(get(out.loss, 1, 0)));
+    EXPECT_TRUE(std::isfinite(get(out.loss, 2, 0)));
+}
+
+}  // namespace
+}  // namespace fucina::test
