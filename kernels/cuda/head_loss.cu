@@ -123,10 +123,10 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const LossRows io) {
 
 class HeadLossPass {
   public:
-    HeadLossPass(const Exec& exec, const ops::HeadLoss& io)
+    HeadLossPass(const Exec& exec, const ops::HeadLoss& io, int64_t rows)
         : exec_(exec),
           io_(io),
-          most_rows_(ops::head_loss_rows(io.x.rows(), io.head.n, io.head.dtype)),
+          most_rows_(rows > 0 ? rows : ops::head_loss_rows(io.x.rows(), io.head.n, io.head.dtype)),
           logits_(exec.empty({most_rows_, io.head.n}, DType::f32)) {
         if (io.dx.defined() || io.dw.defined())
             d_logits_ = exec.empty({most_rows_, io.head.n}, io.head.dtype);
@@ -207,8 +207,8 @@ class HeadLossPass {
 
 }  // namespace
 
-void head_loss(const Exec& exec, const ops::HeadLoss& io) {
-    const HeadLossPass pass(exec, io);
+void head_loss(const Exec& exec, const ops::HeadLoss& io, int64_t rows) {
+    const HeadLossPass pass(exec, io, rows);
     if (!io.dw.defined()) return pass.leaf(0, io.x.rows(), {});
     const LeafTree tree =
         runtime().numerics == Numerics::fast ? make_leaf_tree({0, io.tree.rows()}) : io.tree;

@@ -5,6 +5,7 @@
 
 namespace fucina::cuda {
 
-void head_loss(const Exec& exec, const ops::HeadLoss& io);
+// rows: whose logits exist at a time; 0: as many as ops::head_loss_rows says.
+void head_loss(const Exec& exec, const ops::HeadLoss& io, int64_t rows = 0);
 
 }  // namespace fucina::cuda

@@ -73,20 +73,22 @@ void on_cpu(ops::HeadLoss io, const Shape& s) {
     io.head_dgrad = cpu::pack(weight(s), PackKind::dgrad, s.type, {.cut = {.chunks = s.chunks}});
     cpu::head_loss(io);
 }
-void on_cuda(ops::HeadLoss io, const Shape& s, const Tensor& w) {
+void on_cuda(ops::HeadLoss io, const Shape& s, const Tensor& w, int64_t rows = 0) {
     io.head = cuda::pack(kDevice, w, PackKind::forward, s.type, {});
     io.head_dgrad = cuda::pack(kDevice, w, PackKind::dgrad, s.type, {.cut = {.chunks = io.chunks}});
-    cuda::head_loss(kDevice, io);
+    cuda::head_loss(kDevice, io, rows);
 }
 
 // Vocabularies of part of a block of the sum, of one, of many.
 TEST_P(CudaHeadLoss, HasTheCpusBits) {
     for (const DType type : {DType::bf16, DType::f32})
         for (const Shape& s : {Shape{{0, 1}, 1, 1, type},
-                               {{0, 9, 9, 30, 33}, 204, 4, type},
+                               {{0, 9, 9, 50, 53}, 204, 4, type},
                                {{0, 3}, 16 * 1024 + 1300, 2, type}}) {
-            const Outputs want(s), got(s), loss_only(s);
+            const Outputs want(s), got(s), in_pieces(s), loss_only(s);
             on_cpu(head_loss_of(s, want), s);
+            on_cuda(head_loss_of(s, in_pieces), s, weight(s), 8);
+            in_pieces.expect_same(want, concat("8 rows at a time, ", name_of(type), " ", s.vocab));
             on_cuda(head_loss_of(s, got), s, weight(s));
             got.expect_same(want, concat(name_of(type), " ", s.vocab));
             ops::HeadLoss io = head_loss_of(s, loss_only);
