@@ -8,6 +8,7 @@
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/leaf_tree.h"
 #include "kernels/cuda/device/product_tile.h"
+#include "kernels/cuda/gemm_wgmma.h"
 #include "kernels/cuda/swiglu.h"
 
 namespace fucina::cuda {
@@ -159,6 +160,7 @@ void run_product(const Exec& exec, const Tensor& x, const RowGroups& rows, const
 
 void product(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
              const Tensor& y) {
+    if (wgmma_product(exec, {.x = x, .rows = rows, .w = w, .y = y})) return;
     const Store store{.y = y, .columns = w.n};
     w.dtype == DType::bf16 ? run_product<__nv_bfloat16>(exec, x, rows, w, w.n, store)
                            : run_product<float>(exec, x, rows, w, w.n, store);
@@ -181,6 +183,7 @@ void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, co
     FUCINA_CHECK(w.gate_up && w.n % 2 == 0, "gate_up_swiglu takes a gate_up weight");
     if (gate_up.defined()) check_rows(gate_up, rows.rows, w.n, w.dtype);
     check_rows(h, rows.rows, ffn, w.dtype);
+    if (wgmma_product(exec, {.x = x, .rows = rows, .w = w, .y = gate_up, .h = h})) return;
     if (w.dtype == DType::bf16)
         run_product<__nv_bfloat16>(exec, x, rows, w, ffn, Swiglu<__nv_bfloat16>{gate_up, h, ffn});
     else
