@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 
+#include "kernels/cuda/runtime.h"
 #include "kernels/error.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -30,12 +31,13 @@ void forbid(std::byte*, int64_t) {}
 void permit(std::byte*, int64_t) {}
 #endif
 
-constexpr int64_t kAlignment = 64;
+constexpr int64_t kAlignment = 64, kDeviceAlignment = 256;  // TMA wants 128
 constexpr int64_t kHugePage = int64_t{2} << 20;
 // Asked of the operating system at once, as addresses: memory comes with the first write. Blocks do
 // not span segments, so small ones would waste their ends.
 constexpr int64_t kSegment = int64_t{1} << 30;
-constexpr int64_t kSmallSegment = int64_t{64} << 20;  // where addresses are limited
+constexpr int64_t kSmallSegment = int64_t{64} << 20;    // where addresses are limited
+constexpr int64_t kDeviceSegment = int64_t{256} << 20;  // at least, of a GPU's memory
 
 constexpr const char* kScratchPurpose = "kernel scratch";
 thread_local const char* current_purpose = "other";
@@ -59,6 +61,7 @@ struct Arena::State {
     };
     using Blocks = std::map<std::byte*, Block>;  // by address
 
+    const Device device;
     mutable std::mutex mutex;
     Blocks blocks;
     FreeBlocks free_blocks;
@@ -66,6 +69,8 @@ struct Arena::State {
     MemoryUse total{.purpose = "total"};
     int64_t reserved = 0;
     int64_t apart = 0;  // bytes of scratch, outside the segments
+
+    explicit State(Device of) : device(of) {}
 
     static std::shared_ptr<std::byte> allocate_apart(const std::shared_ptr<State>& state,
                                                      int64_t bytes, MemoryUse& use);
@@ -104,7 +109,23 @@ struct Arena::State {
         file_as_free(blocks.insert(std::move(node)).position);
     }
 
+    // Of a GPU's memory what is asked for is taken at once: a large segment, else just enough.
+    bool grow_on_device(int64_t bytes) {
+        if constexpr (kWithCuda) {
+            Blocks::node_type block = new_block();
+            for (const int64_t size : {std::max(bytes, kDeviceSegment), bytes}) {
+                std::byte* const at = cuda::allocate(size);
+                if (at == nullptr) continue;
+                add_free(std::move(block), at, size, at);
+                reserved += size;
+                return true;
+            }
+        }
+        return false;
+    }
+
     bool grow(int64_t bytes) {
+        if (device != Device::cpu) return grow_on_device(bytes);
         Blocks::node_type block = new_block();
         void* at = MAP_FAILED;
         int64_t size = 0;
@@ -170,11 +191,20 @@ struct Arena::State {
     }
 };
 
-Arena::Arena() : state_(std::make_shared<State>()) {}
+Arena::Arena(Device device) : state_(std::make_shared<State>(device)) {}
 
 Arena& Arena::process() {
-    static Arena arena;
+    static Arena arena(Device::cpu);
     return arena;
+}
+
+Arena& Arena::device_memory() {
+    static Arena arena(Device::cuda);
+    return arena;
+}
+
+Device Arena::device() const {
+    return state_->device;
 }
 
 // Scratch grows while tensors come and go, and stays: in their midst it would cut up their room.
@@ -197,11 +227,13 @@ std::shared_ptr<std::byte> Arena::State::allocate_apart(const std::shared_ptr<St
 }
 
 std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
-    const int64_t rounded = round_up(std::max<int64_t>(bytes, 1) + kRedZone, kAlignment);
+    const bool on_host = state_->device == Device::cpu;
+    const int64_t rounded =
+        round_up(std::max<int64_t>(bytes, 1) + kRedZone, on_host ? kAlignment : kDeviceAlignment);
     const std::string purpose = current_purpose;
     MemoryUse* use = nullptr;
     std::byte* at = nullptr;
-    if (purpose == kScratchPurpose) {
+    if (purpose == kScratchPurpose && on_host) {
         {
             std::lock_guard lock(state_->mutex);
             use = &state_->uses[purpose];
@@ -215,9 +247,10 @@ std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
         use = &state_->uses[purpose];
         at = state_->take(rounded);
         if (at == nullptr)
-            fail(ExitCode::internal, "out of memory: ", rounded, " bytes asked for ", purpose, ", ",
-                 state_->total.current,
-                 " bytes in use; lower train.micro_batch or data.sequence_length");
+            fail(ExitCode::internal, "out of ", on_host ? "" : "the GPU's ", "memory: ", rounded,
+                 " bytes asked for ", purpose, ", ", state_->total.current, " bytes in use of ",
+                 state_->reserved, " reserved; lower train.micro_batch or data.sequence_length",
+                 on_host ? "" : ", or set train.recompute = \"block\"");
         permit(at, bytes);
         state_->charge(*use, rounded);
     }
@@ -256,6 +289,7 @@ int64_t Arena::reserved() const {
 }
 
 int64_t Arena::resident() const {
+    if (state_->device != Device::cpu) return reserved();
     constexpr int64_t kPage = 4096, kPages = 16384;  // looked at together
     std::lock_guard lock(state_->mutex);
     std::map<std::byte*, int64_t> segments;
@@ -274,6 +308,7 @@ int64_t Arena::resident() const {
 }
 
 void Arena::trim() {
+    if (state_->device != Device::cpu) return;
     std::lock_guard lock(state_->mutex);
     for (const auto& [at, block] : state_->blocks) {
         if (!block.free()) continue;

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/tensor.h"
+
 namespace fucina {
 
 struct MemoryUse {
@@ -19,10 +21,13 @@ struct MemoryUse {
 
 class Arena {
   public:
-    static Arena& process();
+    static Arena& process();        // the host's memory
+    static Arena& device_memory();  // of the current GPU: one stream takes and gives its blocks
 
-    // 64-byte aligned, uninitialised, thread-safe. Throws Error(internal) naming bytes and purpose
-    // when memory is out.
+    Device device() const;
+
+    // 64-byte aligned (256 on a GPU), uninitialised, thread-safe. Throws Error(internal) naming
+    // bytes and purpose when memory is out.
     std::shared_ptr<std::byte> allocate(int64_t bytes);
 
     std::vector<MemoryUse> table() const;
@@ -30,11 +35,11 @@ class Arena {
     void forget_peaks();       // they begin anew at what is current
     int64_t reserved() const;  // bytes held from the operating system, free blocks included
     int64_t resident() const;  // of these, what has been written to and takes memory
-    void trim();               // give free blocks back to the operating system
+    void trim();               // give the host's free blocks back to the operating system
 
   private:
     struct State;
-    Arena();
+    explicit Arena(Device device);
     std::shared_ptr<State> state_;
 };
 

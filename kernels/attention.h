@@ -7,7 +7,7 @@
 // is rounded to bf16 before P·V. Fixed order of key blocks from the start of each document, so
 // results do not depend on threads or on what else is in the batch.
 #pragma once
-#include "kernels/tensor.h"
+#include "kernels/exec.h"
 
 namespace fucina {
 
@@ -37,8 +37,8 @@ namespace ops {
 
 // q [T, heads*d_qk], out [T, heads*d_v]; lse fp32 [heads, T] (log-sum-exp of scaled scores) may be
 // undefined.
-void attention(const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
-               const Tensor& out, const Tensor& lse);
+void attention(const Exec& exec, const AttentionShape& shape, const Tensor& q,
+               const AttentionKv& kv, const Tensor& out, const Tensor& lse);
 
 struct AttentionBackward {
     Tensor d_out, out, lse, q;
@@ -47,7 +47,7 @@ struct AttentionBackward {
     AttentionKv dkv;  // out, laid out like kv (k_own, k_shared, v are overwritten); k_shared may be
                       // f32, which is then the sum unrounded
 };
-void attention_backward(const AttentionShape& shape, const AttentionBackward& io);
+void attention_backward(const Exec& exec, const AttentionShape& shape, const AttentionBackward& io);
 
 // Bytes that their threads work in together, beside tensors.
 int64_t attention_scratch(const AttentionShape& shape, DType type);
@@ -65,7 +65,7 @@ struct LatentAttention {
     Tensor kv_up;      // fp32 [heads * (nope + v), rank]
     Tensor out;        // [N, heads * v]
 };
-void latent_attention(const LatentAttention& io);
+void latent_attention(const Exec& exec, const LatentAttention& io);
 
 }  // namespace ops
 }  // namespace fucina

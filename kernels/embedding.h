@@ -2,9 +2,9 @@
 #pragma once
 #include <functional>
 
+#include "kernels/exec.h"
 #include "kernels/gemm.h"
 #include "kernels/leaf_tree.h"
-#include "kernels/tensor.h"
 
 namespace fucina {
 
@@ -15,12 +15,12 @@ constexpr int64_t kLogitsBytes = 64 << 20;
 namespace ops {
 
 // out [T, D] (any float dtype) = table fp32 [V, D] rows of ids i32 [T].
-void embedding(const Tensor& ids, const Tensor& table, const Tensor& out);
+void embedding(const Exec& exec, const Tensor& ids, const Tensor& table, const Tensor& out);
 
 // d_table fp32 [V, D] is overwritten: per row the chain over a leaf's tokens in order, leaves along
 // the tree. Ids outside [0, V) are another rank's.
-void embedding_backward(const Tensor& ids, const Tensor& d_out, const LeafTree& tree,
-                        const Tensor& d_table);
+void embedding_backward(const Exec& exec, const Tensor& ids, const Tensor& d_out,
+                        const LeafTree& tree, const Tensor& d_table);
 
 struct HeadLoss {
     Tensor x;                 // [T, D] final hidden states
@@ -46,7 +46,7 @@ struct HeadLoss {
 int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute);
 // Logits are made in chunks and never stored as [T, V] fp32. Log-sum-exp and loss in fp32; in bf16
 // the logits' gradient is rounded to bf16 before the two products.
-void head_loss(const HeadLoss& io);
+void head_loss(const Exec& exec, const HeadLoss& io);
 
 }  // namespace ops
 }  // namespace fucina

@@ -23,9 +23,9 @@
 #include <cstdint>
 #include <optional>
 
+#include "kernels/exec.h"
 #include "kernels/k_cut.h"
 #include "kernels/leaf_tree.h"
-#include "kernels/tensor.h"
 
 namespace fucina {
 
@@ -60,14 +60,16 @@ namespace ops {
 
 // w: fp32 [N, K] or [E, N, K], row-major master weights. The copy is cut as `previous` says, whose
 // storage is reused when it fits: pack(w, kind, compute, {.cut = {.chunks = 4}}).
-PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous = {});
+PackedWeight pack(const Exec& exec, const Tensor& w, PackKind kind, DType compute,
+                  PackedWeight previous = {});
 
 // x [T, w.k] of w.dtype; y [T, w.n] of w.dtype or f32, which is then the sum unrounded. Row strides
 // are honoured.
-void linear(const Tensor& x, const PackedWeight& w, const Tensor& y);
+void linear(const Exec& exec, const Tensor& x, const PackedWeight& w, const Tensor& y);
 
 // dy [T, N], x [T, K] of one dtype; dw fp32 [N, K] is overwritten. tree.rows() == T.
-void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw);
+void linear_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, const LeafTree& tree,
+                  const Tensor& dw);
 
 // Bytes that one thread of linear_wgrad works in. A thread keeps the most it has needed of each.
 struct WgradScratch {
@@ -76,7 +78,8 @@ struct WgradScratch {
 WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type);
 
 // As linear, with group g's rows times weight g. y [S, n] in group order.
-void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);
+void grouped_linear(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+                    const Tensor& y);
 
 struct GroupedWgrad {
     Tensor dy, dy_index;  // [*, N]; i32 [rows] or undefined, as RowGroups::index
@@ -86,12 +89,12 @@ struct GroupedWgrad {
     Tensor leaves;
 };
 // dw fp32 [E, N, K] is overwritten; a group without rows gets zeros.
-void grouped_linear_wgrad(const GroupedWgrad& in, const Tensor& dw);
+void grouped_linear_wgrad(const Exec& exec, const GroupedWgrad& in, const Tensor& dw);
 
 // SwiGLU MLP's first half in one pass: g = x Wgᵀ, u = x Wuᵀ, h = silu(g)·u, g and u rounded to the
 // dtype first. gate_up [S, 2F] receives g | u (kept for backward; may be undefined when only h is
 // wanted); h [S, F].
-void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& gate_up, const Tensor& h);
 
 struct DownBackward {
@@ -106,7 +109,7 @@ struct DownBackward {
 };
 // Backward through down and SwiGLU: dh = dy·Wdown; d_row_weight = dh·h; then dh scaled by
 // row_weight goes through SwiGLU.
-void down_swiglu_backward(const DownBackward& io);
+void down_swiglu_backward(const Exec& exec, const DownBackward& io);
 
 }  // namespace ops
 }  // namespace fucina

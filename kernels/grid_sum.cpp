@@ -1,15 +1,10 @@
 #include "kernels/grid_sum.h"
 
-#include <atomic>
-
-#include "kernels/cpu/grid_kernels.h"
-#include "kernels/error.h"
-#include "kernels/parallel_for.h"
+#include "kernels/cpu/grid_sum.h"
+#include "kernels/cuda/grid_sum.h"
 
 namespace fucina::ops {
 namespace {
-
-constexpr int64_t kRange = 16384;  // elements of one unit of work
 
 void check(const Tensor& integers, const Tensor& other, DType type) {
     FUCINA_CHECK(integers.dtype() == DType::i64 && other.dtype() == type &&
@@ -17,43 +12,30 @@ void check(const Tensor& integers, const Tensor& other, DType type) {
                  "sum on a grid of ", integers.describe(), " and ", other.describe());
 }
 
-bool to_grid(bool adds, const Tensor& sum, const Tensor& x, float bound) {
+bool to_grid(const Exec& exec, bool adds, const Tensor& sum, const Tensor& x, float bound) {
     check(sum, x, DType::f32);
     FUCINA_CHECK(bound <= kGridRange, "values up to ", bound, " on a grid up to ", kGridRange);
-    const cpu::GridKernels& kernels = FUCINA_PICK(kGridKernels);
-    std::atomic<bool> inside = true;
-    parallel_ranges(x.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
-        const auto run = adds ? kernels.add : kernels.set;
-        if (!run(x.data<float>() + begin, bound, end - begin, sum.data<int64_t>() + begin))
-            inside = false;
-    });
-    return inside;
+    FUCINA_RUN(exec, to_grid, adds, sum, x, bound);
 }
 
 }  // namespace
 
-bool set_on_grid(const Tensor& sum, const Tensor& x, float bound) {
-    return to_grid(false, sum, x, bound);
+bool set_on_grid(const Exec& exec, const Tensor& sum, const Tensor& x, float bound) {
+    return to_grid(exec, false, sum, x, bound);
 }
 
-bool add_on_grid(const Tensor& sum, const Tensor& x, float bound) {
-    return to_grid(true, sum, x, bound);
+bool add_on_grid(const Exec& exec, const Tensor& sum, const Tensor& x, float bound) {
+    return to_grid(exec, true, sum, x, bound);
 }
 
-void add_integers(const Tensor& y, const Tensor& x) {
+void add_integers(const Exec& exec, const Tensor& y, const Tensor& x) {
     check(y, x, DType::i64);
-    const cpu::GridKernels& kernels = FUCINA_PICK(kGridKernels);
-    parallel_ranges(x.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
-        kernels.add_integers(x.data<int64_t>() + begin, end - begin, y.data<int64_t>() + begin);
-    });
+    FUCINA_RUN(exec, add_integers, y, x);
 }
 
-void round_from_grid(const Tensor& sum, const Tensor& out) {
+void round_from_grid(const Exec& exec, const Tensor& sum, const Tensor& out) {
     check(sum, out, DType::f32);
-    const cpu::GridKernels& kernels = FUCINA_PICK(kGridKernels);
-    parallel_ranges(sum.size(), kRange, kRange, [&](int64_t begin, int64_t end) {
-        kernels.round(sum.data<int64_t>() + begin, end - begin, out.data<float>() + begin);
-    });
+    FUCINA_RUN(exec, round_from_grid, sum, out);
 }
 
 }  // namespace fucina::ops

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "kernels/exact_sum.h"
+#include "kernels/exec.h"
 #include "kernels/gemm.h"
-#include "kernels/tensor.h"
 
 namespace fucina {
 
@@ -43,34 +43,37 @@ namespace ops {
 
 // logits fp32 [T, E], bias fp32 [E] or undefined; scores fp32 [T, E] = s (kept for backward),
 // indices i32 [T, k] in ascending expert id, weights fp32 [T, k].
-void router(const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+void router(const Exec& exec, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
             const Tensor& scores, const Tensor& indices, const Tensor& weights);
 
 // d_weights fp32 [T, k] -> d_logits fp32 [T, E], overwritten. d_scores fp32 [T, E] (of the balance
 // loss) is added to the scores' gradient if defined.
-void router_backward(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                     const Tensor& weights, const Tensor& d_weights, const Tensor& d_scores,
-                     const Tensor& d_logits);
+void router_backward(const Exec& exec, const RouterConfig& config, const Tensor& scores,
+                     const Tensor& indices, const Tensor& weights, const Tensor& d_weights,
+                     const Tensor& d_scores, const Tensor& d_logits);
 
 // DeepSeek-V3's sequence-wise balance loss (§2.1.2, eq. 17-20) over sequences given by offsets, i64
 // [sequences + 1]: per sequence sum_i f_i P_i, f_i = E/(k T) · count, P_i = mean over tokens of s_i
 // / sum_j s_j; result: the sum over sequences, each fp64, P_i to 2^-40 a token. d_scores [T, E] (if
 // defined) receives scale times its derivative.
-ExactSum balance_loss(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-                      const Tensor& sequence_offsets, float scale, const Tensor& d_scores);
+ExactSum balance_loss(const Exec& exec, const RouterConfig& config, const Tensor& scores,
+                      const Tensor& indices, const Tensor& sequence_offsets, float scale,
+                      const Tensor& d_scores);
 
 // bias fp32 [E] += rate · sign(mean load - load), of loads [E]: balancing without an auxiliary loss
 // (§2.1.2).
-void update_router_bias(std::span<const int64_t> loads, float rate, const Tensor& bias);
+void update_router_bias(const Exec& exec, std::span<const int64_t> loads, float rate,
+                        const Tensor& bias);
 
 // indices i32 [T, k]; grain_offsets i64 [grains + 1] token rows. room i64 [grains, E]: so many
 // tokens of a grain an expert takes, in the order of tokens, the others are dropped; undefined: no
 // limit.
-TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& grain_offsets,
-                        const Tensor& room = {});
+TokenMap make_token_map(const Exec& exec, const Tensor& indices, int64_t experts,
+                        const Tensor& grain_offsets, const Tensor& room = {});
 
 // out i64 [grains, E]: choices of each expert in each grain.
-void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out);
+void count_choices(const Exec& exec, const Tensor& indices, const Tensor& grain_offsets,
+                   const Tensor& out);
 
 struct Combine {
     Tensor slots;       // [slots, D] expert outputs in slot order
@@ -81,15 +84,15 @@ struct Combine {
 };
 // out[t] = sum over t's choices that are not dropped, in ascending expert id, of weight ·
 // slots[slot], + add1 + add2; fp32, rounded once.
-void combine(const Combine& io, const TokenMap& map);
+void combine(const Exec& exec, const Combine& io, const TokenMap& map);
 
 // out = a + b, summed in fp32 and rounded once.
-void add(const Tensor& a, const Tensor& b, const Tensor& out);
+void add(const Exec& exec, const Tensor& a, const Tensor& b, const Tensor& out);
 
 // out[i] = x[index[i]], rows of any type; index i32. (What dispatch does on one rank.)
-void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out);
+void gather_rows(const Exec& exec, const Tensor& x, const Tensor& index, const Tensor& out);
 // out[index[i]] = x[i]; other rows stay. No row twice.
-void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out);
+void scatter_rows(const Exec& exec, const Tensor& x, const Tensor& index, const Tensor& out);
 
 }  // namespace ops
 }  // namespace fucina

@@ -1,6 +1,8 @@
 #include "kernels/optimizer.h"
 
 #include "kernels/cpu/row_ops.h"
+#include "kernels/cuda/optimizer.h"
+#include "kernels/cuda/rows.h"
 
 namespace fucina::ops {
 namespace {
@@ -17,38 +19,38 @@ void check_rows(const Tensor& a, const Tensor& b, const char* what) {
 
 }  // namespace
 
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           PackedCopies* copies) {
+void adamw(const Exec& exec, const AdamW& step, const Tensor& w, const Tensor& grad,
+           const Tensor& m, const Tensor& v, PackedCopies* copies) {
     FUCINA_CHECK(w.contiguous() && grad.contiguous() && m.contiguous() && v.contiguous() &&
                      w.size() == grad.size() && w.size() == m.size() && w.size() == v.size() &&
                      w.dtype() == DType::f32 && grad.dtype() == DType::f32 && float_cells(m) &&
                      float_cells(v),
                  "adamw of ", w.describe(), ", ", grad.describe(), ", ", m.describe(), ", ",
                  v.describe());
-    cpu::adamw(step, w, grad, m, v, copies);
+    FUCINA_RUN(exec, adamw, step, w, grad, m, v, copies);
 }
 
-ExactSum sum_of_squares(const Tensor& x, int64_t chunks) {
+ExactSum sum_of_squares(const Exec& exec, const Tensor& x, int64_t chunks) {
     FUCINA_CHECK(x.contiguous() && x.dtype() == DType::f32, "sum of squares of a ", x.describe());
     FUCINA_CHECK(chunks >= 1 && x.dim(x.rank() - 1) % chunks == 0, chunks,
                  " equal parts of the rows of ", x.describe());
-    return cpu::sum_of_squares(x, chunks);
+    FUCINA_RUN(exec, sum_of_squares, x, chunks);
 }
 
-ExactSum exact_sum(const Tensor& x) {
+ExactSum exact_sum(const Exec& exec, const Tensor& x) {
     FUCINA_CHECK(x.contiguous() && x.dtype() == DType::f32, "sum of a ", x.describe());
-    return cpu::exact_sum(x);
+    FUCINA_RUN(exec, exact_sum, x);
 }
 
-void add_in_place(const Tensor& y, const Tensor& x) {
+void add_in_place(const Exec& exec, const Tensor& y, const Tensor& x) {
     check_rows(y, x, "add_in_place");
     FUCINA_CHECK(y.dtype() == DType::f32, "add to a ", y.describe());
-    cpu::add_in_place(y, x);
+    FUCINA_RUN(exec, add_in_place, y, x);
 }
 
-void cast(const Tensor& x, const Tensor& out) {
+void cast(const Exec& exec, const Tensor& x, const Tensor& out) {
     check_rows(x, out, "cast");
-    cpu::cast(x, out);
+    FUCINA_RUN(exec, cast, x, out);
 }
 
 }  // namespace fucina::ops

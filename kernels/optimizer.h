@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "kernels/exact_sum.h"
+#include "kernels/exec.h"
 #include "kernels/packed_copies.h"
-#include "kernels/tensor.h"
 
 namespace fucina {
 
@@ -30,23 +30,23 @@ namespace ops {
 //   w -= lr/bias_correction1 · m / (sqrt(v)/sqrt(bias_correction2) + eps)
 // copies: null, or w's, forward and dgrad, which are remade from the new weights while these lie in
 // cache.
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           PackedCopies* copies = nullptr);
+void adamw(const Exec& exec, const AdamW& step, const Tensor& w, const Tensor& grad,
+           const Tensor& m, const Tensor& v, PackedCopies* copies = nullptr);
 
 // The sum of the squares of x, contiguous fp32 [.., N] of rows N, so that x may be cut between
 // rows, and rows between their `chunks` equal parts, without changing it: blocks of at most 512
 // elements of one part of one row; in a block fp64, 32 chains (element i in chain i % 32) added in
 // order; blocks add up without rounding. NaN and infinity propagate.
-ExactSum sum_of_squares(const Tensor& x, int64_t chunks = 1);
+ExactSum sum_of_squares(const Exec& exec, const Tensor& x, int64_t chunks = 1);
 
 // The sum of x, fp32 and contiguous, without rounding.
-ExactSum exact_sum(const Tensor& x);
+ExactSum exact_sum(const Exec& exec, const Tensor& x);
 
 // y += x, fp32 elementwise (the merge of two tree nodes; y is the earlier one).
-void add_in_place(const Tensor& y, const Tensor& x);
+void add_in_place(const Exec& exec, const Tensor& y, const Tensor& x);
 
 // out = x in out's dtype (f32 <-> bf16), same shape, strides honoured.
-void cast(const Tensor& x, const Tensor& out);
+void cast(const Exec& exec, const Tensor& x, const Tensor& out);
 
 }  // namespace ops
 }  // namespace fucina

@@ -15,15 +15,16 @@ Tensor PackedCopies::as_matrix(const Tensor& x) const {
     return x.view({2 * x.dim(1), x.dim(2)});
 }
 
-void PackedCopies::pack(const Tensor& w, DType compute, bool with_dgrad) {
+void PackedCopies::pack(const Exec& exec, const Tensor& w, DType compute, bool with_dgrad) {
     if (fp32) compute = DType::f32;
     MemoryPurpose purpose("packed weights");
-    forward = ops::pack(as_matrix(w), kind, compute, std::move(forward));
-    if (with_dgrad) dgrad = ops::pack(as_matrix(w), PackKind::dgrad, compute, std::move(dgrad));
+    forward = ops::pack(exec, as_matrix(w), kind, compute, std::move(forward));
+    if (with_dgrad)
+        dgrad = ops::pack(exec, as_matrix(w), PackKind::dgrad, compute, std::move(dgrad));
 }
 
-void PackedCopies::repack(const Tensor& w) {
-    if (defined()) pack(w, forward.dtype, dgrad.defined());
+void PackedCopies::repack(const Exec& exec, const Tensor& w) {
+    if (defined()) pack(exec, w, forward.dtype, dgrad.defined());
 }
 
 }  // namespace fucina

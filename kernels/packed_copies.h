@@ -16,9 +16,9 @@ struct PackedCopies {
     // rows as those of one matrix. Undefined if x is.
     Tensor as_matrix(const Tensor& x) const;
     // Makes the copies from w, fp32 of the weight's shape, in storage that there is.
-    void pack(const Tensor& w, DType compute, bool with_dgrad);
+    void pack(const Exec& exec, const Tensor& w, DType compute, bool with_dgrad);
     // Makes those again that there are.
-    void repack(const Tensor& w);
+    void repack(const Exec& exec, const Tensor& w);
     // Gives their memory back; how they are cut is kept.
     void release() { forward.storage = dgrad.storage = {}; }
 };

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/row_ops.h"
+#include "kernels/cuda/rope.h"
 
 namespace fucina {
 namespace {
@@ -75,15 +76,15 @@ RopeTable make_rope_table(int64_t positions, int64_t rotated, double theta,
 
 namespace ops {
 
-void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
-          bool inverse) {
+void rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& positions,
+          const RopeTable& table, bool inverse) {
     const int64_t rotated = 2 * table.cos.row_size();
     FUCINA_CHECK(heads > 0 && x.row_size() % heads == 0 && rotated <= x.row_size() / heads &&
                      rotated <= 512 && positions.size() == x.rows() &&
                      (x.dtype() == DType::f32 || x.dtype() == DType::bf16),
                  "rope of ", heads, " heads, ", rotated, " rotated columns (at most 512), on ",
                  x.describe());
-    cpu::rope(x, heads, positions, table, inverse);
+    FUCINA_RUN(exec, rope, x, heads, positions, table, inverse);
 }
 
 }  // namespace ops

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "kernels/tensor.h"
+#include "kernels/exec.h"
 
 namespace fucina {
 
@@ -33,8 +33,8 @@ namespace ops {
 
 // Rotates, in place, the last `r` columns of each head of x: x is [T, heads * head_dim] (a view is
 // fine), positions i32 [T]. inverse: rotate by minus the angle, which is the backward.
-void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
-          bool inverse);
+void rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& positions,
+          const RopeTable& table, bool inverse);
 
 }  // namespace ops
 }  // namespace fucina

@@ -4,10 +4,15 @@
 #include <cstring>
 
 #include "kernels/arena.h"
+#include "kernels/exec.h"
 
 namespace fucina {
 
 Tensor Tensor::empty(std::span<const int64_t> shape, DType type) {
+    return empty(shape, type, Arena::process());
+}
+
+Tensor Tensor::empty(std::span<const int64_t> shape, DType type, Arena& arena) {
     FUCINA_CHECK(shape.size() <= kMaxRank, "a tensor has at most ", kMaxRank, " dimensions");
     Tensor t;
     t.dtype_ = type;
@@ -15,7 +20,8 @@ Tensor Tensor::empty(std::span<const int64_t> shape, DType type) {
     std::copy(shape.begin(), shape.end(), t.shape_.begin());
     for (const int64_t d : shape) FUCINA_CHECK(d >= 0, "negative dimension ", d);
     t.row_stride_ = t.rank_ == 0 ? 1 : t.shape_product(1);
-    t.storage_ = Arena::process().allocate(t.bytes());
+    t.device_ = arena.device();
+    t.storage_ = arena.allocate(t.bytes());
     t.data_ = t.storage_.get();
     return t;
 }
@@ -76,23 +82,8 @@ Tensor Tensor::as(DType type) const {
 
 Tensor Tensor::clone() const {
     Tensor copy = empty(shape(), dtype_);
-    copy_rows(*this, copy);
+    kHost.copy(*this, copy);
     return copy;
-}
-
-void copy_rows(const Tensor& from, const Tensor& to) {
-    FUCINA_CHECK(from.dtype() == to.dtype() && std::ranges::equal(from.shape(), to.shape()),
-                 "rows of ", from.describe(), " to ", to.describe());
-    if (from.size() == 0) return;
-    if (from.contiguous() && to.contiguous()) {
-        std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.bytes()));
-        return;
-    }
-    const int64_t element = size_of(from.dtype());
-    const auto row_bytes = static_cast<size_t>(from.row_size() * element);
-    for (int64_t i = 0; i < from.rows(); ++i)
-        std::memcpy(to.raw() + i * to.row_stride() * element,
-                    from.raw() + i * from.row_stride() * element, row_bytes);
 }
 
 void Tensor::zero() const {

@@ -3,14 +3,12 @@
 // that column ranges of a matrix (q's rope part, latent | rope, gate | up) are views. Up to five
 // dimensions.
 #pragma once
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "kernels/dtype.h"
 #include "kernels/error.h"
@@ -19,12 +17,17 @@ namespace fucina {
 
 std::string shape_text(std::span<const int64_t> shape);  // "[64, 512]", for messages
 
+enum class Device : uint8_t { cpu, cuda };
+
+class Arena;
+
 class Tensor {
   public:
     static constexpr int kMaxRank = 5;
 
     Tensor() = default;  // no storage; defined() is false
-    // Uninitialised, 64-byte aligned, from the process-wide arena (kernels/arena.h).
+    // Uninitialised, 64-byte aligned, in the host's memory, or in that of `arena` (kernels/exec.h).
+    static Tensor empty(std::span<const int64_t> shape, DType type, Arena& arena);
     static Tensor empty(std::span<const int64_t> shape, DType type);
     static Tensor empty(std::initializer_list<int64_t> shape, DType type) {
         return empty(std::span<const int64_t>(shape.begin(), shape.size()), type);
@@ -32,6 +35,7 @@ class Tensor {
     static Tensor zeros(std::initializer_list<int64_t> shape, DType type);
 
     bool defined() const { return storage_ != nullptr; }
+    Device device() const { return device_; }
     DType dtype() const { return dtype_; }
     int rank() const { return rank_; }
     int64_t dim(int i) const { return shape_[static_cast<size_t>(i)]; }
@@ -68,7 +72,8 @@ class Tensor {
     Tensor view(std::initializer_list<int64_t> shape) const;  // same elements; needs contiguous()
     Tensor as(DType type) const;  // the same memory, [n] of another type; needs contiguous()
     Tensor flat() const { return view({size()}); }
-    Tensor clone() const;  // contiguous copy
+    // On the host: a contiguous copy, zeros. Exec has both for any device.
+    Tensor clone() const;
     void zero() const;
     std::string describe() const;  // "BF16 [64, 512]", for messages
 
@@ -78,40 +83,10 @@ class Tensor {
     std::shared_ptr<std::byte> storage_;
     std::byte* data_ = nullptr;
     DType dtype_ = DType::f32;
+    Device device_ = Device::cpu;
     int rank_ = 0;
     std::array<int64_t, kMaxRank> shape_{};
     int64_t row_stride_ = 0;
-};
-
-// Rows of the same type and width, at any strides.
-void copy_rows(const Tensor& from, const Tensor& to);
-
-// Values of the host as a tensor [n] for kernels.
-template <class T>
-Tensor tensor_of(std::span<const T> values) {
-    const Tensor x = Tensor::empty({static_cast<int64_t>(values.size())}, dtype_of<T>());
-    std::copy(values.begin(), values.end(), x.data<T>());
-    return x;
-}
-template <class T>
-Tensor tensor_of(const std::vector<T>& values) {
-    return tensor_of(std::span<const T>(values));
-}
-
-// A tensor's values for code that is no kernel: the one way in which model, trainer and parallel
-// see elements. x is contiguous.
-template <class T>
-class HostValues {
-  public:
-    explicit HostValues(const Tensor& x) : tensor_(x) {
-        FUCINA_CHECK(x.contiguous(), "values of a strided ", x.describe());
-    }
-    size_t size() const { return static_cast<size_t>(tensor_.size()); }
-    std::span<T> span() const { return {tensor_.data<T>(), size()}; }
-    T& operator[](size_t i) const { return tensor_.data<T>()[i]; }
-
-  private:
-    Tensor tensor_;
 };
 
 }  // namespace fucina

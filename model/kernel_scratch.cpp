@@ -44,7 +44,7 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
                                    .d_shared = mla.rope_dim,
                                    .d_v = mla.v_dim,
                                    .chunks = std::max<int64_t>(shape.chunks / shape.tensor, 1),
-                                   .cu_seqlens = tensor_of(offsets)};
+                                   .cu_seqlens = tensor_of(kHost, offsets)};
     return runtime().threads * (most.dy + most.x + most.sums) +
            ops::attention_scratch(attention, shape.compute);
 }

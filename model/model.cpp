@@ -53,7 +53,7 @@ struct Model::Parts {
 Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_options)
     : spec(model_spec),
       options(model_options),
-      set(options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
+      set(options.exec, options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
           options.mesh != nullptr ? options.mesh->rank() : 0,
           options.chunks > 0 ? options.chunks : spec.most_chunks(), options.weight_shards) {
     make_stages();
@@ -136,12 +136,17 @@ const RopeTable& Model::Parts::rope_for(int64_t positions) {
         rope_positions = std::max({positions, 2 * rope_positions, int64_t{256}});
         rope = make_rope_table(rope_positions, spec.attention.rope_dim, spec.rope.theta,
                                spec.rope.yarn, spec.rope.layout);
+        if (!options.exec.on_host()) {
+            rope.cos = options.exec.clone(rope.cos);
+            rope.sin = options.exec.clone(rope.sin);
+        }
     }
     return rope;
 }
 
 PassContext Model::Parts::context(const TokenBatch& batch, bool decodes) {
     PassContext context;
+    context.exec = options.exec;
     context.set_rows(batch.positions, batch.cu_seqlens, batch.sequence_offsets);
     context.grain_offsets = batch.grain_offsets;
     context.chunks = set.chunks();
@@ -184,7 +189,7 @@ void Model::Parts::zero_mtp_grads(const StagePass& pass) {
         if (!parameter.trained) return;
         // One node will do; without grains there is none, but of experts, whom others send to.
         if (pass.context.nodes->empty() && parameter.layout.expert < 0) return;
-        parameter.grad(use).zero();
+        parameter.exec.zero(parameter.grad(use));
         if (pass.options.grad_done) pass.options.grad_done(parameter, use, 0);
     };
     for (Parameter* parameter : held) {
@@ -238,24 +243,26 @@ void Model::initialize(uint64_t seed, std::string_view prefix) {
     for (Parameter* parameter : parameters()) {
         if (!parameter->name.starts_with(prefix)) continue;
         const Tensor& value = parameter->master();
-        const std::span<float> data = HostValues<float>(value).span();
-        if (value.rank() < 2) {
-            std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
-            continue;
-        }
-        for_each_run(parameter->shape, parameter->master_box(),
-                     [&](int64_t first, int64_t local, int64_t count) {
-                         fill_normal(
-                             data.subspan(static_cast<size_t>(local), static_cast<size_t>(count)),
-                             first, seed, parameter->name, spec().initializer_range);
-                     });
+        edit_on_host(parameter->exec, value, [&](const Tensor& values) {
+            const std::span<float> data = HostValues<float>(kHost, values).span();
+            if (value.rank() < 2) {
+                std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
+                return;
+            }
+            for_each_run(parameter->shape, parameter->master_box(),
+                         [&](int64_t first, int64_t local, int64_t count) {
+                             fill_normal(data.subspan(static_cast<size_t>(local),
+                                                      static_cast<size_t>(count)),
+                                         first, seed, parameter->name, spec().initializer_range);
+                         });
+        });
     }
 }
 
 void Model::repack() {
     for (Parameter* parameter : parameters())
         if (parameter->packed && !parameter->shard.defined())
-            parameter->packed->pack(parameter->value, parts_->options.compute,
+            parameter->packed->pack(parameter->exec, parameter->value, parts_->options.compute,
                                     parts_->options.training);
 }
 
@@ -302,9 +309,9 @@ PassResult Model::evaluate(const TokenBatch& batch) {
     });
     PassResult result;
     if (!parts_->has_last()) return result;
-    Head::Loss loss{.labels = tensor_of(batch.labels)};
+    Head::Loss loss{.labels = tensor_of(parts_->options.exec, batch.labels)};
     parts_->here.back()->head().loss(context, hidden, loss);
-    result.loss = ops::exact_sum(loss.loss);
+    result.loss = ops::exact_sum(parts_->options.exec, loss.loss);
     return result;
 }
 
@@ -327,7 +334,8 @@ void Model::update_router_bias(const std::vector<std::vector<int64_t>>& counts, 
                  parts_->moe_layers(), " MoE layers");
     for (const Stage* stage : parts_->here)
         for (const Moe* layer : stage->moe_layers())
-            ops::update_router_bias(counts[static_cast<size_t>(layer->report_index())], rate,
+            ops::update_router_bias(parts_->options.exec,
+                                    counts[static_cast<size_t>(layer->report_index())], rate,
                                     layer->bias()->value);
 }
 
@@ -339,8 +347,8 @@ LatentCache Model::make_cache(int64_t capacity) const {
     for (const Stage* stage : parts_->here)
         for (int64_t layer = 0; layer < stage->layers(); ++layer)
             cache.layers.push_back(
-                {Tensor::empty({capacity, mla.kv_lora_rank}, parts_->options.compute),
-                 Tensor::empty({capacity, mla.rope_dim}, parts_->options.compute)});
+                {parts_->options.exec.empty({capacity, mla.kv_lora_rank}, parts_->options.compute),
+                 parts_->options.exec.empty({capacity, mla.rope_dim}, parts_->options.compute)});
     return cache;
 }
 
@@ -372,7 +380,8 @@ Tensor Model::extend(std::span<const Continuation> texts) {
     if (parts_->has_last())
         logits = parts_->here.back()->head().logits(context, hidden);
     else
-        logits = Tensor::empty({std::ssize(texts), parts_->spec.vocab_size}, DType::f32);
+        logits =
+            parts_->options.exec.empty({std::ssize(texts), parts_->spec.vocab_size}, DType::f32);
     if (parts_->link) parts_->link->from_last(logits);
     return logits;
 }

@@ -23,6 +23,7 @@
 namespace fucina {
 
 struct ModelOptions {
+    Exec exec = kHost;            // where its tensors lie
     DType compute = DType::bf16;  // activations and GEMM operands
     bool training = true;         // keep dgrad copies
     RecomputeKind recompute = RecomputeKind::none;

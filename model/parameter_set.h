@@ -17,8 +17,9 @@ class ParameterSet {
   public:
     // What `rank` of the mesh holds; sums over what tensor parallelism may cut are of `chunks`.
     // shards: of what other ranks hold too, only what it owns.
-    ParameterSet(const MeshShape& mesh, int rank, int64_t chunks, bool shards = false)
-        : mesh_(mesh), rank_(rank), chunks_(chunks), shards_(shards) {}
+    ParameterSet(const Exec& exec, const MeshShape& mesh, int rank, int64_t chunks,
+                 bool shards = false)
+        : exec_(exec), mesh_(mesh), rank_(rank), chunks_(chunks), shards_(shards) {}
 
     int64_t chunks() const { return chunks_; }
     // Those that a tensor-parallel rank has.
@@ -79,17 +80,19 @@ class ParameterSet {
         parameter->layout.other_stage = other_stage_;
         parameter->box = box_of(parameter->shape, parameter->layout, mesh_, rank_);
         parameter->trained = trained;
+        parameter->exec = exec_;
         const int holders = layout.expert >= 0 ? mesh_.expert_data() : mesh_.data;
         if (shards_ && trained && holders > 1) {
             parameter->shard_box = owned_box(parameter->shape, parameter->layout, mesh_, rank_);
-            parameter->shard = Tensor::empty(parameter->shard_box.extent, DType::f32);
+            parameter->shard = exec_.empty(parameter->shard_box.extent, DType::f32);
         } else {
-            parameter->value = Tensor::empty(parameter->box.extent, DType::f32);
+            parameter->value = exec_.empty(parameter->box.extent, DType::f32);
         }
         order_.push_back(parameter);
         return parameter;
     }
 
+    const Exec exec_;
     const MeshShape mesh_;
     const int rank_;
     const int64_t chunks_;

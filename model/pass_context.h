@@ -30,6 +30,7 @@ struct MoeReport {
 };
 
 struct PassContext {
+    Exec exec = kHost;
     int64_t tokens = 0;
     Tensor positions;                        // i32 [T, 1]
     Tensor cu_seqlens;                       // i64 [documents + 1]
@@ -62,14 +63,14 @@ struct PassContext {
     void set_rows(std::span<const int32_t> row_positions, std::span<const int64_t> documents,
                   std::span<const int64_t> sequences) {
         tokens = std::ssize(row_positions);
-        positions = tensor_of(row_positions).view({tokens, 1});
-        cu_seqlens = tensor_of(documents);
-        sequence_offsets = tensor_of(sequences);
+        positions = tensor_of(exec, row_positions).view({tokens, 1});
+        cu_seqlens = tensor_of(exec, documents);
+        sequence_offsets = tensor_of(exec, sequences);
     }
     void cut_rows(bool apart) {
         shares = tensor != nullptr ? std::make_shared<RowShares>(*tensor, grain_offsets) : nullptr;
         cut_grains(apart);
-        own_grains = tensor_of(shares ? shares->own_offsets() : grain_offsets);
+        own_grains = tensor_of(exec, shares ? shares->own_offsets() : grain_offsets);
         if (sequence) own_positions = shares->own(positions);
     }
     void cut_grains(bool apart) {
@@ -90,12 +91,12 @@ struct PassContext {
     Tensor stream_of(const Tensor& whole) const { return sequence ? shares->own(whole) : whole; }
     // x Wᵀ of whole rows, where ranks have shares of the columns of x and of W: own rows.
     Tensor sum_linear(const Tensor& x, const PackedWeight& w) const {
-        Tensor y = Tensor::empty({x.rows(), w.n}, shares ? DType::f32 : dtype);
-        ops::linear(x, w, y);
+        Tensor y = exec.empty({x.rows(), w.n}, shares ? DType::f32 : dtype);
+        ops::linear(exec, x, w, y);
         return shares ? shares->sum(y, dtype) : y;
     }
     Tensor activations(int64_t rows, int64_t columns) const {
-        return Tensor::empty({rows, columns}, dtype);
+        return exec.empty({rows, columns}, dtype);
     }
 };
 

@@ -106,9 +106,10 @@ Tensor Stage::losses_backward(StagePass& pass) const {
         d_hidden = std::move(mtp.d_hidden);
         pass.mtp_loss = mtp.loss;
     }
-    Head::Loss loss{.labels = tensor_of(pass.batch.labels), .scale = pass.options.loss_scale};
+    Head::Loss loss{.labels = tensor_of(pass.context.exec, pass.batch.labels),
+                    .scale = pass.options.loss_scale};
     Tensor dx = head_->loss_backward(pass.context, loss, d_hidden, pass.head).x;
-    pass.loss = ops::exact_sum(loss.loss);
+    pass.loss = ops::exact_sum(pass.context.exec, loss.loss);
     return dx;
 }
 
@@ -153,7 +154,7 @@ Tensor Stage::extend(const PassContext& context, const TokenBatch& batch, Tensor
     std::vector<int32_t> rows;
     for (size_t i = 1; i < batch.cu_seqlens.size(); ++i)
         rows.push_back(static_cast<int32_t>(batch.cu_seqlens[i] - 1));
-    ops::gather_rows(x, tensor_of(rows), last);
+    ops::gather_rows(context.exec, x, tensor_of(context.exec, rows), last);
     Head::Saved dropped;
     return head_->forward(context, {last}, dropped);
 }

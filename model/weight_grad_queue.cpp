@@ -113,7 +113,7 @@ void WeightGradQueue::sum_pieces(Parameter& parameter, size_t use, const SumNode
         compute(nodes[node], parameter.as_matrix(sums.back()));
         sum_ranks(sums.back());
         for (int merge = nodes.merges[node]; merge > 0; --merge) {
-            ops::add_in_place(sums[sums.size() - 2], sums.back());
+            ops::add_in_place(parameter.exec, sums[sums.size() - 2], sums.back());
             sums.pop_back();
         }
         parameter.grads[use] = sums.back();
@@ -131,8 +131,9 @@ void WeightGradQueue::run() {
 WeightGradQueue::Item matrix_grad(Parameter* parameter, Tensor dy, Tensor x,
                                   std::shared_ptr<const SumNodes> nodes) {
     return {parameter, std::move(nodes),
-            [dy = std::move(dy), x = std::move(x)](const SumNode& node, const Tensor& dw) {
-                ops::linear_wgrad(node.rows(dy), node.rows(x), node.tree, dw);
+            [exec = parameter->exec, dy = std::move(dy), x = std::move(x)](const SumNode& node,
+                                                                           const Tensor& dw) {
+                ops::linear_wgrad(exec, node.rows(dy), node.rows(x), node.tree, dw);
             }};
 }
 

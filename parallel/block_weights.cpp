@@ -39,13 +39,13 @@ void BlockWeights::start(size_t block) {
     MemoryPurpose purpose("communication");
     std::vector<Gather> started = gathers(missing);
     for (Gather& gather : started) {
-        gather.own = Tensor::empty({gather.most}, DType::f32);
-        gather.all = Tensor::empty({gather.holders.size(), gather.most}, DType::f32);
-        gather.own.zero();  // what is beyond our part travels too
+        gather.own = mesh_.exec().empty({gather.most}, DType::f32);
+        gather.all = mesh_.exec().empty({gather.holders.size(), gather.most}, DType::f32);
+        mesh_.exec().zero(gather.own);  // what is beyond our part travels too
         int64_t at = 0;
         for (const Parameter* parameter : gather.parameters) {
             const Tensor shard = parameter->shard.flat();
-            copy_rows(shard, gather.own.slice(at, at + shard.size()));
+            mesh_.exec().copy(shard, gather.own.slice(at, at + shard.size()));
             at += shard.size();
         }
         gather.request =
@@ -77,16 +77,17 @@ void BlockWeights::unpack(const Gather& gather) {
     for (Parameter* parameter : gather.parameters) {
         {
             MemoryPurpose purpose("weights");
-            parameter->value = Tensor::empty(parameter->box.extent, DType::f32);
+            parameter->value = mesh_.exec().empty(parameter->box.extent, DType::f32);
         }
         for (int place = 0; place < gather.holders.size(); ++place) {
             const Box box = gather.holders.owned(*parameter, place);
             Tensor& next = from[static_cast<size_t>(place)];
-            copy_shared(box, next, parameter->box, parameter->value);
+            copy_shared(mesh_.exec(), box, next, parameter->box, parameter->value);
             next = next.slice(box.size(), next.size());
         }
         if (parameter->packed)
-            parameter->packed->pack(parameter->value, options_.compute, options_.with_dgrad);
+            parameter->packed->pack(mesh_.exec(), parameter->value, options_.compute,
+                                    options_.with_dgrad);
         if (!parameter->reads_value) parameter->value = {};
     }
 }

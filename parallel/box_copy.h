@@ -1,19 +1,20 @@
-// Boxes of tensors: what parallel/layout.h says of bytes, of tensors.
+// copy_shared of tensors. Apart, so that what reads boxes out of files needs no tensors.
 #pragma once
-#include "kernels/tensor.h"
+#include "kernels/exec.h"
 #include "parallel/layout.h"
 
 namespace fucina {
 
-// The part that the boxes share, of tensors of one type, contiguous, which begin with the boxes'
-// elements.
-inline void copy_shared(const Box& from_box, const Tensor& from, const Box& to_box,
-                        const Tensor& to) {
+inline void copy_shared(const Exec& exec, const Box& from_box, const Tensor& from,
+                        const Box& to_box, const Tensor& to) {
     FUCINA_CHECK(
         from.dtype() == to.dtype() && from.size() >= from_box.size() && to.size() >= to_box.size(),
         "boxes of ", from_box.size(), " and ", to_box.size(), " elements of ", from.describe(),
         " and ", to.describe());
-    copy_shared(from_box, from.memory().data(), to_box, to.memory().data(), size_of(to.dtype()));
+    const Tensor source = from.flat(), target = to.flat();
+    for_each_shared_run(from_box, to_box, [&](int64_t begin, int64_t to_begin, int64_t count) {
+        exec.copy(source.slice(begin, begin + count), target.slice(to_begin, to_begin + count));
+    });
 }
 
 }  // namespace fucina

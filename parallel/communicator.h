@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/exec.h"
 #include "parallel/heartbeat.h"
 
 namespace fucina {
@@ -31,6 +32,8 @@ class Communicator {
     virtual ~Communicator() = default;
     virtual int rank() const = 0;
     virtual int size() const = 0;
+    // Where this rank's tensors lie; calls come in the order of its stream.
+    virtual const Exec& exec() const { return kHost; }
     virtual void barrier() = 0;
     virtual void broadcast(std::span<std::byte> data, int root) = 0;
     // out holds size() blocks of in.size() bytes, by rank.

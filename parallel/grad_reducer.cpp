@@ -29,16 +29,16 @@ int64_t even_bytes(const MeshShape& mesh, const Parameter& parameter) {
     return (4 * whole_box(parameter.shape).size() + ranks - 1) / ranks;
 }
 
-Tensor gradient(std::span<const int64_t> shape) {
+Tensor gradient(const Exec& exec, std::span<const int64_t> shape) {
     MemoryPurpose purpose("gradients");
-    return Tensor::empty(shape, DType::f32);
+    return exec.empty(shape, DType::f32);
 }
 
 // From the grid to fp32.
-Tensor rounded(const Tensor& integers, const char* where) {
+Tensor rounded(const Exec& exec, const Tensor& integers, const char* where) {
     MemoryPurpose purpose(where);
-    Tensor sum = Tensor::empty(integers.shape(), DType::f32);
-    ops::round_from_grid(integers, sum);
+    Tensor sum = exec.empty(integers.shape(), DType::f32);
+    ops::round_from_grid(exec, integers, sum);
     return sum;
 }
 
@@ -46,7 +46,8 @@ Tensor rounded(const Tensor& integers, const char* where) {
 
 GradReducer::GradReducer(const Mesh& mesh, std::span<Parameter* const> parameters,
                          const Options& options)
-    : experts_(mesh, true),
+    : exec_(mesh.exec()),
+      experts_(mesh, true),
       others_(mesh, false),
       shards_(options.shards),
       integers_(options.integers),
@@ -132,7 +133,7 @@ void GradReducer::add(Parameter& parameter, size_t use, Tensor own) {
     Sum& sum = sums_[first_.at(&parameter) + use];
     sum.added = true;
     if (holders(Holders::is_expert(parameter)).size() == 1) {
-        if (integers_ && own.defined()) own = rounded(own, "gradients");
+        if (integers_ && own.defined()) own = rounded(exec_, own, "gradients");
         round_.done(parameter, use, std::move(own));
         return;
     }
@@ -171,8 +172,7 @@ void GradReducer::start(const Bucket& bucket) {
     if (free_.empty()) {
         MemoryPurpose purpose("communication");
         const DType type = integers_ ? DType::i64 : DType::f32;
-        free_.emplace_back(Tensor::empty({most_sent_}, type),
-                           Tensor::empty({most_received_}, type));
+        free_.emplace_back(exec_.empty({most_sent_}, type), exec_.empty({most_received_}, type));
     }
     auto [sent, received] = std::move(free_.back());
     free_.pop_back();
@@ -184,7 +184,8 @@ void GradReducer::start(const Bucket& bucket) {
             const Box part = box(piece, static_cast<int>(place));
             const Sum& sum = sums_[piece.sum];
             if (sum.own.defined())
-                copy_shared(sum.parameter->box, sum.own, part, sent.slice(at, at + part.size()));
+                copy_shared(exec_, sum.parameter->box, sum.own, part,
+                            sent.slice(at, at + part.size()));
             at += part.size();
         }
     }
@@ -228,14 +229,14 @@ Tensor GradReducer::sum_of_ranks(const Bucket& bucket, const Tensor& received) c
         if (held[place]) slices[place] = received.slice(at, at + here);
     }
     if (!integers_) {
-        const Tensor sum = tree_sum(slices);
+        const Tensor sum = tree_sum(exec_, slices);
         FUCINA_CHECK(sum.defined(), "no rank holds a sum");
         return sum;
     }
     std::erase_if(slices, [](const Tensor& slice) { return !slice.defined(); });
     FUCINA_CHECK(!slices.empty(), "no rank holds a sum");
-    for (size_t i = 1; i < slices.size(); ++i) ops::add_integers(slices[0], slices[i]);
-    return rounded(slices[0], "communication");
+    for (size_t i = 1; i < slices.size(); ++i) ops::add_integers(exec_, slices[0], slices[i]);
+    return rounded(exec_, slices[0], "communication");
 }
 
 void GradReducer::keep(const Bucket& bucket, const Tensor& sum) {
@@ -245,8 +246,8 @@ void GradReducer::keep(const Bucket& bucket, const Tensor& sum) {
         Sum& to = sums_[piece.sum];
         const Box owned = holders.owned(*to.parameter, holders.here());
         const Box part = box(piece, holders.here());
-        if (!to.result.defined()) to.result = gradient(owned.extent);
-        copy_shared(part, sum.slice(at, at + part.size()), owned, to.result);
+        if (!to.result.defined()) to.result = gradient(exec_, owned.extent);
+        copy_shared(exec_, part, sum.slice(at, at + part.size()), owned, to.result);
         at += part.size();
     }
 }
@@ -259,19 +260,20 @@ void GradReducer::gather(Exchange& exchange, const Tensor& sum) {
     // fp32, in the room of what was sent and received.
     const Tensor sent = exchange.sent.as(DType::f32).slice(0, most);
     const Tensor received = exchange.received.as(DType::f32).slice(0, most * holders.size());
-    copy_rows(sum, sent.slice(0, sum.size()));
+    exec_.copy(sum, sent.slice(0, sum.size()));
     holders.ranks().all_gather(sent.memory(), received.memory());
     for (const Piece& piece : bucket.pieces) {
         Sum& to = sums_[piece.sum];
         if (!to.result.defined() && !integers_) to.result = to.own;
-        if (!to.result.defined()) to.result = gradient(to.parameter->box.extent);
+        if (!to.result.defined()) to.result = gradient(exec_, to.parameter->box.extent);
     }
     for (int place = 0; place < holders.size(); ++place) {
         int64_t at = most * place;
         for (const Piece& piece : bucket.pieces) {
             const Sum& to = sums_[piece.sum];
             const Box part = box(piece, place);
-            copy_shared(part, received.slice(at, at + part.size()), to.parameter->box, to.result);
+            copy_shared(exec_, part, received.slice(at, at + part.size()), to.parameter->box,
+                        to.result);
             at += part.size();
         }
     }

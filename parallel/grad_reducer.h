@@ -103,6 +103,7 @@ class GradReducer {
     void arrived(const Piece& piece);
     const Holders& holders(bool experts) const { return experts ? experts_ : others_; }
 
+    const Exec exec_;
     const Holders experts_, others_;
     const bool shards_, integers_;
     int64_t bucket_bytes_;

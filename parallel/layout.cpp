@@ -37,23 +37,27 @@ std::optional<Box> intersection(const Box& a, const Box& b) {
     return both;
 }
 
-void copy_shared(const Box& from_box, const std::byte* from, const Box& to_box, std::byte* to,
-                 int64_t element) {
+void for_each_shared_run(const Box& from_box, const Box& to_box, const SharedRun& body) {
     const std::optional<Box> both = intersection(from_box, to_box);
     if (!both) return;
     // Runs of the one are cut where those of the other are.
-    for_each_run(to_box.extent, within(*both, to_box),
-                 [&](int64_t to_first, int64_t at, int64_t n) {
-                     for_each_run(from_box.extent, within(*both, from_box),
-                                  [&](int64_t from_first, int64_t from_at, int64_t from_n) {
-                                      const int64_t begin = std::max(at, from_at);
-                                      const int64_t end = std::min(at + n, from_at + from_n);
-                                      if (begin >= end) return;
-                                      std::memcpy(to + (to_first + begin - at) * element,
-                                                  from + (from_first + begin - from_at) * element,
-                                                  static_cast<size_t>((end - begin) * element));
-                                  });
-                 });
+    for_each_run(to_box.extent, within(*both, to_box), [&](int64_t to, int64_t at, int64_t n) {
+        for_each_run(from_box.extent, within(*both, from_box),
+                     [&](int64_t from, int64_t from_at, int64_t from_n) {
+                         const int64_t begin = std::max(at, from_at);
+                         const int64_t end = std::min(at + n, from_at + from_n);
+                         if (begin < end)
+                             body(from + begin - from_at, to + begin - at, end - begin);
+                     });
+    });
+}
+
+void copy_shared(const Box& from_box, const std::byte* from, const Box& to_box, std::byte* to,
+                 int64_t element) {
+    for_each_shared_run(from_box, to_box, [&](int64_t begin, int64_t to_begin, int64_t count) {
+        std::memcpy(to + to_begin * element, from + begin * element,
+                    static_cast<size_t>(count * element));
+    });
 }
 
 }  // namespace fucina

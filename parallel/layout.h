@@ -1,6 +1,7 @@
 // Where the elements of a tensor are: boxes of it, and how the axes of a mesh cut it into them.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -53,6 +54,11 @@ void for_each_run(std::span<const int64_t> shape, const Box& box, const Body& bo
         }
     }
 }
+
+// body(element of `from`, element of `to`, how many) for every run of elements that the boxes
+// share, each box lying row-major by itself.
+using SharedRun = std::function<void(int64_t from, int64_t to, int64_t count)>;
+void for_each_shared_run(const Box& from_box, const Box& to_box, const SharedRun& body);
 
 // Elements of `element` bytes: the part that the boxes share, each lying row-major at its pointer.
 void copy_shared(const Box& from_box, const std::byte* from, const Box& to_box, std::byte* to,

@@ -26,6 +26,7 @@ class LedgerCommunicator final : public Communicator {
 
     int rank() const override { return inner_->rank(); }
     int size() const override { return inner_->size(); }
+    const Exec& exec() const override { return inner_->exec(); }
     void barrier() override;
     void broadcast(std::span<std::byte> data, int root) override;
     void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override;

@@ -65,6 +65,7 @@ class Mesh {
     const MeshShape& shape() const { return shape_; }
     int rank() const { return world_.rank(); }
     Communicator& world() const { return world_; }
+    const Exec& exec() const { return world_.exec(); }
     // The ranks that differ from this one in that index alone.
     Communicator& pipeline() const { return *pipeline_; }
     Communicator& data() const { return *data_; }

@@ -16,8 +16,9 @@ struct Parameter {
     std::string name;  // global name, the same under every layout: "layers.3.mlp.experts.gate_up"
     std::vector<int64_t> shape;  // of the whole; a fused [gate; up] has a dimension of two for it
     Layout layout;
-    Box box;       // what this rank computes with
-    Tensor value;  // fp32 master weights of the box, row-major; see shard
+    Exec exec = kHost;  // where its tensors lie
+    Box box;            // what this rank computes with
+    Tensor value;       // fp32 master weights of the box, row-major; see shard
     // With ZeRO 3 the master weights are these, of the rank's owned_box, and value and the packed
     // copies are there only while BlockWeights has them gathered.
     Box shard_box;
@@ -45,8 +46,8 @@ struct Parameter {
     Tensor& grad(size_t use = 0) {
         if (!grads[use].defined()) {
             MemoryPurpose purpose("gradients");
-            grads[use] = value.defined() ? Tensor::empty(value.shape(), DType::f32)
-                                         : Tensor::empty(box.extent, DType::f32);
+            grads[use] = value.defined() ? exec.empty(value.shape(), DType::f32)
+                                         : exec.empty(box.extent, DType::f32);
         }
         return grads[use];
     }

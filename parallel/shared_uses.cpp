@@ -18,7 +18,8 @@ void exchange_uses(Communicator& pipeline, std::span<Parameter* const> parameter
         const Tensor like = grads[static_cast<size_t>(made - parameter->made_here.begin())];
         for (size_t use = 0; use < grads.size(); ++use) {
             MemoryPurpose purpose("gradients");
-            if (!parameter->makes(use)) grads[use] = Tensor::empty(like.shape(), DType::f32);
+            if (!parameter->makes(use))
+                grads[use] = parameter->exec.empty(like.shape(), DType::f32);
             const std::span<std::byte> bytes = grads[use].memory();
             const auto tag = static_cast<int>(use);
             messages.push_back(parameter->makes(use) ? pipeline.start_send(bytes, other, tag)

@@ -70,7 +70,7 @@ class Counts {
 
 // The rows of the experts [begin, end) here, expert by expert, of each those of the grains in the
 // order of sources, of each grain those of the ranks that share it.
-TokenMap map_experts(const Counts& counts, int64_t begin, int64_t end) {
+TokenMap map_experts(const Exec& exec, const Counts& counts, int64_t begin, int64_t end) {
     std::vector<int64_t> next;  // row of each rank; a rank's rows are in the order of experts
     int64_t row = 0;
     for (size_t rank = 0; rank < counts.ranks(); ++rank) {
@@ -93,15 +93,16 @@ TokenMap map_experts(const Counts& counts, int64_t begin, int64_t end) {
         offsets.push_back(std::ssize(rows));
     }
     const int64_t width = counts.experts() > 0 ? std::ssize(leaves) / counts.experts() : 1;
-    return {.expert_offsets = tensor_of(offsets),
-            .leaves = tensor_of(leaves).view({counts.experts(), width}),
-            .slot_token = tensor_of(rows)};
+    return {.expert_offsets = tensor_of(exec, offsets),
+            .leaves = tensor_of(exec, leaves).view({counts.experts(), width}),
+            .slot_token = tensor_of(exec, rows)};
 }
 
 }  // namespace
 
-std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> leaves) {
-    const HostValues<int64_t> ends(map.leaves);
+std::vector<SlotPart> part_slots(const Exec& exec, const TokenMap& map,
+                                 std::span<const int64_t> leaves) {
+    const HostValues<int64_t> ends(exec, map.leaves);
     const int64_t experts = map.leaves.rows(), width = map.leaves.row_size();
     std::vector<SlotPart> parts;
     int64_t leaf = 0;
@@ -117,10 +118,10 @@ std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> l
         }
         leaf += count;
         SlotPart& part = parts.emplace_back();
-        part.slots = tensor_of(slots);
-        part.rows = Tensor::empty({std::ssize(slots)}, DType::i32);
-        ops::gather_rows(map.slot_token, part.slots, part.rows);
-        part.leaves = tensor_of(of_part).view({experts, count + 1});
+        part.slots = tensor_of(exec, slots);
+        part.rows = exec.empty({std::ssize(slots)}, DType::i32);
+        ops::gather_rows(exec, map.slot_token, part.slots, part.rows);
+        part.leaves = tensor_of(exec, of_part).view({experts, count + 1});
     }
     return parts;
 }
@@ -169,7 +170,7 @@ TokenDispatcher::Totals TokenDispatcher::gather_totals(const TokenMap& map, int6
     const auto experts = static_cast<size_t>(first_.back());
     const auto ranks = static_cast<size_t>(ranks_.size());
     std::vector<int64_t> own{grains};
-    const HostValues<int64_t> offsets(map.expert_offsets);
+    const HostValues<int64_t> offsets(ranks_.exec(), map.expert_offsets);
     for (size_t e = 0; e < experts; ++e) own.push_back(offsets[e + 1] - offsets[e]);
     std::vector<int64_t> all(ranks * own.size());
     ranks_.all_gather(bytes_of(own), std::as_writable_bytes(std::span(all)));
@@ -187,8 +188,8 @@ std::vector<int64_t> TokenDispatcher::gather_counts(const TokenMap& map,
                                                     std::span<const int64_t> grains) const {
     const auto own = static_cast<size_t>(ranks_.rank());
     const int64_t own_grains = grains[own], here = first_[own + 1] - first_[own];
-    const HostValues<int64_t> leaves(map.leaves);  // [E, own_grains + 1]
-    std::vector<int64_t> counts, sent, received;   // sent and received: bytes
+    const HostValues<int64_t> leaves(ranks_.exec(), map.leaves);  // [E, own_grains + 1]
+    std::vector<int64_t> counts, sent, received;                  // sent and received: bytes
     for (size_t rank = 0; rank < grains.size(); ++rank) {
         const auto begin = static_cast<size_t>(first_[rank]);
         const auto end = static_cast<size_t>(first_[rank + 1]);
@@ -214,7 +215,7 @@ std::shared_ptr<const TokenExchanges> TokenDispatcher::plan(const TokenMap& map,
     const Counts counts(totals.grains, gather_counts(map, totals.grains),
                         first_[own + 1] - first_[own], tensor_);
     const std::vector<std::vector<int64_t>> waves = cut(totals.rows_of_experts);
-    const HostValues<int64_t> offsets(map.expert_offsets);
+    const HostValues<int64_t> offsets(ranks_.exec(), map.expert_offsets);
     auto exchanges = std::make_shared<TokenExchanges>(waves[own].size() - 1);
     for (size_t wave = 0; wave < exchanges->size(); ++wave) {
         TokenExchange& exchange = (*exchanges)[wave];
@@ -232,10 +233,10 @@ std::shared_ptr<const TokenExchanges> TokenDispatcher::plan(const TokenMap& map,
                 slots.push_back(static_cast<int32_t>(slot));
             exchange.received.push_back(counts.of_experts(rank, exchange.begin, exchange.end));
         }
-        if (!exchange.only) exchange.slots = tensor_of(slots);
-        exchange.experts = map_experts(counts, exchange.begin, exchange.end);
+        if (!exchange.only) exchange.slots = tensor_of(ranks_.exec(), slots);
+        exchange.experts = map_experts(ranks_.exec(), counts, exchange.begin, exchange.end);
         if (sums != ExpertSums::together)
-            exchange.parts = part_slots(exchange.experts, counts.leaves(sums));
+            exchange.parts = part_slots(ranks_.exec(), exchange.experts, counts.leaves(sums));
     }
     return exchanges;
 }
@@ -247,7 +248,7 @@ TokenDispatcher::Move TokenDispatcher::move(const Tensor& from, std::span<const 
         from.contiguous() && from.rows() == std::accumulate(sent.begin(), sent.end(), int64_t{0}),
         "rows to exchange are ", from.describe());
     const int64_t width = from.dim(1), row_bytes = width * size_of(from.dtype());
-    Tensor to = Tensor::empty({rows, width}, from.dtype());
+    Tensor to = ranks_.exec().empty({rows, width}, from.dtype());
     std::vector<int64_t> out, in;
     for (size_t rank = 0; rank < sent.size(); ++rank) {
         out.push_back(sent[rank] * row_bytes);

@@ -26,7 +26,8 @@ struct SlotPart {
     Tensor leaves;       // i64 [experts, its leaves + 1], as GroupedWgrad's, of the part's slots
 };
 // Parts of so many leaves each, counted from the first of every expert's tree.
-std::vector<SlotPart> part_slots(const TokenMap& map, std::span<const int64_t> leaves);
+std::vector<SlotPart> part_slots(const Exec& exec, const TokenMap& map,
+                                 std::span<const int64_t> leaves);
 
 enum class ExpertSums { together, by_source, by_grain };
 

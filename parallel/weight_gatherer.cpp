@@ -48,14 +48,15 @@ void WeightGatherer::gather() const {
 void WeightGatherer::gather(const Bucket& bucket) const {
     const Holders holders(mesh_, bucket.experts);
     Communicator& ranks = holders.ranks();
+    const Exec& exec = mesh_.exec();
     MemoryPurpose purpose("communication");
-    const Tensor own = Tensor::empty({bucket.most}, DType::f32);
-    const Tensor all = Tensor::empty({ranks.size(), bucket.most}, DType::f32);
-    own.zero();  // what is beyond our part travels too
+    const Tensor own = exec.empty({bucket.most}, DType::f32);
+    const Tensor all = exec.empty({ranks.size(), bucket.most}, DType::f32);
+    exec.zero(own);  // what is beyond our part travels too
     int64_t at = 0;
     for (const Parameter* parameter : bucket.parameters) {
         const Box box = holders.owned(*parameter, holders.here());
-        copy_shared(parameter->box, parameter->value, box, own.slice(at, at + box.size()));
+        copy_shared(exec, parameter->box, parameter->value, box, own.slice(at, at + box.size()));
         at += box.size();
     }
     ranks.all_gather(own.memory(), all.memory());
@@ -63,7 +64,8 @@ void WeightGatherer::gather(const Bucket& bucket) const {
         Tensor next = all.slice(place, place + 1).flat();
         for (const Parameter* parameter : bucket.parameters) {
             const Box box = holders.owned(*parameter, place);
-            if (place != ranks.rank()) copy_shared(box, next, parameter->box, parameter->value);
+            if (place != ranks.rank())
+                copy_shared(exec, box, next, parameter->box, parameter->value);
             next = next.slice(box.size(), next.size());
         }
     }

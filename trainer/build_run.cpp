@@ -83,7 +83,8 @@ void require_same_model(const Mesh& mesh, Model& model) {
                  ExitCode::replica_mismatch, otherwise);
     std::map<Communicator*, Facts> facts;
     for (const Parameter* parameter : model.parameters()) {
-        const std::span<std::byte> value = parameter->master().memory();
+        const Tensor master = on_host(parameter->exec, parameter->master());
+        const std::span<std::byte> value = master.memory();
         const std::string hash =
             hashed({reinterpret_cast<const char*>(value.data()), value.size()});
         for (Communicator* holders : master_holders(mesh, *parameter))

@@ -26,6 +26,7 @@ struct NamedTensor {
     std::string kind;  // weight, m, v
     std::string name;
     Tensor tensor;  // contiguous fp32 or bf16: what this rank holds of it
+    Exec exec = kHost;
     // Of the whole, and which part this is; empty where the tensor is the whole.
     std::vector<int64_t> whole = {};
     Layout layout = {};

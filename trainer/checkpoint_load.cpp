@@ -11,7 +11,7 @@
 #include "data/run_on_threads.h"
 #include "kernels/error.h"
 #include "kernels/runtime.h"
-#include "kernels/tensor.h"
+#include "parallel/box_copy.h"
 #include "trainer/checkpoint.h"
 #include "trainer/checkpoint_reader.h"
 #include "trainer/manifest.h"
@@ -41,7 +41,7 @@ void load_box(const InputFile& file, const SavedTensor& saved, const SavedBox& s
               const NamedTensor& wanted) {
     const Box box = box_in(saved_box), part = wanted.box();
     const int64_t element = size_of(wanted.tensor.dtype());
-    const bool inside = intersection(box, part) == box;
+    const bool inside = wanted.exec.on_host() && intersection(box, part) == box;
     int64_t runs = 0, at = 0;
     if (inside) {
         Box local = box;
@@ -56,9 +56,9 @@ void load_box(const InputFile& file, const SavedTensor& saved, const SavedBox& s
                  wanted.tensor.memory().subspan(static_cast<size_t>(at * element), bytes));
         return;
     }
-    std::vector<std::byte> scratch(bytes);
-    read_box(file, saved, saved_box, scratch);
-    copy_shared(box, scratch.data(), part, wanted.tensor.memory().data(), element);
+    const Tensor scratch = Tensor::empty({box.size()}, wanted.tensor.dtype());
+    read_box(file, saved, saved_box, scratch.memory());
+    copy_shared(wanted.exec, box, scratch, part, wanted.tensor);
 }
 
 struct Job {

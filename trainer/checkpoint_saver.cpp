@@ -35,12 +35,11 @@ class Waited {
     const Clock::time_point start_ = Clock::now();
 };
 
-// Where a share begins that this rank holds.
-const std::byte* data_of(const NamedTensor& named, const Share& share) {
-    const std::byte* const begin = named.tensor.memory().data();
-    if (share.box.offset.empty()) return begin;
+// A share that this rank holds.
+Tensor tensor_of(const NamedTensor& named, const Share& share) {
+    if (share.box.offset.empty()) return named.tensor;
     const int64_t row = share.box.offset[0] - named.box().offset[0];
-    return begin + row * (share.nbytes / share.box.extent[0]);
+    return named.tensor.slice(row, row + share.box.extent[0]);
 }
 
 // Without a mesh all ranks hold the same.
@@ -125,7 +124,10 @@ void CheckpointSaver::start_writing() {
     for (const Share& share : shares_) {
         if (share.writer != rank) continue;
         datasets.push_back(dataset_of(tensors_[share.tensor], share));
-        datasets.back().data = data_of(request_.tensors[share.tensor], share);
+        const NamedTensor& named = request_.tensors[share.tensor];
+        written_.push_back(on_host(named.exec, tensor_of(named, share)));
+        datasets.back().data = written_.back().memory().data();
+        copied_ = !named.exec.on_host();
     }
     reach("save.begin");
     writer_ = std::make_unique<ShardWriter>(temporary_ / shard_name(rank, communicator_.size()),
@@ -133,7 +135,7 @@ void CheckpointSaver::start_writing() {
 }
 
 void CheckpointSaver::before_change() {
-    if (phase_ != Phase::writing || writer_->done()) return;
+    if (phase_ != Phase::writing || copied_ || writer_->done()) return;
     const Waited waited(outcome_.waited);
     const auto rank = static_cast<size_t>(communicator_.rank());
     const int64_t bytes = std::min(snapshot_, bytes_by_writer(shares_, communicator_.size())[rank]);
@@ -178,6 +180,7 @@ std::optional<SaveOutcome> CheckpointSaver::advance() {
 SaveOutcome CheckpointSaver::end() {
     phase_ = Phase::none;
     writer_.reset();
+    written_.clear();
     request_ = {};
     tensors_.clear();
     outcome_.seconds = seconds_since(began_);
@@ -288,8 +291,13 @@ SaveOutcome save_checkpoint(Communicator& communicator, SaveRequest request) {
 }
 
 NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor) {
-    return {std::move(kind), parameter.name,   tensor,
-            parameter.shape, parameter.layout, parameter.box};
+    return {.kind = std::move(kind),
+            .name = parameter.name,
+            .tensor = tensor,
+            .exec = parameter.exec,
+            .whole = parameter.shape,
+            .layout = parameter.layout,
+            .part = parameter.box};
 }
 
 NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor,

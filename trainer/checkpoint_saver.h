@@ -55,7 +55,9 @@ class CheckpointSaver {
 
     Communicator& communicator_;
     const int64_t snapshot_;
-    Tensor room_;  // u8, made once
+    Tensor room_;                  // u8, made once
+    std::vector<Tensor> written_;  // what is written, in the host's memory
+    bool copied_ = false;          // off a device: it may change there
     Phase phase_ = Phase::none;
     // Of the save under way:
     SaveRequest request_;

@@ -28,7 +28,8 @@ void load_weights(const std::filesystem::path& dir, Model& model) {
     load_tensors(dir, manifest, tensors);
     for (const NamedTensor& weight : tensors)
         check_finite(concat(dir.string(), ": ", weight.kind, " ", weight.name),
-                     weight.tensor.shape(), 0, HostValues<float>(weight.tensor).span());
+                     weight.tensor.shape(), 0,
+                     HostValues<float>(weight.exec, weight.tensor).span());
 }
 
 }  // namespace fucina

@@ -11,24 +11,24 @@ namespace fucina {
 namespace {
 
 // to += from, where there is one yet.
-void add_to(Tensor& to, Tensor from) {
+void add_to(const Exec& exec, Tensor& to, Tensor from) {
     if (to.defined())
-        ops::add_in_place(to, from);
+        ops::add_in_place(exec, to, from);
     else
         to = std::move(from);
 }
 
 // The sum of [begin, begin + count) along their tree, halved from the top; those that are absent
 // are skipped, as adding zeros would turn -0 into +0.
-Tensor sum_tree(std::map<int, Tensor>& sums, int begin, int count) {
+Tensor sum_tree(const Exec& exec, std::map<int, Tensor>& sums, int begin, int count) {
     if (count == 1) {
         const auto found = sums.find(begin);
         return found == sums.end() ? Tensor() : std::move(found->second);
     }
     const int half = (count + 1) / 2;
-    Tensor first = sum_tree(sums, begin, half);
-    Tensor second = sum_tree(sums, begin + half, count - half);
-    if (second.defined()) add_to(first, std::move(second));
+    Tensor first = sum_tree(exec, sums, begin, half);
+    Tensor second = sum_tree(exec, sums, begin + half, count - half);
+    if (second.defined()) add_to(exec, first, std::move(second));
     return first;
 }
 
@@ -66,7 +66,7 @@ void GradAccumulator::begin_wave(size_t wave, bool together) {
                     .early = together,
                     .done = [this](Parameter& parameter, size_t use, Tensor sum) {
                         if (is_expert(parameter) && by_wave_)
-                            add_to(sum_of(parameter, use).waves, std::move(sum));
+                            add_to(parameter.exec, sum_of(parameter, use).waves, std::move(sum));
                         else
                             parameter.grads[use] = std::move(sum);
                     }});
@@ -87,12 +87,13 @@ std::vector<bool> GradAccumulator::held(bool experts) const {
     return held;
 }
 
-void GradAccumulator::push(std::vector<Tensor>& nodes, Tensor grad, int merges) const {
+void GradAccumulator::push(Sum& sum, size_t node, Tensor grad, int merges) {
+    std::vector<Tensor>& nodes = sum.nodes[node];
     for (int i = 0; i < merges; ++i) {
         FUCINA_CHECK(!nodes.empty(), "a merge needs two sums");
         Tensor earlier = std::move(nodes.back());
         nodes.pop_back();
-        ops::add_in_place(earlier, grad);
+        ops::add_in_place(sum.parameter->exec, earlier, grad);
         grad = std::move(earlier);
     }
     nodes.push_back(std::move(grad));
@@ -124,12 +125,12 @@ void GradAccumulator::take(const MicroBatch& micro_batch, Parameter& parameter, 
         add_grain(sum, std::move(grad));
     } else if (by_replica(parameter)) {
         const int64_t grain = own.grains.begin + static_cast<int64_t>(node);
-        add_to(sum.replicas[plan_.replica(own.wave, grain)], std::move(grad));
+        add_to(sum.parameter->exec, sum.replicas[plan_.replica(own.wave, grain)], std::move(grad));
     } else if (!is_expert(parameter) || micro_batch.of_ranks.empty()) {
         const bool joins = own.ends_wave && own.wave > 0 && !by_wave_;
-        push(sum.nodes[0], std::move(grad), own.merges + (joins ? 1 : 0));
+        push(sum, 0, std::move(grad), own.merges + (joins ? 1 : 0));
     } else if (const Pass& pass = micro_batch.of_ranks[node]; pass.grains.count() > 0) {
-        push(sum.nodes[node], std::move(grad), pass.merges);
+        push(sum, node, std::move(grad), pass.merges);
     }
     if (is_last(micro_batch, sum, node)) give(sum);
 }
@@ -148,11 +149,11 @@ void GradAccumulator::add_grain(Sum& sum, Tensor grad) {
     const float bound = grain_bound(plan_);
     bool inside = false;
     if (sum.integers.defined()) {
-        inside = ops::add_on_grid(sum.integers, grad, bound);
+        inside = ops::add_on_grid(sum.parameter->exec, sum.integers, grad, bound);
     } else {
         MemoryPurpose purpose("gradients");
-        sum.integers = Tensor::empty(grad.shape(), DType::i64);
-        inside = ops::set_on_grid(sum.integers, grad, bound);
+        sum.integers = sum.parameter->exec.empty(grad.shape(), DType::i64);
+        inside = ops::set_on_grid(sum.parameter->exec, sum.integers, grad, bound);
     }
     if (!inside && outside_.empty()) outside_ = sum.parameter->name;
 }
@@ -160,7 +161,8 @@ void GradAccumulator::add_grain(Sum& sum, Tensor grad) {
 // What this rank has of a sum, or those that share the experts out with it.
 Tensor GradAccumulator::own_sum(Sum& sum) {
     if (plan_.order().integers) return std::exchange(sum.integers, {});
-    if (by_replica(*sum.parameter)) return sum_tree(sum.replicas, 0, plan_.order().replicas);
+    if (by_replica(*sum.parameter))
+        return sum_tree(sum.parameter->exec, sum.replicas, 0, plan_.order().replicas);
     std::map<int, Tensor> ranks;
     for (size_t rank = 0; rank < sum.nodes.size(); ++rank) {
         FUCINA_CHECK(sum.nodes[rank].size() <= 1, sum.nodes[rank].size(), " partial sums of ",
@@ -168,7 +170,7 @@ Tensor GradAccumulator::own_sum(Sum& sum) {
         if (!sum.nodes[rank].empty()) ranks[static_cast<int>(rank)] = std::move(sum.nodes[rank][0]);
         sum.nodes[rank].clear();
     }
-    return sum_tree(ranks, 0, static_cast<int>(sum.nodes.size()));
+    return sum_tree(sum.parameter->exec, ranks, 0, static_cast<int>(sum.nodes.size()));
 }
 
 void GradAccumulator::give(Sum& sum) {

@@ -70,7 +70,7 @@ class GradAccumulator {
     bool is_last(const MicroBatch& micro_batch, const Sum& sum, size_t node) const;
     static size_t grains(const MicroBatch& micro_batch, bool experts);
     void add_grain(Sum& sum, Tensor grad);
-    void push(std::vector<Tensor>& nodes, Tensor grad, int merges) const;
+    static void push(Sum& sum, size_t node, Tensor grad, int merges);
     void give(Sum& sum);
     Tensor own_sum(Sum& sum);
     std::vector<bool> held(bool experts) const;

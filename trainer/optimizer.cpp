@@ -58,10 +58,11 @@ Optimizer::State Optimizer::fresh_state(Parameter& parameter) const {
     if (options_.shared_out)
         state.box = owned_box(parameter.shape, parameter.layout, options_.mesh->shape(),
                               options_.mesh->rank());
-    state.m = Tensor::empty(state.box.extent, type);
-    state.v = Tensor::empty(state.box.extent, type);
-    state.m.zero();
-    state.v.zero();
+    const Exec& exec = parameter.exec;
+    state.m = exec.empty(state.box.extent, type);
+    state.v = exec.empty(state.box.extent, type);
+    exec.zero(state.m);
+    exec.zero(state.v);
     return state;
 }
 
@@ -71,12 +72,13 @@ double Optimizer::join_and_norm() {
     for (const State& state : states_) {
         auto& grads = state.parameter->grads;
         for (size_t use = 1; use < grads.size(); ++use) {
-            ops::add_in_place(state.parameter->grad(0), grads[use]);
+            ops::add_in_place(state.parameter->exec, state.parameter->grad(0), grads[use]);
         }
         if (mesh != nullptr && !counts(*mesh, state.parameter->layout)) continue;
         const Tensor& grad = state.parameter->grad(0);
         if (grad.size() == 0) continue;
-        squares.add(ops::sum_of_squares(grad, chunks_here(*state.parameter)));
+        squares.add(
+            ops::sum_of_squares(state.parameter->exec, grad, chunks_here(*state.parameter)));
     }
     if (mesh != nullptr) mesh->world().all_reduce_sum(squares.words());
     return std::sqrt(squares.value());
@@ -101,7 +103,8 @@ void Optimizer::update(double learning_rate, double grad_norm) {
     if (!gatherer_) return;
     gatherer_->gather();
     for (const State& state : states_)
-        if (state.parameter->packed) state.parameter->packed->repack(state.parameter->value);
+        if (const Parameter& p = *state.parameter; p.packed)
+            state.parameter->packed->repack(p.exec, p.value);
 }
 
 // Where we update all of it, while the new weights lie in cache the packed copies are remade; of a
@@ -110,8 +113,8 @@ void Optimizer::update(const AdamW& step, const State& state) const {
     Parameter& parameter = *state.parameter;
     if (!gatherer_) {
         PackedCopies* const copies = parameter.packed ? &*parameter.packed : nullptr;
-        ops::adamw(step, parameter.as_matrix(parameter.value), parameter.grad(0), state.m, state.v,
-                   copies);
+        ops::adamw(parameter.exec, step, parameter.as_matrix(parameter.value), parameter.grad(0),
+                   state.m, state.v, copies);
         return;
     }
     if (state.box.size() == 0) return;
@@ -123,8 +126,9 @@ void Optimizer::update(const AdamW& step, const State& state) const {
     const Tensor m = flat(state.m), v = flat(state.v);
     for_each_run(held.extent, part, [&](int64_t first, int64_t at, int64_t count) {
         const int64_t from = options_.grad_shards ? at : first;
-        ops::adamw(step, w.slice(first, first + count), grad.slice(from, from + count),
-                   m.slice(at, at + count), v.slice(at, at + count));
+        ops::adamw(parameter.exec, step, w.slice(first, first + count),
+                   grad.slice(from, from + count), m.slice(at, at + count),
+                   v.slice(at, at + count));
     });
 }
 

@@ -21,8 +21,9 @@ std::vector<uint64_t> hashes_of(std::span<Parameter* const> parameters) {
     const auto count = static_cast<int64_t>(parameters.size());
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i) {
-        const std::span<std::byte> value = parameters[static_cast<size_t>(i)]->master().memory();
-        hashes[static_cast<size_t>(i)] = XXH3_64bits(value.data(), value.size());
+        const Parameter& parameter = *parameters[static_cast<size_t>(i)];
+        const Tensor value = on_host(parameter.exec, parameter.master());
+        hashes[static_cast<size_t>(i)] = XXH3_64bits(value.memory().data(), value.memory().size());
     }
     return hashes;
 }

@@ -103,17 +103,19 @@ std::vector<std::string> load_weights(Model& model, const TensorFile& file) {
         const Parameter* parameter = model.find(entry.parameter);
         FUCINA_CHECK(parameter && parameter->shape == entry.shape, entry.parameter, " has shape ",
                      shape_text(entry.shape), " in the weight map");
-        for (const WeightPiece& piece : spelling_of(entry, file)) {
-            StoredWeight stored(file, piece);
-            for_each_run(parameter->shape, parameter->master_box(),
-                         [&](int64_t first, int64_t local, int64_t count) {
-                             stored.read(first, first + count,
-                                         &HostValues<float>(
-                                             parameter->master())[static_cast<size_t>(local)]);
-                         });
-            used.insert(stored.tensor().name);
-            if (stored.scales()) used.insert(stored.scales()->name);
-        }
+        edit_on_host(parameter->exec, parameter->master(), [&](const Tensor& master) {
+            const HostValues<float> values(kHost, master);
+            for (const WeightPiece& piece : spelling_of(entry, file)) {
+                StoredWeight stored(file, piece);
+                for_each_run(parameter->shape, parameter->master_box(),
+                             [&](int64_t first, int64_t local, int64_t count) {
+                                 stored.read(first, first + count,
+                                             &values[static_cast<size_t>(local)]);
+                             });
+                used.insert(stored.tensor().name);
+                if (stored.scales()) used.insert(stored.scales()->name);
+            }
+        });
     }
     std::vector<std::string> notes;
     for (const char* other : {"checkpoints", kManifestName})
@@ -135,7 +137,7 @@ void write_gradients(Model& model, const std::filesystem::path& path) {
         Parameter* parameter = model.find(entry.parameter);
         if (!parameter->trained) continue;
         for (size_t use = 1; use < parameter->grads.size(); ++use)
-            ops::add_in_place(parameter->grad(0), parameter->grad(use));
+            ops::add_in_place(parameter->exec, parameter->grad(0), parameter->grad(use));
         for (const WeightPiece& piece : entry.spellings.back()) {
             specs.push_back({piece.tensor, DType::f32, piece.shape});
             pieces.emplace_back(parameter, &piece);
@@ -144,7 +146,7 @@ void write_gradients(Model& model, const std::filesystem::path& path) {
     TensorFileWriter writer(path, specs);
     for (const auto& [parameter, piece] : pieces)
         writer.append(
-            std::span<const float>(HostValues<float>(parameter->grad())
+            std::span<const float>(HostValues<float>(parameter->exec, parameter->grad())
                                        .span()
                                        .subspan(static_cast<size_t>(piece->offset),
                                                 static_cast<size_t>(element_count(piece->shape)))));

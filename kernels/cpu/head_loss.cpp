@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/head_loss_kernels.h"
+#include "kernels/cpu/row_ops.h"
 #include "kernels/optimizer.h"
 #include "kernels/parallel_for.h"
 #include "kernels/tree_sum.h"
@@ -186,7 +187,7 @@ void head_loss(const ops::HeadLoss& io) {
         ++depth;
         for (int merge = tree.merges[leaf]; merge > 0; --merge) {
             --depth;
-            ops::add_in_place(partial[depth - 1], partial[depth]);
+            add_in_place(partial[depth - 1], partial[depth]);
         }
     }
 }

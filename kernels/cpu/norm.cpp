@@ -6,7 +6,7 @@
 
 namespace fucina::cpu {
 
-void rmsnorm(const NormArgs& in) {
+void rmsnorm(const ops::RmsNorm& in) {
     const RowKernels& kernels = FUCINA_PICK(kRowKernels);
     parallel_for(in.x.rows(), in.x.row_size(), [&](int64_t t) {
         kernels.norm({.x = cells(in.x, t),

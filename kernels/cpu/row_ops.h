@@ -17,12 +17,7 @@ inline Cells cells(const Tensor& x, int64_t row, int64_t column = 0) {
             x.dtype() == DType::bf16};
 }
 
-// residual and sum may be undefined.
-struct NormArgs {
-    Tensor x, residual, sum, w, y, rstd;
-    float eps = 0;
-};
-void rmsnorm(const NormArgs& in);
+void rmsnorm(const ops::RmsNorm& io);
 void rmsnorm_backward(const ops::RmsNormBackward& io);
 
 void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,

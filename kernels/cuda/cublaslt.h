@@ -9,7 +9,7 @@
 #pragma once
 #include <memory>
 
-#include "kernels/cuda/stream.h"
+#include "kernels/exec.h"
 #include "kernels/tensor.h"
 
 namespace fucina::cuda {

@@ -148,18 +148,17 @@ int depth_of(int64_t leaves) {
 
 }  // namespace
 
-void embedding_backward(const EmbeddingBackward& io, Stream stream) {
-    const int64_t tokens = io.d_out.rows(), vocabulary = io.d_table.rows();
-    FUCINA_CHECK(io.ids.size() == tokens && io.ids.contiguous() &&
-                     io.d_out.row_size() == io.d_table.row_size() && tokens < INT32_MAX &&
-                     vocabulary < INT32_MAX && io.leaf_offsets.contiguous(),
-                 "gradient ", io.d_out.describe(), " of an embedding ", io.d_table.describe());
-    FUCINA_CHECK(io.scratch.contiguous() && io.scratch.size() >= 4 * tokens, "scratch of ",
-                 io.scratch.describe(), " for ", tokens, " tokens");
-    if (io.d_table.size() == 0) return;
-    int32_t* const scratch = io.scratch.data<int32_t>();
+void embedding_backward(const Exec& exec, const Tensor& ids, const Tensor& d_out,
+                        const LeafTree& tree, const Tensor& d_table) {
+    const int64_t tokens = d_out.rows(), vocabulary = d_table.rows();
+    FUCINA_CHECK(ids.contiguous() && vocabulary < INT32_MAX, "ids ", ids.describe(),
+                 " of an embedding ", d_table.describe());
+    if (d_table.size() == 0) return;
+    const Tensor lists = exec.empty({4, tokens}, DType::i32);
+    const Tensor leaf_offsets = tensor_of(exec, tree.offsets);
+    int32_t* const scratch = lists.data<int32_t>();
     const int bits = static_cast<int>(std::bit_width(static_cast<uint32_t>(vocabulary)));
-    const Sort sort{.ids = io.ids.data<int32_t>(),
+    const Sort sort{.ids = ids.data<int32_t>(),
                     .keys = scratch,
                     .tokens = scratch + tokens,
                     .other_keys = scratch + 2 * tokens,
@@ -172,18 +171,19 @@ void embedding_backward(const EmbeddingBackward& io, Stream stream) {
                       .tokens = even ? sort.tokens : sort.other_tokens,
                       .count = tokens,
                       .vocabulary = vocabulary,
-                      .leaf_offsets = io.leaf_offsets.data<int64_t>(),
-                      .leaves = io.leaf_offsets.rows() - 1,
-                      .d_out = io.d_out,
-                      .d_table = io.d_table,
-                      .width = io.d_table.row_size(),
-                      .blocks_a_row = (io.d_table.row_size() + kThreads - 1) / kThreads};
+                      .leaf_offsets = leaf_offsets.data<int64_t>(),
+                      .leaves = leaf_offsets.rows() - 1,
+                      .d_out = d_out,
+                      .d_table = d_table,
+                      .width = d_table.row_size(),
+                      .blocks_a_row = (d_table.row_size() + kThreads - 1) / kThreads};
     LaunchConfig config{.grid = dim3(static_cast<unsigned>(vocabulary * table.blocks_a_row)),
                         .block = dim3(kThreads),
-                        .stream = stream};
+                        .stream = exec.stream};
     launch(zero_kernel, config, table);
     if (tokens == 0) return;
-    launch(sort_kernel, {.grid = dim3(1), .block = dim3(kSortThreads), .stream = stream}, sort);
+    launch(sort_kernel, {.grid = dim3(1), .block = dim3(kSortThreads), .stream = exec.stream},
+           sort);
     config.grid = dim3(static_cast<unsigned>(tokens * table.blocks_a_row));
     config.smem = static_cast<size_t>(depth_of(table.leaves)) * kThreads * sizeof(float);
     launch(sum_kernel, config, table);

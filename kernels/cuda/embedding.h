@@ -1,18 +1,11 @@
-// The gradient of the token embedding on CUDA: the contract and the bits of ops::embedding_backward
-// (but for denormal sums, which the CPU makes zero), on device memory, in stream order.
+// The embedding on CUDA: the contracts of kernels/embedding.h, on device memory, in stream order.
 #pragma once
-#include "kernels/cuda/stream.h"
-#include "kernels/tensor.h"
+#include "kernels/embedding.h"
 
 namespace fucina::cuda {
 
-struct EmbeddingBackward {
-    Tensor ids;           // i32 [T]; those outside [0, V) are another rank's
-    Tensor d_out;         // [T, D], bf16 or fp32
-    Tensor leaf_offsets;  // i64 [leaves + 1] rows, of make_leaf_tree (kernels/leaf_tree.h)
-    Tensor scratch;       // i32 [4, T]
-    Tensor d_table;       // out fp32 [V, D]
-};
-void embedding_backward(const EmbeddingBackward& io, Stream stream);
+void embedding(const Exec& exec, const Tensor& ids, const Tensor& table, const Tensor& out);
+void embedding_backward(const Exec& exec, const Tensor& ids, const Tensor& d_out,
+                        const LeafTree& tree, const Tensor& d_table);
 
 }  // namespace fucina::cuda

@@ -217,7 +217,7 @@ void check_shapes(const GroupedGemmFp8& io) {
 
 }  // namespace
 
-void grouped_gemm_fp8(const GroupedGemmFp8& io, Stream stream) {
+void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     check_shapes(io);
     if (io.x.values.rows() == 0 || io.experts == 0 || io.y.row_size() == 0) return;
     FUCINA_CHECK(io.x.values.row_size() > 0, "K = 0");
@@ -235,7 +235,7 @@ void grouped_gemm_fp8(const GroupedGemmFp8& io, Stream stream) {
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),
             .block = dim3(kThreads),
             .smem = sizeof(Memory),
-            .stream = stream},
+            .stream = exec.stream},
            problem);
 }
 

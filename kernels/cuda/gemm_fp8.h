@@ -2,7 +2,7 @@
 // DeepSeek-V3 (arXiv 2412.19437 §3.3) and DeepGEMM: e4m3 operands, x scaled by 1 x 128, W by
 // 128 x 128, the tensor cores' 14-bit sums promoted to fp32 every 128 values of k.
 #pragma once
-#include "kernels/cuda/stream.h"
+#include "kernels/exec.h"
 #include "kernels/quantize.h"
 
 namespace fucina::cuda {
@@ -20,6 +20,6 @@ struct GroupedGemmFp8 {
 // b of 128 k in order, p_b the tensor cores' sum of the block (32 products at a time, in order). K
 // is a multiple of 16, N of 8, and x, w, y and their rows and x's rows of scales are aligned to 16
 // bytes.
-void grouped_gemm_fp8(const GroupedGemmFp8& io, Stream stream);
+void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io);
 
 }  // namespace fucina::cuda

@@ -114,20 +114,18 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out, Stream stream) {
-    copy_rows(x, index, out, true, stream);
+void gather_rows(const Exec& exec, const Tensor& x, const Tensor& index, const Tensor& out) {
+    copy_rows(x, index, out, true, exec.stream);
 }
 
-void scatter_rows(const Tensor& x, const Tensor& index, const Tensor& out, Stream stream) {
-    copy_rows(x, index, out, false, stream);
+void scatter_rows(const Exec& exec, const Tensor& x, const Tensor& index, const Tensor& out) {
+    copy_rows(x, index, out, false, exec.stream);
 }
 
-void combine(const ops::Combine& io, const Tensor& choice_slot, Stream stream) {
+void combine(const Exec& exec, const ops::Combine& io, const TokenMap& map) {
+    const Tensor& choice_slot = map.choice_slot;
     const int64_t tokens = io.out.rows();
-    check_addend(io.add1, io.out);
-    check_addend(io.add2, io.out);
-    FUCINA_CHECK(io.slots.row_size() == io.out.row_size() &&
-                     (tokens == 0 || choice_slot.size() % tokens == 0) &&
+    FUCINA_CHECK((tokens == 0 || choice_slot.size() % tokens == 0) &&
                      (!io.weights.defined() ||
                       (io.weights.contiguous() && io.weights.size() == choice_slot.size())),
                  "combine of ", io.slots.describe(), ", ", choice_slot.describe(), " choices, to ",
@@ -140,20 +138,19 @@ void combine(const ops::Combine& io, const Tensor& choice_slot, Stream stream) {
                  .choice_slot = choice_slot.data<int32_t>(),
                  .top_k = tokens == 0 ? 0 : choice_slot.size() / tokens,
                  .width = io.out.row_size()},
-                tokens, stream);
+                tokens, exec.stream);
 }
 
-void add(const Tensor& a, const Tensor& b, const Tensor& out, Stream stream) {
-    check_addend(a, out);
-    check_addend(b, out);
-    run_combine({.add1 = a, .add2 = b, .out = out, .width = out.row_size()}, out.rows(), stream);
+void add(const Exec& exec, const Tensor& a, const Tensor& b, const Tensor& out) {
+    run_combine({.add1 = a, .add2 = b, .out = out, .width = out.row_size()}, out.rows(),
+                exec.stream);
 }
 
-void update_router_bias(const Tensor& loads, float rate, const Tensor& bias, Stream stream) {
-    FUCINA_CHECK(loads.size() == bias.size() && loads.contiguous() && bias.contiguous(),
-                 loads.describe(), " loads for ", bias.describe());
-    launch(bias_kernel, {.grid = dim3(1), .block = dim3(kThreads), .stream = stream},
-           loads.data<int64_t>(), rate, bias.data<float>(), bias.size());
+void update_router_bias(const Exec& exec, std::span<const int64_t> loads, float rate,
+                        const Tensor& bias) {
+    const Tensor values = tensor_of(exec, loads);
+    launch(bias_kernel, {.grid = dim3(1), .block = dim3(kThreads), .stream = exec.stream},
+           values.data<int64_t>(), rate, bias.data<float>(), bias.size());
 }
 
 }  // namespace fucina::cuda

@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kColumnThreads)
 }
 
 template <class T>
-void run_forward(const AddRmsNorm& in, Stream stream) {
+void run_forward(const ops::RmsNorm& in, Stream stream) {
     const int64_t rows = in.x.rows(), width = in.x.row_size();
     if (rows == 0) return;
     const Forward<T> io{.x = in.x,
@@ -191,26 +191,8 @@ void run_backward(const ops::RmsNormBackward& in, const Tensor& partials, Stream
            io);
 }
 
-}  // namespace
-
-void rmsnorm(const Tensor& x, const Tensor& w, float eps, const Tensor& y, const Tensor& rstd,
-             Stream stream) {
-    add_rmsnorm({.x = x, .residual = {}, .sum = {}, .w = w, .eps = eps, .y = y, .rstd = rstd},
-                stream);
-}
-
-void add_rmsnorm(const AddRmsNorm& io, Stream stream) {
-    FUCINA_CHECK(io.w.size() == io.x.row_size(), "weight ", io.w.describe(), " for ",
-                 io.x.describe());
-    for (const Tensor& other : {io.residual, io.sum, io.y})
-        FUCINA_CHECK(!other.defined() || same_form(other, io.x), other.describe(), " beside ",
-                     io.x.describe());
-    FUCINA_CHECK(io.residual.defined() == io.sum.defined(), "a residual needs its sum");
-    io.x.dtype() == DType::bf16 ? run_forward<__nv_bfloat16>(io, stream)
-                                : run_forward<float>(io, stream);
-}
-
-int64_t rmsnorm_backward_partials(const LeafTree& tree) {
+// Rows of partial sums that a tree needs at a time.
+int64_t depth_of(const LeafTree& tree) {
     int64_t depth = 0, most = 0;
     for (const int merges : tree.merges) {
         most = depth + 1 > most ? depth + 1 : most;
@@ -219,18 +201,18 @@ int64_t rmsnorm_backward_partials(const LeafTree& tree) {
     return most;
 }
 
-void rmsnorm_backward(const ops::RmsNormBackward& io, const Tensor& partials, Stream stream) {
-    for (const Tensor& other : {io.dy, io.residual_grad, io.dx})
-        FUCINA_CHECK(!other.defined() || same_form(other, io.x), other.describe(), " beside ",
-                     io.x.describe());
-    FUCINA_CHECK(io.tree.rows() == io.x.rows(), "a tree of ", io.tree.rows(), " rows for ",
-                 io.x.describe());
-    const int64_t needed = rmsnorm_backward_partials(io.tree);
-    FUCINA_CHECK(needed == 0 || (partials.contiguous() && partials.rows() >= needed &&
-                                 partials.row_size() == io.x.row_size()),
-                 needed, " partial sums do not fit ", partials.describe());
-    io.x.dtype() == DType::bf16 ? run_backward<__nv_bfloat16>(io, partials, stream)
-                                : run_backward<float>(io, partials, stream);
+}  // namespace
+
+void rmsnorm(const Exec& exec, const ops::RmsNorm& io) {
+    io.x.dtype() == DType::bf16 ? run_forward<__nv_bfloat16>(io, exec.stream)
+                                : run_forward<float>(io, exec.stream);
+}
+
+void rmsnorm_backward(const Exec& exec, const ops::RmsNormBackward& io) {
+    const Tensor partials =
+        io.dw.defined() ? exec.empty({depth_of(io.tree), io.x.row_size()}, DType::f32) : Tensor();
+    io.x.dtype() == DType::bf16 ? run_backward<__nv_bfloat16>(io, partials, exec.stream)
+                                : run_backward<float>(io, partials, exec.stream);
 }
 
 }  // namespace fucina::cuda

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/device/float_rows.h"
 #include "kernels/cuda/device/launch.h"
+#include "kernels/cuda/gemm.h"
 
 namespace fucina::cuda {
 namespace {
@@ -58,14 +59,9 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(const Squares io) {
 
 }  // namespace
 
-void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor& m, const Tensor& v,
-           Stream stream) {
+void adamw(const Exec& exec, const AdamW& step, const Tensor& w, const Tensor& grad,
+           const Tensor& m, const Tensor& v, PackedCopies* copies) {
     const int64_t count = w.size();
-    for (const Tensor& x : {w, grad, m, v})
-        FUCINA_CHECK(x.contiguous() && x.size() == count, "adamw of ", x.describe(), " beside ",
-                     w.describe());
-    FUCINA_CHECK(w.dtype() == DType::f32 && grad.dtype() == DType::f32, "adamw of ", w.describe(),
-                 ", ", grad.describe());
     if (count == 0) return;
     const auto row = [&](const Tensor& x) { return x.view({1, count}); };
     const Update io{.w = row(w),
@@ -84,30 +80,36 @@ void adamw(const AdamW& step, const Tensor& w, const Tensor& grad, const Tensor&
     launch(packed ? adamw_kernel<kFloatPack> : adamw_kernel<1>,
            {.grid = blocks_of(count, kThreads * (packed ? kFloatPack : 1)),
             .block = dim3(kThreads),
-            .stream = stream},
+            .stream = exec.stream},
            io);
+    if (copies == nullptr || !copies->defined()) return;
+    PackedWeight &forward = copies->forward, &dgrad = copies->dgrad;
+    forward = pack(exec, w, copies->kind, forward.dtype, std::move(forward));
+    if (dgrad.defined()) dgrad = pack(exec, w, PackKind::dgrad, dgrad.dtype, std::move(dgrad));
 }
 
-int64_t square_blocks(const Tensor& x, int64_t chunks) {
-    FUCINA_CHECK(x.contiguous() && chunks >= 1 && x.dim(x.rank() - 1) % chunks == 0, chunks,
-                 " equal parts of the rows of ", x.describe());
-    if (x.size() == 0) return 0;
+ExactSum sum_of_squares(const Exec& exec, const Tensor& x, int64_t chunks) {
+    ExactSum total;
+    if (x.size() == 0) return total;
     const int64_t part = x.dim(x.rank() - 1) / chunks;
-    return x.size() / part * ((part + kSquaresBlock - 1) / kSquaresBlock);
-}
-
-void sum_of_squares(const Tensor& x, int64_t chunks, const Tensor& sums, Stream stream) {
-    const int64_t blocks = square_blocks(x, chunks);
-    FUCINA_CHECK(sums.contiguous() && sums.size() == blocks, blocks, " sums in ", sums.describe());
-    if (blocks == 0) return;
-    const int64_t part = x.dim(x.rank() - 1) / chunks;
+    const int64_t blocks_a_part = (part + kSquaresBlock - 1) / kSquaresBlock;
+    const int64_t blocks = x.size() / part * blocks_a_part;
+    const Tensor sums = exec.empty({blocks}, DType::f64);
     launch(squares_kernel,
-           {.grid = blocks_of(blocks, kWarps), .block = dim3(kThreads), .stream = stream},
+           {.grid = blocks_of(blocks, kWarps), .block = dim3(kThreads), .stream = exec.stream},
            Squares{.x = x.data<float>(),
                    .sums = sums.data<double>(),
                    .blocks = blocks,
                    .part = part,
-                   .blocks_a_part = (part + kSquaresBlock - 1) / kSquaresBlock});
+                   .blocks_a_part = blocks_a_part});
+    for (const double sum : HostValues<double>(exec, sums).span()) total.add(sum);
+    return total;
+}
+
+ExactSum exact_sum(const Exec& exec, const Tensor& x) {
+    ExactSum total;
+    for (const float value : HostValues<float>(exec, x).span()) total.add(value);
+    return total;
 }
 
 }  // namespace fucina::cuda

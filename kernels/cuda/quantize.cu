@@ -164,7 +164,7 @@ void run(const Quantize& io, const LaunchConfig& config) {
 
 }  // namespace
 
-void quantize(const Quantize& io, Stream stream) {
+void quantize(const Exec& exec, const Quantize& io) {
     const int64_t rows = io.x.rows(), columns = io.x.row_size();
     const int64_t row_tiles = (rows + kTile - 1) / kTile;
     const int64_t column_tiles = (columns + kTile - 1) / kTile;
@@ -178,7 +178,7 @@ void quantize(const Quantize& io, Stream stream) {
     const LaunchConfig config{
         .grid = dim3(static_cast<unsigned>(column_tiles), static_cast<unsigned>(row_tiles)),
         .block = dim3(kThreads),
-        .stream = stream};
+        .stream = exec.stream};
     io.format == ScaleFormat::fp32 ? run<ScaleFormat::fp32>(io, config)
                                    : run<ScaleFormat::power_of_two>(io, config);
 }

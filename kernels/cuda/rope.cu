@@ -56,16 +56,16 @@ void run(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTabl
 
 }  // namespace
 
-void rope(const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
-          bool inverse, Stream stream) {
+void rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& positions,
+          const RopeTable& table, bool inverse) {
     FUCINA_CHECK(heads > 0 && x.row_size() % heads == 0 &&
                      2 * table.cos.row_size() <= x.row_size() / heads &&
                      positions.size() == x.rows() && positions.contiguous(),
                  "rope of ", heads, " heads, ", 2 * table.cos.row_size(), " rotated columns, on ",
                  x.describe());
     if (x.rows() == 0) return;
-    x.dtype() == DType::bf16 ? run<__nv_bfloat16>(x, heads, positions, table, inverse, stream)
-                             : run<float>(x, heads, positions, table, inverse, stream);
+    x.dtype() == DType::bf16 ? run<__nv_bfloat16>(x, heads, positions, table, inverse, exec.stream)
+                             : run<float>(x, heads, positions, table, inverse, exec.stream);
 }
 
 }  // namespace fucina::cuda

@@ -154,16 +154,87 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward io) {
     }
 }
 
-Shape shape_of(const RouterConfig& config, const Tensor& scores, const Tensor& indices,
-               const Tensor& weights) {
-    check_router(config);
-    const int64_t tokens = scores.rows();
-    check_matrix(scores, tokens, config.experts, DType::f32);
-    check_matrix(indices, tokens, config.top_k, DType::i32);
-    check_matrix(weights, tokens, config.top_k, DType::f32);
+// balance_loss of kernels/moe.h: sums over experts and tokens in fp64 and in integers.
+struct Balance {
+    Matrix<const float> scores;
+    const int32_t* indices = nullptr;  // [T, k]
+    const int64_t* offsets = nullptr;  // [sequences + 1]
+    int64_t sequences = 0, tokens = 0;
+    int experts = 0, top_k = 0;
+    double* inverse = nullptr;    // [T] of a token's sum of scores
+    double* frequency = nullptr;  // [sequences, E], and the sequence's loss by experts
+    double* terms = nullptr;
+    float scale = 0;
+    Matrix<float> d_scores;
+};
+constexpr double kShareUnit = 0x1p40;  // shares add up in integers, so that no cut shows
+
+__device__ __forceinline__ double warp_sum_of(double value) {
+    for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(kAllLanes, value, distance);
+    return value;
+}
+
+__global__ void __launch_bounds__(kThreads) inverse_kernel(const Balance io) {
+    const int64_t token = token_of_warp();
+    if (token >= io.tokens) return;
+    double sum = 0;
+    for (int e = lane_of_warp(); e < io.experts; e += kWarpSize)
+        sum += static_cast<double>(io.scores.row(token)[e]);
+    sum = warp_sum_of(sum);
+    if (lane_of_warp() == 0) io.inverse[token] = 1.0 / sum;
+}
+
+// One block a sequence, one thread an expert at a time.
+__global__ void __launch_bounds__(kThreads) frequency_kernel(const Balance io) {
+    const int64_t begin = io.offsets[blockIdx.x], end = io.offsets[blockIdx.x + 1];
+    const auto tokens = static_cast<double>(end - begin);
+    for (int e = threadIdx.x; e < io.experts; e += kThreads) {
+        int64_t count = 0, share = 0;
+        for (int64_t i = begin * io.top_k; i < end * io.top_k; ++i)
+            count += io.indices[i] == e ? 1 : 0;
+        for (int64_t t = begin; t < end; ++t)
+            share += __double2ll_rn(static_cast<double>(io.scores.row(t)[e]) * io.inverse[t] *
+                                    kShareUnit);
+        const double frequency =
+            begin < end ? static_cast<double>(count * io.experts) / (io.top_k * tokens) : 0.0;
+        const int64_t cell = int64_t{blockIdx.x} * io.experts + e;
+        io.frequency[cell] = frequency;
+        io.terms[cell] =
+            begin < end ? frequency * static_cast<double>(share) / (kShareUnit * tokens) : 0.0;
+    }
+}
+
+__device__ __forceinline__ int64_t sequence_of(const Balance& io, int64_t token) {
+    int64_t first = 0, last = io.sequences;  // offsets[first] <= token < offsets[last]
+    while (last - first > 1) {
+        const int64_t middle = (first + last) / 2;
+        (io.offsets[middle] <= token ? first : last) = middle;
+    }
+    return first;
+}
+
+__global__ void __launch_bounds__(kThreads) balance_grad_kernel(const Balance io) {
+    const int64_t token = token_of_warp();
+    if (token >= io.tokens) return;
+    const int64_t sequence = sequence_of(io, token);
+    const double* const frequency = io.frequency + sequence * io.experts;
+    const float* const s = io.scores.row(token);
+    const int lane = lane_of_warp();
+    double mean = 0;
+    for (int e = lane; e < io.experts; e += kWarpSize)
+        mean += frequency[e] * static_cast<double>(s[e]);
+    mean = warp_sum_of(mean) * io.inverse[token];
+    const double factor = static_cast<double>(io.scale) * io.inverse[token] /
+                          static_cast<double>(io.offsets[sequence + 1] - io.offsets[sequence]);
+    for (int e = lane; e < io.experts; e += kWarpSize)
+        io.d_scores.row(token)[e] = static_cast<float>(factor * (frequency[e] - mean));
+}
+
+Shape shape_of(const RouterConfig& config, const Tensor& indices) {
     FUCINA_CHECK(indices.contiguous() && config.experts < INT32_MAX, "indices are ",
                  indices.describe());
-    return {.tokens = tokens,
+    return {.tokens = indices.rows(),
             .experts = static_cast<int>(config.experts),
             .top_k = static_cast<int>(config.top_k),
             .groups = static_cast<int>(config.groups),
@@ -178,35 +249,66 @@ LaunchConfig of_tokens(int64_t tokens, Stream stream) {
 
 }  // namespace
 
-void router(const Router& io, Stream stream) {
-    const Shape shape = shape_of(io.config, io.scores, io.indices, io.weights);
-    check_matrix(io.logits, shape.tokens, shape.experts, DType::f32);
-    FUCINA_CHECK(!io.bias.defined() || (io.bias.contiguous() && io.bias.size() == shape.experts),
-                 "router bias ", io.bias.describe());
+void router(const Exec& exec, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+            const Tensor& scores, const Tensor& indices, const Tensor& weights) {
+    const Shape shape = shape_of(config, indices);
     if (shape.tokens == 0) return;
-    LaunchConfig config = of_tokens(shape.tokens, stream);
-    config.smem = static_cast<size_t>(kWarps * shape.words()) * sizeof(float);
-    launch(forward_kernel, config,
+    LaunchConfig of = of_tokens(shape.tokens, exec.stream);
+    of.smem = static_cast<size_t>(kWarps * shape.words()) * sizeof(float);
+    launch(forward_kernel, of,
            Forward{.shape = shape,
-                   .logits = io.logits,
-                   .bias = io.bias.data_or_null<float>(),
-                   .scores = io.scores,
-                   .weights = io.weights,
-                   .indices = io.indices.data<int32_t>()});
+                   .logits = logits,
+                   .bias = bias.data_or_null<float>(),
+                   .scores = scores,
+                   .weights = weights,
+                   .indices = indices.data<int32_t>()});
 }
 
-void router_backward(const RouterBackward& io, Stream stream) {
-    const Shape shape = shape_of(io.config, io.scores, io.indices, io.d_weights);
-    check_matrix(io.d_logits, shape.tokens, shape.experts, DType::f32);
-    if (io.d_scores.defined()) check_matrix(io.d_scores, shape.tokens, shape.experts, DType::f32);
+void router_backward(const Exec& exec, const RouterConfig& config, const Tensor& scores,
+                     const Tensor& indices, const Tensor& d_weights, const Tensor& d_scores,
+                     const Tensor& d_logits) {
+    const Shape shape = shape_of(config, indices);
     if (shape.tokens == 0) return;
-    launch(backward_kernel, of_tokens(shape.tokens, stream),
+    launch(backward_kernel, of_tokens(shape.tokens, exec.stream),
            Backward{.shape = shape,
-                    .scores = io.scores,
-                    .d_weights = io.d_weights,
-                    .d_scores = io.d_scores,
-                    .indices = io.indices.data<int32_t>(),
-                    .d_logits = io.d_logits});
+                    .scores = scores,
+                    .d_weights = d_weights,
+                    .d_scores = d_scores,
+                    .indices = indices.data<int32_t>(),
+                    .d_logits = d_logits});
+}
+
+ExactSum balance_loss(const Exec& exec, const RouterConfig& config, const Tensor& scores,
+                      const Tensor& indices, const Tensor& sequence_offsets, float scale,
+                      const Tensor& d_scores) {
+    const int64_t tokens = scores.rows(), sequences = sequence_offsets.rows() - 1;
+    ExactSum total;
+    if (tokens == 0 || sequences == 0) return total;
+    const Shape shape = shape_of(config, indices);
+    const Tensor inverse = exec.empty({tokens}, DType::f64);
+    const Tensor frequency = exec.empty({sequences, config.experts}, DType::f64);
+    const Tensor terms = exec.empty({sequences, config.experts}, DType::f64);
+    const Balance io{.scores = scores,
+                     .indices = indices.data<int32_t>(),
+                     .offsets = sequence_offsets.data<int64_t>(),
+                     .sequences = sequences,
+                     .tokens = tokens,
+                     .experts = shape.experts,
+                     .top_k = shape.top_k,
+                     .inverse = inverse.data<double>(),
+                     .frequency = frequency.data<double>(),
+                     .terms = terms.data<double>(),
+                     .scale = scale,
+                     .d_scores = d_scores};
+    launch(inverse_kernel, of_tokens(tokens, exec.stream), io);
+    launch(frequency_kernel,
+           {.grid = dim3(static_cast<unsigned>(sequences)),
+            .block = dim3(kThreads),
+            .stream = exec.stream},
+           io);
+    if (d_scores.defined()) launch(balance_grad_kernel, of_tokens(tokens, exec.stream), io);
+    for (const double term : HostValues<double>(exec, terms).span()) total.add(term);
+    return total;
 }
 
 }  // namespace fucina::cuda

@@ -3,29 +3,17 @@
 // host's, so that scores, and choices between scores that are nearly equal, may differ from the
 // CPU's.
 #pragma once
-#include "kernels/cuda/stream.h"
 #include "kernels/moe.h"
 
 namespace fucina::cuda {
 
-struct Router {
-    RouterConfig config;
-    Tensor logits;   // fp32 [T, E]
-    Tensor bias;     // fp32 [E], or undefined
-    Tensor scores;   // out fp32 [T, E]
-    Tensor indices;  // out i32 [T, k]
-    Tensor weights;  // out fp32 [T, k]
-};
-void router(const Router& io, Stream stream);
-
-struct RouterBackward {
-    RouterConfig config;
-    Tensor scores;     // fp32 [T, E], saved by forward
-    Tensor indices;    // i32 [T, k]
-    Tensor d_weights;  // fp32 [T, k]
-    Tensor d_scores;   // fp32 [T, E], or undefined
-    Tensor d_logits;   // out fp32 [T, E]
-};
-void router_backward(const RouterBackward& io, Stream stream);
+void router(const Exec& exec, const RouterConfig& config, const Tensor& logits, const Tensor& bias,
+            const Tensor& scores, const Tensor& indices, const Tensor& weights);
+void router_backward(const Exec& exec, const RouterConfig& config, const Tensor& scores,
+                     const Tensor& indices, const Tensor& d_weights, const Tensor& d_scores,
+                     const Tensor& d_logits);
+ExactSum balance_loss(const Exec& exec, const RouterConfig& config, const Tensor& scores,
+                      const Tensor& indices, const Tensor& sequence_offsets, float scale,
+                      const Tensor& d_scores);
 
 }  // namespace fucina::cuda

@@ -58,20 +58,20 @@ void run_all(const Tensor& x, const Tensor& out, bool add, Stream stream) {
 
 }  // namespace
 
-void cast(const Tensor& x, const Tensor& out, Stream stream) {
-    run_all(x, out, false, stream);
+void cast(const Exec& exec, const Tensor& x, const Tensor& out) {
+    run_all(x, out, false, exec.stream);
 }
 
-void add_in_place(const Tensor& y, const Tensor& x, Stream stream) {
+void add_in_place(const Exec& exec, const Tensor& y, const Tensor& x) {
     FUCINA_CHECK(y.dtype() == DType::f32, "add to a ", y.describe());
-    run_all(x, y, true, stream);
+    run_all(x, y, true, exec.stream);
 }
 
-void embedding(const Tensor& ids, const Tensor& table, const Tensor& out, Stream stream) {
+void embedding(const Exec& exec, const Tensor& ids, const Tensor& table, const Tensor& out) {
     FUCINA_CHECK(table.row_size() == out.row_size() && ids.size() == out.rows() && ids.contiguous(),
                  "embedding ", table.describe(), " of ", ids.describe(), " to ", out.describe());
     run({.from = table, .to = out, .index = ids.data<int32_t>(), .width = out.row_size()},
-        out.rows(), stream);
+        out.rows(), exec.stream);
 }
 
 }  // namespace fucina::cuda

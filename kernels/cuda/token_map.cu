@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kOffsetThreads) offsets_kernel(const Offsets i
 
 struct Fill {
     Choices in;
-    int64_t grains = 0, choices = 0;
-    const int64_t *expert_offsets = nullptr, *leaves = nullptr;
+    const int64_t* leaves = nullptr;
+    int64_t grains = 0;
     int32_t *slot_token = nullptr, *slot_choice = nullptr, *choice_slot = nullptr;
 };
 
@@ -120,10 +120,6 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(const Fill io) {
         io.slot_token[place] = static_cast<int32_t>(choice / io.in.top_k);
         io.slot_choice[place] = static_cast<int32_t>(choice);
     }
-    const int64_t stride = int64_t{gridDim.x} * kThreads;
-    for (int64_t i = io.expert_offsets[io.in.experts] + blockIdx.x * kThreads + threadIdx.x;
-         i < io.choices; i += stride)
-        io.slot_token[i] = io.slot_choice[i] = -1;
 }
 
 Choices choices_of(const Tensor& indices, const Tensor& grain_offsets, const Tensor& counts) {
@@ -145,44 +141,49 @@ LaunchConfig of_cells(const Tensor& counts, Stream stream) {
 
 }  // namespace
 
-void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out,
-                   Stream stream) {
+void count_choices(const Exec& exec, const Tensor& indices, const Tensor& grain_offsets,
+                   const Tensor& out) {
     const Choices in = choices_of(indices, grain_offsets, out);
     if (out.size() == 0) return;
-    launch(count_kernel, of_cells(out, stream), in, out.data<int64_t>());
+    launch(count_kernel, of_cells(out, exec.stream), in, out.data<int64_t>());
 }
 
-void make_token_map(const MakeTokenMap& io, Stream stream) {
-    const TokenMap& map = io.map;
-    const int64_t grains = io.counts.rows(), experts = io.counts.row_size();
-    FUCINA_CHECK(
-        map.expert_offsets.size() == experts + 1 && map.leaves.size() == experts * (grains + 1) &&
-            io.room.defined() == map.dropped.defined() &&
-            (!io.room.defined() || (io.room.contiguous() && map.dropped.size() == experts &&
-                                    io.room.size() == io.counts.size())),
-        "a token map of ", grains, " grains and ", experts, " experts");
-    for (const Tensor& list : {map.slot_token, map.slot_choice, map.choice_slot})
-        FUCINA_CHECK(list.size() == io.indices.size(), list.describe(), " in a map of ",
-                     io.indices.describe());
-    FUCINA_CHECK(grains > 0 && experts > 0, "a token map of ", io.counts.describe());
-    count_choices(io.indices, io.grain_offsets, io.counts, stream);
-    launch(offsets_kernel, {.grid = dim3(1), .block = dim3(kOffsetThreads), .stream = stream},
-           Offsets{.counts = io.counts.data<int64_t>(),
-                   .room = io.room.data_or_null<int64_t>(),
+TokenMap make_token_map(const Exec& exec, const Tensor& indices, int64_t experts,
+                        const Tensor& grain_offsets, const Tensor& room) {
+    const int64_t grains = grain_offsets.rows() - 1, choices = indices.size();
+    FUCINA_CHECK(grains > 0 && experts > 0, "a token map of ", grains, " grains and ", experts,
+                 " experts");
+    const auto list = [&] { return exec.empty({choices}, DType::i32); };
+    TokenMap map{.expert_offsets = exec.empty({experts + 1}, DType::i64),
+                 .leaves = exec.empty({experts, grains + 1}, DType::i64),
+                 .slot_token = list(),
+                 .slot_choice = list(),
+                 .choice_slot = list(),
+                 .dropped = room.defined() ? exec.empty({experts}, DType::i64) : Tensor()};
+    const Tensor counts = exec.empty({grains, experts}, DType::i64);
+    count_choices(exec, indices, grain_offsets, counts);
+    launch(offsets_kernel, {.grid = dim3(1), .block = dim3(kOffsetThreads), .stream = exec.stream},
+           Offsets{.counts = counts.data<int64_t>(),
+                   .room = room.data_or_null<int64_t>(),
                    .grains = grains,
                    .experts = experts,
                    .expert_offsets = map.expert_offsets.data<int64_t>(),
                    .leaves = map.leaves.data<int64_t>(),
                    .dropped = map.dropped.data_or_null<int64_t>()});
-    launch(fill_kernel, of_cells(io.counts, stream),
-           Fill{.in = choices_of(io.indices, io.grain_offsets, io.counts),
-                .grains = grains,
-                .choices = io.indices.size(),
-                .expert_offsets = map.expert_offsets.data<int64_t>(),
+    launch(fill_kernel, of_cells(counts, exec.stream),
+           Fill{.in = choices_of(indices, grain_offsets, counts),
                 .leaves = map.leaves.data<int64_t>(),
+                .grains = grains,
                 .slot_token = map.slot_token.data<int32_t>(),
                 .slot_choice = map.slot_choice.data<int32_t>(),
                 .choice_slot = map.choice_slot.data<int32_t>()});
+    if (room.defined()) {
+        const int64_t slots =
+            HostValues<int64_t>(exec, map.expert_offsets.slice(experts, experts + 1))[0];
+        map.slot_token = map.slot_token.slice(0, slots);
+        map.slot_choice = map.slot_choice.slice(0, slots);
+    }
+    return map;
 }
 
 }  // namespace fucina::cuda

@@ -173,12 +173,12 @@ TokenMap make_token_map(const Tensor& indices, int64_t experts, const Tensor& gr
     }
     FUCINA_CHECK(room.defined() || offsets.back() == tokens * top_k, "expert indices beyond [0, ",
                  experts, ")");
-    return {.expert_offsets = tensor_of(offsets),
-            .leaves = tensor_of(leaves).view({experts, grains + 1}),
-            .slot_token = tensor_of(slot_token),
-            .slot_choice = tensor_of(slot_choice),
-            .choice_slot = tensor_of(choice_slot),
-            .dropped = room.defined() ? tensor_of(dropped) : Tensor()};
+    return {.expert_offsets = tensor_of(kHost, offsets),
+            .leaves = tensor_of(kHost, leaves).view({experts, grains + 1}),
+            .slot_token = tensor_of(kHost, slot_token),
+            .slot_choice = tensor_of(kHost, slot_choice),
+            .choice_slot = tensor_of(kHost, choice_slot),
+            .dropped = room.defined() ? tensor_of(kHost, dropped) : Tensor()};
 }
 
 void count_choices(const Tensor& indices, const Tensor& grain_offsets, const Tensor& out) {

@@ -37,7 +37,7 @@ Logits logits_of(const ModelSource& source, const std::vector<std::vector<int32_
 }
 
 int64_t best(const Tensor& logits, int64_t row) {
-    const HostValues<float> values(logits.slice(row, row + 1));
+    const HostValues<float> values(kHost, logits.slice(row, row + 1));
     return std::ranges::max_element(values.span()) - values.span().begin();
 }
 
@@ -58,7 +58,7 @@ void compare_logits(const Options& options, const ModelSource& source) {
         int64_t alike = 0;
         float largest = 0;
         for (int64_t row = 0; row < a.rows(); ++row) alike += best(a, row) == best(b, row) ? 1 : 0;
-        const HostValues<float> want(a), have(b);
+        const HostValues<float> want(kHost, a), have(kHost, b);
         for (size_t i = 0; i < want.size(); ++i)
             largest = std::max(largest, std::abs(want[i] - have[i]));
         same = same && largest == 0;

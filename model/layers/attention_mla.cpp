@@ -60,10 +60,12 @@ AttentionKv AttentionMla::kv_views(const Tensor& kv, const Tensor& k_rope) const
 
 void AttentionMla::compute_down(const PassContext& context, Saved& saved) const {
     saved.down = context.activations(saved.x.rows(), down_->box.extent[0]);
-    ops::linear(saved.x, down_->packed->forward, saved.down);
-    ops::rope(rope_columns(saved.down), 1, context.stream_positions(), *context.rope, false);
+    ops::linear(context.exec, saved.x, down_->packed->forward, saved.down);
+    ops::rope(context.exec, rope_columns(saved.down), 1, context.stream_positions(), *context.rope,
+              false);
     if (!q_up_)
-        ops::rope(q_columns(saved.down), mla_.heads, context.positions, *context.rope, false);
+        ops::rope(context.exec, q_columns(saved.down), mla_.heads, context.positions, *context.rope,
+                  false);
     saved.k_rope = context.whole(rope_columns(saved.down));
 }
 
@@ -80,13 +82,13 @@ void AttentionMla::compute_q(const PassContext& context, Saved& saved) const {
         return;
     }
     saved.q = context.activations(context.tokens, q_up_->box.extent[0]);
-    ops::linear(saved.q_latent, q_up_->packed->forward, saved.q);
-    ops::rope(saved.q, heads_, context.positions, *context.rope, false);
+    ops::linear(context.exec, saved.q_latent, q_up_->packed->forward, saved.q);
+    ops::rope(context.exec, saved.q, heads_, context.positions, *context.rope, false);
 }
 
 void AttentionMla::compute_kv(const PassContext& context, Saved& saved) const {
     saved.kv = context.activations(context.tokens, kv_up_->box.extent[0]);
-    ops::linear(saved.c, kv_up_->packed->forward, saved.kv);
+    ops::linear(context.exec, saved.c, kv_up_->packed->forward, saved.kv);
 }
 
 AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in,
@@ -98,8 +100,9 @@ AttentionMla::Out AttentionMla::forward(const PassContext& context, const In& in
     compute_kv(context, saved);
     if (!context.keeps) drop(RecomputeKind::norm, saved);
     saved.o = context.activations(context.tokens, heads_ * mla_.v_dim);
-    if (context.keeps) saved.lse = Tensor::empty({heads_, context.tokens}, DType::f32);
-    ops::attention(shape(context), saved.q, kv_views(saved.kv, saved.k_rope), saved.o, saved.lse);
+    if (context.keeps) saved.lse = context.exec.empty({heads_, context.tokens}, DType::f32);
+    ops::attention(context.exec, shape(context), saved.q, kv_views(saved.kv, saved.k_rope), saved.o,
+                   saved.lse);
     if (!context.keeps) saved = {.o = saved.o};
     return {context.stream(context.sum_linear(saved.o, out_->packed->forward))};
 }
@@ -121,7 +124,7 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
     Tensor d_o = context.activations(tokens, saved.o.dim(1));
     {
         const Tensor dy = context.whole(grad.y);
-        ops::linear(dy, out_->packed->dgrad, d_o);
+        ops::linear(context.exec, dy, out_->packed->dgrad, d_o);
         context.weight_grads->add(matrix_grad(out_, dy, saved.o, context.nodes));
     }
 
@@ -130,20 +133,23 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
     Tensor d_kv = context.activations(tokens, saved.kv.dim(1));
     // Of the key that all heads share, each rank has its heads' part.
     Tensor d_rope = rope_columns(d_down);
-    if (context.shares) d_rope = Tensor::empty({tokens, mla_.rope_dim}, DType::f32);
-    ops::attention_backward(shape(context), {.d_out = d_o,
-                                             .out = saved.o,
-                                             .lse = saved.lse,
-                                             .q = saved.q,
-                                             .kv = kv_views(saved.kv, saved.k_rope),
-                                             .dq = d_q,
-                                             .dkv = kv_views(d_kv, d_rope)});
+    if (context.shares) d_rope = context.exec.empty({tokens, mla_.rope_dim}, DType::f32);
+    ops::attention_backward(context.exec, shape(context),
+                            {.d_out = d_o,
+                             .out = saved.o,
+                             .lse = saved.lse,
+                             .q = saved.q,
+                             .kv = kv_views(saved.kv, saved.k_rope),
+                             .dq = d_q,
+                             .dkv = kv_views(d_kv, d_rope)});
     saved.q = saved.kv = saved.o = saved.lse = saved.k_rope = d_o = Tensor();
     if (context.shares)
-        copy_rows(context.stream(context.shares->sum(d_rope, context.dtype)), rope_columns(d_down));
+        context.exec.copy(context.stream(context.shares->sum(d_rope, context.dtype)),
+                          rope_columns(d_down));
     d_rope = Tensor();
-    ops::rope(d_q, heads_, context.positions, *context.rope, true);
-    ops::rope(rope_columns(d_down), 1, context.stream_positions(), *context.rope, true);
+    ops::rope(context.exec, d_q, heads_, context.positions, *context.rope, true);
+    ops::rope(context.exec, rope_columns(d_down), 1, context.stream_positions(), *context.rope,
+              true);
 
     if (q_up_) {
         context.weight_grads->add(matrix_grad(q_up_, d_q, saved.q_latent, context.nodes));
@@ -157,7 +163,7 @@ AttentionMla::In AttentionMla::backward(const PassContext& context, const Out& g
 
     context.weight_grads->add(matrix_grad(down_, d_down, saved.x, context.chunk_nodes));
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
-    ops::linear(d_down, down_->packed->dgrad, in.x);
+    ops::linear(context.exec, d_down, down_->packed->dgrad, in.x);
     saved = Saved();
     return in;
 }

@@ -57,9 +57,10 @@ class AttentionMla {
     void compute_kv(const PassContext& context, Saved& saved) const;
     AttentionShape shape(const PassContext& context) const;
     AttentionKv kv_views(const Tensor& kv, const Tensor& k_rope) const;
-    void remember(const Saved& saved, std::span<const Continuation> texts, size_t layer) const;
-    void attend_to_caches(const Saved& saved, std::span<const Continuation> texts,
-                          size_t layer) const;
+    void remember(const PassContext& context, const Saved& saved,
+                  std::span<const Continuation> texts, size_t layer) const;
+    void attend_to_caches(const PassContext& context, const Saved& saved,
+                          std::span<const Continuation> texts, size_t layer) const;
     Tensor q_columns(const Tensor& down) const { return down.columns(0, q_width_); }
     Tensor c_columns(const Tensor& down) const {
         return down.columns(q_width_, q_width_ + mla_.kv_lora_rank);

@@ -36,10 +36,10 @@ DecoderBlock::Out DecoderBlock::forward(const PassContext& context, const In& in
 DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor& attended,
                                        Saved& saved) const {
     saved.mid = context.activations(attended.rows(), attended.dim(1));
-    if (context.keeps) saved.mid_rstd = Tensor::empty({attended.rows()}, DType::f32);
+    if (context.keeps) saved.mid_rstd = context.exec.empty({attended.rows()}, DType::f32);
     Tensor x = context.activations(attended.rows(), attended.dim(1));
-    ops::add_rmsnorm(attended, saved.x, saved.mid, mlp_norm_.gain->value, mlp_norm_.eps, x,
-                     saved.mid_rstd);
+    ops::add_rmsnorm(context.exec, attended, saved.x, saved.mid, mlp_norm_.gain->value,
+                     mlp_norm_.eps, x, saved.mid_rstd);
     if (const Moe* moe = std::get_if<Moe>(&feed_forward_)) {
         if (!std::holds_alternative<Moe::Saved>(saved.feed_forward))
             saved.feed_forward.emplace<Moe::Saved>();
@@ -49,7 +49,7 @@ DecoderBlock::Out DecoderBlock::finish(const PassContext& context, const Tensor&
         context.stream(std::get<Mlp>(feed_forward_)
                            .forward(context, {x}, saved.feed_forward.emplace<Mlp::Saved>())
                            .y);
-    ops::add(y, saved.mid, y);
+    ops::add(context.exec, y, saved.mid, y);
     return {y};
 }
 

@@ -10,7 +10,7 @@ Tensor Embedding::forward(const PassContext& context, std::span<const int32_t> i
     const int64_t width = table->box.extent[1];
     if (!context.shares) {
         Tensor x = context.activations(context.tokens, width);
-        ops::embedding(tensor_of(ids), table->value, x);
+        ops::embedding(context.exec, tensor_of(context.exec, ids), table->value, x);
         return x;
     }
     // A row goes from the rank that has the token's part of the table to the one that has it as its
@@ -29,7 +29,7 @@ Tensor Embedding::forward(const PassContext& context, std::span<const int32_t> i
             if (shares.owner(static_cast<int64_t>(t)) == owner && sources[t] == shares.rank())
                 given.push_back(static_cast<int32_t>(ids[t] - first));
     const Tensor rows = context.activations(std::ssize(given), width);
-    ops::embedding(tensor_of(given), table->value, rows);
+    ops::embedding(context.exec, tensor_of(context.exec, given), table->value, rows);
     return context.stream(shares.collect(sources, rows));
 }
 
@@ -38,12 +38,13 @@ void Embedding::backward(const PassContext& context, std::span<const int32_t> id
     std::vector<int32_t> here(ids.begin(), ids.end());
     const auto first = static_cast<int32_t>(table->box.offset[0]);
     for (int32_t& id : here) id -= first;
-    context.weight_grads->add(
-        {table, context.nodes,
-         [own = tensor_of(here), dx = context.whole(dx)](const SumNode& node, const Tensor& dw) {
-             ops::embedding_backward(node.rows(own), node.rows(dx), node.tree, dw);
-         },
-         use});
+    context.weight_grads->add({table, context.nodes,
+                               [exec = context.exec, own = tensor_of(context.exec, here),
+                                dx = context.whole(dx)](const SumNode& node, const Tensor& dw) {
+                                   ops::embedding_backward(exec, node.rows(own), node.rows(dx),
+                                                           node.tree, dw);
+                               },
+                               use});
 }
 
 }  // namespace fucina

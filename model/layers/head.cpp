@@ -15,16 +15,16 @@ Tensor Head::forward(const PassContext& context, const In& in, Saved& saved) con
 
 Tensor Head::logits(const PassContext& context, const Tensor& normed) const {
     const int64_t rows = normed.rows(), here = projection_->box.extent[0];
-    Tensor logits = Tensor::empty({rows, here}, DType::f32);
-    ops::linear(normed, projection_->packed->forward, logits);
+    Tensor logits = context.exec.empty({rows, here}, DType::f32);
+    ops::linear(context.exec, normed, projection_->packed->forward, logits);
     if (!context.shares) return logits;
     const int ranks = context.shares->ranks();
-    const Tensor parts = Tensor::empty({ranks * rows, here}, DType::f32);
+    const Tensor parts = context.exec.empty({ranks * rows, here}, DType::f32);
     context.shares->gather(logits, parts);
-    Tensor all = Tensor::empty({rows, ranks * here}, DType::f32);
+    Tensor all = context.exec.empty({rows, ranks * here}, DType::f32);
     for (int rank = 0; rank < ranks; ++rank)
-        copy_rows(parts.slice(rank * rows, (rank + 1) * rows),
-                  all.columns(rank * here, (rank + 1) * here));
+        context.exec.copy(parts.slice(rank * rows, (rank + 1) * rows),
+                          all.columns(rank * here, (rank + 1) * here));
     return all;
 }
 
@@ -44,19 +44,20 @@ ops::HeadLoss Head::head_loss(const PassContext& context) const {
 }
 
 void Head::loss(const PassContext& context, const Tensor& normed, Loss& io) const {
-    io.loss = Tensor::empty({context.tokens}, DType::f32);
+    io.loss = context.exec.empty({context.tokens}, DType::f32);
     ops::HeadLoss pass = head_loss(context);
     pass.x = context.whole(normed);
     pass.labels = io.labels;
     pass.loss = io.loss;
-    ops::head_loss(pass);
+    ops::head_loss(context.exec, pass);
 }
 
 Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor& more,
                              Saved& saved) const {
     const Tensor normed = context.whole(saved.normed);
-    io.loss = Tensor::empty({context.tokens}, DType::f32);
-    Tensor d_normed = Tensor::empty(normed.shape(), context.shares ? DType::f32 : context.dtype);
+    io.loss = context.exec.empty({context.tokens}, DType::f32);
+    Tensor d_normed =
+        context.exec.empty(normed.shape(), context.shares ? DType::f32 : context.dtype);
     context.weight_grads->now(*projection_, use_, *context.nodes,
                               [&](const SumNode& node, const Tensor& dw) {
                                   ops::HeadLoss pass = head_loss(context);
@@ -68,10 +69,10 @@ Head::In Head::loss_backward(const PassContext& context, Loss& io, const Tensor&
                                   pass.dx = node.rows(d_normed);
                                   pass.dw = dw;
                                   pass.tree = node.tree;
-                                  ops::head_loss(pass);
+                                  ops::head_loss(context.exec, pass);
                               });
     if (context.shares) d_normed = context.stream(context.shares->sum(d_normed, context.dtype));
-    if (more.defined()) ops::add(d_normed, more, d_normed);
+    if (more.defined()) ops::add(context.exec, d_normed, more, d_normed);
     In in{context.activations(saved.x.rows(), saved.x.dim(1))};
     norm_.backward(context, d_normed, saved.x, saved.rstd, {}, in.x);
     saved = Saved();

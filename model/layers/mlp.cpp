@@ -18,7 +18,8 @@ Mlp::Out Mlp::forward(const PassContext& context, const In& in, Saved& saved) co
     const Tensor x = context.whole(in.x);
     if (context.keeps) saved.gate_up = context.activations(x.rows(), 2 * width_);
     Tensor h = context.activations(x.rows(), width_);
-    ops::gate_up_swiglu(x, {.rows = x.rows()}, gate_up_->packed->forward, saved.gate_up, h);
+    ops::gate_up_swiglu(context.exec, x, {.rows = x.rows()}, gate_up_->packed->forward,
+                        saved.gate_up, h);
     return {context.sum_linear(h, down_->packed->forward)};
 }
 
@@ -27,12 +28,12 @@ Mlp::In Mlp::backward(const PassContext& context, const Out& grad, Saved& saved)
     Tensor d_gate_up = context.activations(dy.rows(), 2 * width_);
     {
         Tensor h = context.activations(dy.rows(), width_);
-        ops::down_swiglu_backward({.dy = dy,
-                                   .rows = {.rows = dy.rows()},
-                                   .down = down_->packed->dgrad,
-                                   .gate_up = saved.gate_up,
-                                   .d_gate_up = d_gate_up,
-                                   .weighted_h = h});
+        ops::down_swiglu_backward(context.exec, {.dy = dy,
+                                                 .rows = {.rows = dy.rows()},
+                                                 .down = down_->packed->dgrad,
+                                                 .gate_up = saved.gate_up,
+                                                 .d_gate_up = d_gate_up,
+                                                 .weighted_h = h});
         saved.gate_up = Tensor();
         context.weight_grads->add(matrix_grad(down_, dy, h, context.nodes));
     }

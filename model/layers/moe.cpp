@@ -9,10 +9,10 @@
 namespace fucina {
 namespace {
 
-Tensor in_fp32(const Tensor& x) {
+Tensor in_fp32(const Exec& exec, const Tensor& x) {
     if (x.dtype() == DType::f32) return x;
-    Tensor copy = Tensor::empty(x.shape(), DType::f32);
-    ops::cast(x, copy);
+    Tensor copy = exec.empty(x.shape(), DType::f32);
+    ops::cast(exec, x, copy);
     return copy;
 }
 
@@ -32,15 +32,17 @@ Moe::Moe(ParameterSet& set, const std::string& prefix, const ModelSpec& spec, in
 void Moe::route(const PassContext& context, const Tensor& x, Saved& saved) const {
     const int64_t tokens = x.rows();
     const RouterConfig& config = spec_.router;
-    Tensor logits = Tensor::empty({tokens, config.experts}, DType::f32);
-    ops::linear(in_fp32(x), router_->packed->forward, logits);
+    Tensor logits = context.exec.empty({tokens, config.experts}, DType::f32);
+    ops::linear(context.exec, in_fp32(context.exec, x), router_->packed->forward, logits);
     Route& route = saved.route;
-    route.scores = Tensor::empty({tokens, config.experts}, DType::f32);
-    route.indices = Tensor::empty({tokens, config.top_k}, DType::i32);
-    route.weights = Tensor::empty({tokens, config.top_k}, DType::f32);
-    ops::router(config, logits, bias_->value, route.scores, route.indices, route.weights);
-    route.map = std::make_shared<const TokenMap>(ops::make_token_map(
-        route.indices, config.experts, context.own_grains, room(context, route.indices)));
+    route.scores = context.exec.empty({tokens, config.experts}, DType::f32);
+    route.indices = context.exec.empty({tokens, config.top_k}, DType::i32);
+    route.weights = context.exec.empty({tokens, config.top_k}, DType::f32);
+    ops::router(context.exec, config, logits, bias_->value, route.scores, route.indices,
+                route.weights);
+    route.map = std::make_shared<const TokenMap>(
+        ops::make_token_map(context.exec, route.indices, config.experts, context.own_grains,
+                            room(context, route.indices)));
 }
 
 // What each expert takes of own rows, as ops::make_token_map has it. Of a grain that
@@ -57,11 +59,13 @@ Tensor Moe::room(const PassContext& context, const Tensor& indices) const {
         room.insert(room.end(), static_cast<size_t>(experts),
                     static_cast<int64_t>(std::ceil(share * tokens)));
     }
-    const auto as_matrix = [&] { return tensor_of(room).view({context.grains(), experts}); };
+    const auto as_matrix = [&] {
+        return tensor_of(context.exec, room).view({context.grains(), experts});
+    };
     if (context.tensor == nullptr) return as_matrix();
-    const Tensor counts = Tensor::empty({context.grains(), experts}, DType::i64);
-    ops::count_choices(indices, context.own_grains, counts);
-    const std::span<const int64_t> chosen = HostValues<int64_t>(counts).span();
+    const Tensor counts = context.exec.empty({context.grains(), experts}, DType::i64);
+    ops::count_choices(context.exec, indices, context.own_grains, counts);
+    const std::span<const int64_t> chosen = HostValues<int64_t>(context.exec, counts).span();
     std::vector<int64_t> all(chosen.size() * static_cast<size_t>(context.tensor->size()));
     context.tensor->all_gather(std::as_bytes(chosen), std::as_writable_bytes(std::span(all)));
     for (size_t i = 0; i < room.size() * static_cast<size_t>(context.tensor->rank()); ++i) {
@@ -74,7 +78,8 @@ Tensor Moe::room(const PassContext& context, const Tensor& indices) const {
 Tensor Moe::combine(const PassContext& context, const Tensor& slots, const Saved& saved,
                     const Tensor& shared, const Tensor& residual) const {
     Tensor y = context.activations(saved.route.weights.rows(), saved.x.dim(1));
-    ops::combine({.slots = slots,
+    ops::combine(context.exec,
+                 {.slots = slots,
                   .weights = saved.route.weights,
                   .add1 = shared,
                   .add2 = context.own(residual),
@@ -105,10 +110,10 @@ Moe::Out Moe::forward(const PassContext& context, const In& in, Saved& saved) co
 Tensor Moe::report_balance(const PassContext& context, const Route& route) const {
     std::vector<int64_t>& counts =
         context.report->expert_counts[static_cast<size_t>(report_index_)];
-    const HostValues<int64_t> offsets(route.map->expert_offsets);
+    const HostValues<int64_t> offsets(context.exec, route.map->expert_offsets);
     for (size_t e = 0; e < counts.size(); ++e) counts[e] = offsets[e + 1] - offsets[e];
     if (route.map->dropped.defined()) {
-        const HostValues<int64_t> dropped(route.map->dropped);
+        const HostValues<int64_t> dropped(context.exec, route.map->dropped);
         for (size_t e = 0; e < counts.size(); ++e) {
             counts[e] += dropped[e];
             context.report->dropped += dropped[e];
@@ -121,9 +126,9 @@ Tensor Moe::report_balance(const PassContext& context, const Route& route) const
         scores = context.shares->all(scores);
         indices = context.shares->all(indices);
     }
-    const Tensor d_scores = Tensor::empty(scores.shape(), DType::f32);
+    const Tensor d_scores = context.exec.empty(scores.shape(), DType::f32);
     const ExactSum balance =
-        ops::balance_loss(spec_.router, scores, indices, context.sequence_offsets,
+        ops::balance_loss(context.exec, spec_.router, scores, indices, context.sequence_offsets,
                           static_cast<float>(context.balance_scale), d_scores);
     if (!context.shares || context.shares->rank() == 0) context.report->balance.add(balance);
     return context.shares ? context.shares->own(d_scores) : d_scores;
@@ -133,19 +138,19 @@ Tensor Moe::route_backward(const PassContext& context, const Tensor& own_x, cons
                            Saved& saved) const {
     const Route& route = saved.route;
     const Tensor d_scores = report_balance(context, route);
-    Tensor d_logits = Tensor::empty(route.scores.shape(), DType::f32);
-    ops::router_backward(spec_.router, route.scores, route.indices, route.weights, d_weights,
-                         d_scores, d_logits);
-    const Tensor x = in_fp32(own_x);
+    Tensor d_logits = context.exec.empty(route.scores.shape(), DType::f32);
+    ops::router_backward(context.exec, spec_.router, route.scores, route.indices, route.weights,
+                         d_weights, d_scores, d_logits);
+    const Tensor x = in_fp32(context.exec, own_x);
     context.weight_grads->add(matrix_grad(router_, d_logits, x, context.own_nodes));
-    Tensor dx = Tensor::empty(x.shape(), DType::f32);
-    ops::linear(d_logits, router_->packed->dgrad, dx);
+    Tensor dx = context.exec.empty(x.shape(), DType::f32);
+    ops::linear(context.exec, d_logits, router_->packed->dgrad, dx);
     return dx;
 }
 
 Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved) const {
-    Tensor d_weights = Tensor::empty(saved.route.weights.shape(), DType::f32);
-    d_weights.zero();
+    Tensor d_weights = context.exec.empty(saved.route.weights.shape(), DType::f32);
+    context.exec.zero(d_weights);
     const Tensor x = context.own(saved.x);
     RoutedExperts::Slots slots = experts_.backward(context,
                                                    {.dy = context.own(grad.y),
@@ -158,7 +163,7 @@ Moe::In Moe::backward(const PassContext& context, const Out& grad, Saved& saved)
     if (shared_) shared = shared_->backward(context, {grad.y}, saved.shared).x;
     const Tensor router = route_backward(context, x, d_weights, saved);
     const Tensor dx = context.activations(router.rows(), router.dim(1));
-    ops::combine({.slots = slots.finish(), .add1 = router, .add2 = shared, .out = dx},
+    ops::combine(context.exec, {.slots = slots.finish(), .add1 = router, .add2 = shared, .out = dx},
                  *saved.route.map);
     saved = Saved();
     return {context.stream(dx), {}};

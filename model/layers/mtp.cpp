@@ -65,14 +65,15 @@ void Mtp::forward(const PassContext& main, const TokenBatch& batch, const Tensor
     // Both norms write into the two halves of the joined rows.
     saved.embedded = embedding_.forward(context, rows.next_ids);
     const Tensor gathered = context.activations(context.tokens, d);
-    ops::gather_rows(main.whole(hidden), tensor_of(rows.rows), gathered);
+    ops::gather_rows(context.exec, main.whole(hidden), tensor_of(context.exec, rows.rows),
+                     gathered);
     saved.gathered = context.stream_of(gathered);
     saved.joined = context.activations(context.stream_rows(), 2 * d);
     embedding_norm_.into(context, saved.embedded, saved.joined.columns(0, d), saved.embedded_rstd);
     hidden_norm_.into(context, saved.gathered, saved.joined.columns(d, 2 * d), saved.gathered_rstd);
 
     Tensor x = context.activations(context.stream_rows(), d);
-    ops::linear(saved.joined, join_->packed->forward, x);
+    ops::linear(context.exec, saved.joined, join_->packed->forward, x);
     x = Recompute(block_).forward(context, {x}, saved.block).x;
     head_.forward(context, {std::move(x)}, saved.head);
 }
@@ -81,13 +82,13 @@ Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) c
     const MtpRows& rows = *saved.rows;
     const PassContext context = this->context(main, rows);
     const int64_t d = saved.gathered.dim(1);
-    Head::Loss loss{.labels = tensor_of(rows.labels), .scale = scale};
+    Head::Loss loss{.labels = tensor_of(context.exec, rows.labels), .scale = scale};
     Tensor dx = head_.loss_backward(context, loss, {}, saved.head).x;
     dx = Recompute(block_).backward(context, {dx}, saved.block).x;
 
     context.weight_grads->add(matrix_grad(join_, dx, saved.joined, context.chunk_nodes));
     Tensor d_joined = context.activations(context.stream_rows(), 2 * d);
-    ops::linear(dx, join_->packed->dgrad, d_joined);
+    ops::linear(context.exec, dx, join_->packed->dgrad, d_joined);
     Tensor d_embedded = context.activations(context.stream_rows(), d);
     embedding_norm_.backward(context, d_joined.columns(0, d), saved.embedded, saved.embedded_rstd,
                              {}, d_embedded);
@@ -96,9 +97,10 @@ Mtp::Result Mtp::backward(const PassContext& main, double scale, Saved& saved) c
     hidden_norm_.backward(context, d_joined.columns(d, 2 * d), saved.gathered, saved.gathered_rstd,
                           {}, d_gathered);
     const Tensor spread = main.activations(main.tokens, d);
-    spread.zero();
-    ops::scatter_rows(context.whole(d_gathered), tensor_of(rows.rows), spread);
-    Result result{main.stream_of(spread), ops::exact_sum(loss.loss)};
+    context.exec.zero(spread);
+    ops::scatter_rows(context.exec, context.whole(d_gathered), tensor_of(context.exec, rows.rows),
+                      spread);
+    Result result{main.stream_of(spread), ops::exact_sum(context.exec, loss.loss)};
     saved = Saved();
     return result;
 }

@@ -22,22 +22,22 @@ struct Norm {
         return y;
     }
     void into(const PassContext& context, const Tensor& x, const Tensor& y, Tensor& rstd) const {
-        if (!rstd.defined() && context.keeps) rstd = Tensor::empty({x.rows()}, DType::f32);
-        ops::rmsnorm(x, gain->value, eps, y, rstd);
+        if (!rstd.defined() && context.keeps) rstd = context.exec.empty({x.rows()}, DType::f32);
+        ops::rmsnorm(context.exec, x, gain->value, eps, y, rstd);
     }
     // dx may alias residual_grad, which is added to it if defined.
     void backward(const PassContext& context, const Tensor& dy, const Tensor& x, const Tensor& rstd,
                   const Tensor& residual_grad, const Tensor& dx) const {
         context.weight_grads->now(
             *gain, 0, *context.chunk_nodes, [&](const SumNode& node, const Tensor& dw) {
-                ops::rmsnorm_backward({.dy = node.rows(dy),
-                                       .x = node.rows(x),
-                                       .w = gain->value,
-                                       .rstd = node.rows(rstd),
-                                       .residual_grad = node.rows(residual_grad),
-                                       .dx = node.rows(dx),
-                                       .dw = dw,
-                                       .tree = node.tree});
+                ops::rmsnorm_backward(context.exec, {.dy = node.rows(dy),
+                                                     .x = node.rows(x),
+                                                     .w = gain->value,
+                                                     .rstd = node.rows(rstd),
+                                                     .residual_grad = node.rows(residual_grad),
+                                                     .dx = node.rows(dx),
+                                                     .dw = dw,
+                                                     .tree = node.tree});
             });
     }
 };

@@ -76,16 +76,16 @@ void dense(const Shape& s, const char* name, int64_t n, int64_t k, int times) {
     const Tensor dx = Tensor::empty({s.tokens, k}, DType::bf16);
     const Tensor y = Tensor::empty({s.tokens, n}, DType::bf16);
     const Tensor dw = Tensor::empty({n, k}, DType::f32);
-    const PackedWeight forward = ops::pack(w, PackKind::forward, DType::bf16);
-    const PackedWeight dgrad = ops::pack(w, PackKind::dgrad, DType::bf16);
+    const PackedWeight forward = ops::pack(kHost, w, PackKind::forward, DType::bf16);
+    const PackedWeight dgrad = ops::pack(kHost, w, PackKind::dgrad, DType::bf16);
     const LeafTree tree = grains(s.tokens);
     const double flops = 2.0 * static_cast<double>(s.tokens * n * k);
     measure(fmt::format("{} {}->{} forward", name, k, n), flops, times,
-            [&] { ops::linear(x, forward, y); });
+            [&] { ops::linear(kHost, x, forward, y); });
     measure(fmt::format("{} {}->{} dgrad", name, k, n), flops, times,
-            [&] { ops::linear(dy, dgrad, dx); });
+            [&] { ops::linear(kHost, dy, dgrad, dx); });
     measure(fmt::format("{} {}->{} wgrad", name, k, n), flops, times,
-            [&] { ops::linear_wgrad(dy, x, tree, dw); });
+            [&] { ops::linear_wgrad(kHost, dy, x, tree, dw); });
 }
 
 void expert_layer(const Shape& s) {
@@ -99,15 +99,15 @@ void expert_layer(const Shape& s) {
         std::sort(indices.row<int32_t>(t), indices.row<int32_t>(t) + s.top_k);
     }
     const LeafTree tree = grains(s.tokens);
-    const TokenMap map = ops::make_token_map(indices, s.experts, tensor_of(tree.offsets));
+    const TokenMap map = ops::make_token_map(kHost, indices, s.experts, tensor_of(tree.offsets));
     const RowGroups through = map.groups(true), direct = map.groups(false);
     const Tensor x = random_tensor({s.tokens, d}, DType::bf16, 1);
     const Tensor up = random_tensor({s.experts, 2 * ffn, d}, DType::f32, 2, 0.05f);
     const Tensor down = random_tensor({s.experts, d, ffn}, DType::f32, 3, 0.05f);
-    const PackedWeight up_forward = ops::pack(up, PackKind::gate_up, DType::bf16);
-    const PackedWeight up_dgrad = ops::pack(up, PackKind::dgrad, DType::bf16);
-    const PackedWeight down_forward = ops::pack(down, PackKind::forward, DType::bf16);
-    const PackedWeight down_dgrad = ops::pack(down, PackKind::dgrad, DType::bf16);
+    const PackedWeight up_forward = ops::pack(kHost, up, PackKind::gate_up, DType::bf16);
+    const PackedWeight up_dgrad = ops::pack(kHost, up, PackKind::dgrad, DType::bf16);
+    const PackedWeight down_forward = ops::pack(kHost, down, PackKind::forward, DType::bf16);
+    const PackedWeight down_dgrad = ops::pack(kHost, down, PackKind::dgrad, DType::bf16);
     const Tensor gate_up = Tensor::empty({slots, 2 * ffn}, DType::bf16);
     const Tensor h = Tensor::empty({slots, ffn}, DType::bf16);
     const Tensor d_gate_up = Tensor::empty({slots, 2 * ffn}, DType::bf16);
@@ -118,33 +118,35 @@ void expert_layer(const Shape& s) {
     const Tensor d_weight = weight.clone();
     const double unit = 2.0 * static_cast<double>(slots * ffn * d);
     measure("experts gate, up, SwiGLU", 2 * unit, 7,
-            [&] { ops::gate_up_swiglu(x, through, up_forward, gate_up, h); });
-    measure("experts down", unit, 7, [&] { ops::grouped_linear(h, direct, down_forward, y); });
+            [&] { ops::gate_up_swiglu(kHost, x, through, up_forward, gate_up, h); });
+    measure("experts down", unit, 7,
+            [&] { ops::grouped_linear(kHost, h, direct, down_forward, y); });
     measure("experts down dgrad, dSwiGLU", unit, 7, [&] {
-        ops::down_swiglu_backward({.dy = x,
-                                   .rows = through,
-                                   .down = down_dgrad,
-                                   .gate_up = gate_up,
-                                   .row_weight = weight,
-                                   .d_gate_up = d_gate_up,
-                                   .weighted_h = h,
-                                   .d_row_weight = d_weight});
+        ops::down_swiglu_backward(kHost, {.dy = x,
+                                          .rows = through,
+                                          .down = down_dgrad,
+                                          .gate_up = gate_up,
+                                          .row_weight = weight,
+                                          .d_gate_up = d_gate_up,
+                                          .weighted_h = h,
+                                          .d_row_weight = d_weight});
     });
     measure("experts gate/up dgrad", 2 * unit, 7,
-            [&] { ops::grouped_linear(d_gate_up, direct, up_dgrad, y); });
+            [&] { ops::grouped_linear(kHost, d_gate_up, direct, up_dgrad, y); });
     measure("experts gate/up wgrad", 2 * unit, 7, [&] {
         ops::grouped_linear_wgrad(
-            {.dy = d_gate_up, .x = x, .x_index = map.slot_token, .leaves = map.leaves}, dw_up);
+            kHost, {.dy = d_gate_up, .x = x, .x_index = map.slot_token, .leaves = map.leaves},
+            dw_up);
     });
     measure("experts down wgrad", unit, 7, [&] {
         ops::grouped_linear_wgrad(
-            {.dy = x, .dy_index = map.slot_token, .x = h, .leaves = map.leaves}, dw_down);
+            kHost, {.dy = x, .dy_index = map.slot_token, .x = h, .leaves = map.leaves}, dw_down);
     });
     measure("experts pack (4, in one)", 0, 7, [&] {
-        ops::pack(up, PackKind::gate_up, DType::bf16, up_forward);
-        ops::pack(up, PackKind::dgrad, DType::bf16, up_dgrad);
-        ops::pack(down, PackKind::forward, DType::bf16, down_forward);
-        ops::pack(down, PackKind::dgrad, DType::bf16, down_dgrad);
+        ops::pack(kHost, up, PackKind::gate_up, DType::bf16, up_forward);
+        ops::pack(kHost, up, PackKind::dgrad, DType::bf16, up_dgrad);
+        ops::pack(kHost, down, PackKind::forward, DType::bf16, down_forward);
+        ops::pack(kHost, down, PackKind::dgrad, DType::bf16, down_dgrad);
     });
 }
 
@@ -170,15 +172,16 @@ void attention_layer(const Shape& s) {
     };
     const double pairs = static_cast<double>(s.tokens) * 513 / 2 * static_cast<double>(s.heads);
     measure("attention forward", pairs * 2 * 160, 8,
-            [&] { ops::attention(shape, q, views(kv, shared), out, lse); });
+            [&] { ops::attention(kHost, shape, q, views(kv, shared), out, lse); });
     measure("attention backward", pairs * 2 * 416, 8, [&] {
-        ops::attention_backward(shape, {.d_out = d_out,
-                                        .out = out,
-                                        .lse = lse,
-                                        .q = q,
-                                        .kv = views(kv, shared),
-                                        .dq = dq,
-                                        .dkv = views(dkv, d_shared)});
+        ops::attention_backward(kHost, shape,
+                                {.d_out = d_out,
+                                 .out = out,
+                                 .lse = lse,
+                                 .q = q,
+                                 .kv = views(kv, shared),
+                                 .dq = dq,
+                                 .dkv = views(dkv, d_shared)});
     });
 }
 
@@ -187,19 +190,19 @@ void head(const Shape& s) {
     const Tensor w = random_tensor({s.vocab, s.hidden}, DType::f32, 2, 0.05f);
     const Tensor labels = tensor_of(std::vector<int32_t>(static_cast<size_t>(s.tokens), 7));
     const Tensor loss = Tensor::empty({s.tokens}, DType::f32), dx = x.clone(), dw = w.clone();
-    const PackedWeight forward = ops::pack(w, PackKind::forward, DType::bf16);
-    const PackedWeight dgrad = ops::pack(w, PackKind::dgrad, DType::bf16);
+    const PackedWeight forward = ops::pack(kHost, w, PackKind::forward, DType::bf16);
+    const PackedWeight dgrad = ops::pack(kHost, w, PackKind::dgrad, DType::bf16);
     measure("head and loss, with gradients",
             6.0 * static_cast<double>(s.tokens * s.hidden * s.vocab), 1, [&] {
-                ops::head_loss({.x = x,
-                                .head = forward,
-                                .head_dgrad = dgrad,
-                                .labels = labels,
-                                .scale = 1e-4f,
-                                .loss = loss,
-                                .dx = dx,
-                                .dw = dw,
-                                .tree = grains(s.tokens)});
+                ops::head_loss(kHost, {.x = x,
+                                       .head = forward,
+                                       .head_dgrad = dgrad,
+                                       .labels = labels,
+                                       .scale = 1e-4f,
+                                       .loss = loss,
+                                       .dx = dx,
+                                       .dw = dw,
+                                       .tree = grains(s.tokens)});
             });
 }
 

@@ -21,7 +21,7 @@ struct Mla {
                 .d_v = d_v,
                 .scale = 1 / std::sqrt(static_cast<float>(nope + shared)),
                 .chunks = chunks,
-                .cu_seqlens = tensor_of(cu_seqlens)};
+                .cu_seqlens = tensor_of(exec(), cu_seqlens)};
     }
 };
 
@@ -66,10 +66,10 @@ constexpr const char* kReason =
     "running maximum, own exp; in bf16 P is rounded before it is normalised, and the result once";
 
 Tensors forward(Version version, const Mla& s, const Tensors& t) {
-    const Tensor out = Tensor::empty({s.tokens(), s.heads * s.d_v}, s.type);
-    const Tensor lse = Tensor::empty({s.heads, s.tokens()}, DType::f32);
+    const Tensor out = exec().empty({s.tokens(), s.heads * s.d_v}, s.type);
+    const Tensor lse = exec().empty({s.heads, s.tokens()}, DType::f32);
     if (version == Version::fast)
-        ops::attention(s.shape(), t[0], views(s, t[1], t[2]), out, lse);
+        ops::attention(exec(), s.shape(), t[0], views(s, t[1], t[2]), out, lse);
     else
         reference::attention(s.shape(), t[0], views(s, t[1], t[2]), out, lse);
     return {out, lse};
@@ -77,7 +77,7 @@ Tensors forward(Version version, const Mla& s, const Tensors& t) {
 
 // inputs: q, kv, shared, d_out, out, lse
 Tensors backward(Version version, const Mla& s, const Tensors& t) {
-    const Tensor dq = t[0].clone(), dkv = t[1].clone(), d_shared = t[2].clone();
+    const Tensor dq = exec().clone(t[0]), dkv = exec().clone(t[1]), d_shared = exec().clone(t[2]);
     const ops::AttentionBackward io{.d_out = t[3],
                                     .out = t[4],
                                     .lse = t[5],
@@ -86,7 +86,7 @@ Tensors backward(Version version, const Mla& s, const Tensors& t) {
                                     .dq = dq,
                                     .dkv = views(s, dkv, d_shared)};
     if (version == Version::fast)
-        ops::attention_backward(s.shape(), io);
+        ops::attention_backward(exec(), s.shape(), io);
     else
         reference::attention_backward(s.shape(), io);
     return s.shared > 0 ? Tensors{dq, dkv, d_shared} : Tensors{dq, dkv};
@@ -134,17 +134,20 @@ struct Latent {
 };
 
 Tensors latent(Version version, const Latent& s, const Tensors& t) {
-    const Tensor out = Tensor::empty({s.tokens, s.heads * s.v}, s.type);
-    const auto run = version == Version::fast ? ops::latent_attention : reference::latent_attention;
-    run({.heads = s.heads,
-         .nope = s.nope,
-         .v = s.v,
-         .scale = 1 / std::sqrt(static_cast<float>(s.nope + s.rope)),
-         .q = t[0],
-         .c = t[1],
-         .k_rope = t[2],
-         .kv_up = t[3],
-         .out = out});
+    const Tensor out = exec().empty({s.tokens, s.heads * s.v}, s.type);
+    const ops::LatentAttention io{.heads = s.heads,
+                                  .nope = s.nope,
+                                  .v = s.v,
+                                  .scale = 1 / std::sqrt(static_cast<float>(s.nope + s.rope)),
+                                  .q = t[0],
+                                  .c = t[1],
+                                  .k_rope = t[2],
+                                  .kv_up = t[3],
+                                  .out = out};
+    if (version == Version::fast)
+        ops::latent_attention(exec(), io);
+    else
+        reference::latent_attention(io);
     return {out};
 }
 
@@ -175,23 +178,26 @@ ops::HeadLoss make_head(Version version, const HeadShape& s, const Tensors& t, f
     std::vector<int32_t> labels;
     for (int64_t i = 0; i < s.rows; ++i)
         labels.push_back(i % 3 == 2 ? kIgnoreLabel : static_cast<int32_t>((i * 7) % s.vocab));
-    const auto pack = version == Version::fast ? ops::pack : reference::pack;
+    const auto pack = [&](PackKind kind, KCut cut) {
+        if (version == Version::reference) return reference::pack(t[1], kind, s.type, {.cut = cut});
+        return ops::pack(exec(), t[1], kind, s.type, {.cut = cut});
+    };
     return {.x = t[0],
-            .head = pack(t[1], PackKind::forward, s.type, {}),
-            .head_dgrad = pack(t[1], PackKind::dgrad, s.type, {.cut = {.chunks = s.chunks}}),
-            .labels = tensor_of(labels),
+            .head = pack(PackKind::forward, {}),
+            .head_dgrad = pack(PackKind::dgrad, {.chunks = s.chunks}),
+            .labels = tensor_of(exec(), labels),
             .scale = scale,
             .chunks = s.chunks,
-            .loss = Tensor::empty({s.rows, 1}, DType::f32),
-            .dx = Tensor::empty({s.rows, s.width}, s.type),
-            .dw = Tensor::empty({s.vocab, s.width}, DType::f32),
+            .loss = exec().empty({s.rows, 1}, DType::f32),
+            .dx = exec().empty({s.rows, s.width}, s.type),
+            .dw = exec().empty({s.vocab, s.width}, DType::f32),
             .tree = make_leaf_tree({0, s.rows / 2, s.rows / 2, s.rows})};
 }
 
 Tensors head(Version version, const HeadShape& s, const Tensors& t, float scale) {
     const ops::HeadLoss io = make_head(version, s, t, scale);
     if (version == Version::fast)
-        ops::head_loss(io);
+        ops::head_loss(exec(), io);
     else
         reference::head_loss(io);
     return {io.loss, io.dx, io.dw};
@@ -207,7 +213,9 @@ KernelCase head_case(const HeadShape& s) {
             .reason = "own exp and fp32 sums; in bf16 gradients of logits and dx are rounded",
             .flops = 6.0 * static_cast<double>(s.rows * s.vocab * s.width),
             .timed = [s](const Tensors& t) -> std::function<void()> {
-                return [made = make_head(Version::fast, s, t, 0.25f)] { ops::head_loss(made); };
+                return [made = make_head(Version::fast, s, t, 0.25f)] {
+                    ops::head_loss(exec(), made);
+                };
             }};
 }
 
@@ -227,7 +235,7 @@ GradientCase head_gradient() {
                 },
             .backward =
                 [s](const Tensors& t, const Tensors& d) {
-                    const Tensors out = head(Version::fast, s, t, get(d[0], 0, 0));
+                    const Tensors out = head(Version::fast, s, t, get(on_host(exec(), d[0]), 0, 0));
                     return Tensors{out[1], out[2]};
                 },
             .step = 0.05};

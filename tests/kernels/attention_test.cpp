@@ -110,9 +110,9 @@ TEST(Attention, AgreesWithTheReference) {
             std::vector<Tensor> first;
             for_each_level([&](std::string_view level) {
                 const Case got(layout, type);
-                ops::attention(got.shape, got.q, got.kv(got.kv_matrix, got.k_shared), got.out,
-                               got.lse);
-                ops::attention_backward(got.shape, got.backward());
+                ops::attention(kHost, got.shape, got.q, got.kv(got.kv_matrix, got.k_shared),
+                               got.out, got.lse);
+                ops::attention_backward(kHost, got.shape, got.backward());
                 const std::vector<Tensor> results = got.results(), expected = want.results();
                 if (first.empty()) first = results;
                 for (size_t i = 0; i < results.size(); ++i) {
@@ -127,12 +127,12 @@ TEST(Attention, AgreesWithTheReference) {
 
 TEST(Attention, ADocumentDependsOnNoOther) {
     const Case all({2, 2, 64, 32, 64, {0, 70, 270}}, DType::bf16);
-    ops::attention(all.shape, all.q, all.kv(all.kv_matrix, all.k_shared), all.out, all.lse);
+    ops::attention(kHost, all.shape, all.q, all.kv(all.kv_matrix, all.k_shared), all.out, all.lse);
     Case one({2, 2, 64, 32, 64, {0, 200}}, DType::bf16);
     one.q = all.q.slice(70, 270);
     one.kv_matrix = all.kv_matrix.slice(70, 270);
     one.k_shared = all.k_shared.slice(70, 270);
-    ops::attention(one.shape, one.q, one.kv(one.kv_matrix, one.k_shared), one.out, {});
+    ops::attention(kHost, one.shape, one.q, one.kv(one.kv_matrix, one.k_shared), one.out, {});
     EXPECT_TRUE(bit_equal(one.out, all.out.slice(70, 270)));
 }
 
@@ -150,9 +150,9 @@ TEST(Attention, WhoSumsDoesNotMatter) {
             for (const int threads : {1, 2, 5, 16}) {
                 set_runtime(threads, runtime().numerics);
                 const Case one(layout, type);
-                ops::attention(one.shape, one.q, one.kv(one.kv_matrix, one.k_shared), one.out,
-                               one.lse);
-                ops::attention_backward(one.shape, one.backward());
+                ops::attention(kHost, one.shape, one.q, one.kv(one.kv_matrix, one.k_shared),
+                               one.out, one.lse);
+                ops::attention_backward(kHost, one.shape, one.backward());
                 const std::vector<Tensor> results = one.results();
                 if (first.empty()) first = results;
                 for (size_t i = 0; i < results.size(); ++i)
@@ -186,8 +186,8 @@ struct HeadsOfRank : Case {
 };
 
 void both_ways(const Case& c) {
-    ops::attention(c.shape, c.q, c.kv(c.kv_matrix, c.k_shared), c.out, c.lse);
-    ops::attention_backward(c.shape, c.backward());
+    ops::attention(kHost, c.shape, c.q, c.kv(c.kv_matrix, c.k_shared), c.out, c.lse);
+    ops::attention_backward(kHost, c.shape, c.backward());
 }
 
 using AttentionOrders = test::EveryOrder;
@@ -231,11 +231,11 @@ TEST_P(AttentionOrders, RanksWithChunksOfTheHeadsMakeTheWhole) {
 TEST(Attention, ChunksThatDoNotFitTheHeadsAreRefused) {
     Case heads({6, 6, 16, 12, 8, {0, 9}}, DType::bf16);
     heads.shape.chunks = 4;
-    ops::attention(heads.shape, heads.q, heads.kv(heads.kv_matrix, heads.k_shared), heads.out,
-                   heads.lse);
+    ops::attention(kHost, heads.shape, heads.q, heads.kv(heads.kv_matrix, heads.k_shared),
+                   heads.out, heads.lse);
     EXPECT_CONTAINS(
         test::message_of(ExitCode::internal,
-                         [&] { ops::attention_backward(heads.shape, heads.backward()); }),
+                         [&] { ops::attention_backward(kHost, heads.shape, heads.backward()); }),
         "6 key-value heads in 4 chunks");
 }
 
@@ -243,7 +243,7 @@ TEST(Attention, ChunksThatDoNotFitTheHeadsAreRefused) {
 TEST(Attention, LargeScoresStayFinite) {
     Case big({1, 1, 32, 0, 32, {0, 290}}, DType::f32);
     big.shape.scale = 30;
-    ops::attention(big.shape, big.q, big.kv(big.kv_matrix, {}), big.out, big.lse);
+    ops::attention(kHost, big.shape, big.q, big.kv(big.kv_matrix, {}), big.out, big.lse);
     const Tensor out = Tensor::empty({290, 32}, DType::f32);
     reference::attention(big.shape, big.q, big.kv(big.kv_matrix, {}), out, {});
     EXPECT_LE(relative_error(big.out, out), 1e-4);  // fp32 scores of 1000 carry errors of 1e-4

@@ -29,9 +29,9 @@ Tensor product(const Product& p, const Tensor& x, const Tensor& w, int64_t chunk
     const Tensor y = Tensor::empty({p.rows, p.n}, out);
     const KCut cut{chunks, p.cut.parts};
     const PackedWeight packed =
-        p.dgrad ? ops::pack(test::transposed(w), PackKind::dgrad, x.dtype(), {.cut = cut})
-                : ops::pack(w, PackKind::forward, x.dtype(), {.cut = cut});
-    ops::linear(x, packed, y);
+        p.dgrad ? ops::pack(kHost, test::transposed(w), PackKind::dgrad, x.dtype(), {.cut = cut})
+                : ops::pack(kHost, w, PackKind::forward, x.dtype(), {.cut = cut});
+    ops::linear(kHost, x, packed, y);
     return y;
 }
 

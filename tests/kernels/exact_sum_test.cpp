@@ -90,17 +90,17 @@ TEST(ExactSum, CarriesBeforeItOverflows) {
 // Shards of a tensor have sums that add up to its own, to the last bit.
 TEST(SumOfSquares, IsTheSumOfItsShards) {
     const Tensor whole = test::random_tensor({48, 2 * 1100}, DType::f32, 7);
-    const double expected = ops::sum_of_squares(whole, 2).value();
+    const double expected = ops::sum_of_squares(kHost, whole, 2).value();
     ExactSum rows, columns;
     for (const int64_t row : {0, 16, 40}) {
         const int64_t end = row == 0 ? 16 : row == 16 ? 40 : 48;
-        rows.add(ops::sum_of_squares(whole.slice(row, end), 2));
+        rows.add(ops::sum_of_squares(kHost, whole.slice(row, end), 2));
     }
     for (const int64_t column : {0, 1100})
-        columns.add(ops::sum_of_squares(whole.columns(column, column + 1100).clone(), 1));
+        columns.add(ops::sum_of_squares(kHost, whole.columns(column, column + 1100).clone(), 1));
     EXPECT_EQ(rows.value(), expected);
     EXPECT_EQ(columns.value(), expected);
-    EXPECT_NE(ops::sum_of_squares(whole, 1).value(), 0);
+    EXPECT_NE(ops::sum_of_squares(kHost, whole, 1).value(), 0);
 }
 
 }  // namespace

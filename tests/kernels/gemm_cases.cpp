@@ -14,12 +14,12 @@ double swiglu_tolerance(DType type) {
 }
 
 Tensor empty_like(int64_t rows, int64_t columns, DType type) {
-    return Tensor::empty({rows, columns}, type);
+    return exec().empty({rows, columns}, type);
 }
 
 PackedWeight packed(Version version, const Tensor& w, PackKind kind, DType type, KCut cut) {
-    const auto pack = version == Version::fast ? ops::pack : reference::pack;
-    return pack(w, kind, type, {.cut = cut});
+    if (version == Version::reference) return reference::pack(w, kind, type, {.cut = cut});
+    return ops::pack(exec(), w, kind, type, {.cut = cut});
 }
 
 std::string describe(KCut cut) {
@@ -48,7 +48,7 @@ KernelCase linear_case(const LinearShape& s) {
                     const Tensor x = t[0].columns(1, in + 1), y = empty_like(s.rows, out, result);
                     const PackedWeight w = packed(version, t[1], kind, s.type, s.cut);
                     if (version == Version::fast)
-                        ops::linear(x, w, y);
+                        ops::linear(exec(), x, w, y);
                     else
                         reference::linear(x, w, y);
                     return Tensors{y};
@@ -59,7 +59,7 @@ KernelCase linear_case(const LinearShape& s) {
             .timed = [=](const Tensors& t) -> std::function<void()> {
                 const Tensor x = t[0].columns(1, in + 1), y = empty_like(s.rows, out, result);
                 const PackedWeight w = packed(Version::fast, t[1], kind, s.type, s.cut);
-                return [=] { ops::linear(x, w, y); };
+                return [=] { ops::linear(exec(), x, w, y); };
             }};
 }
 
@@ -74,7 +74,7 @@ KernelCase wgrad_case(int64_t rows, int64_t n, int64_t k, DType type) {
                 [=](Version version, const Tensors& t) {
                     const Tensor dw = empty_like(n, k, DType::f32);
                     if (version == Version::fast)
-                        ops::linear_wgrad(t[0], t[1], leaves(rows), dw);
+                        ops::linear_wgrad(exec(), t[0], t[1], leaves(rows), dw);
                     else
                         reference::linear_wgrad(t[0], t[1], leaves(rows), dw);
                     return Tensors{dw};
@@ -115,7 +115,8 @@ Ragged ragged(const GroupedShape& s, int64_t sources) {
     }
     for (int64_t i = 0; i < s.rows; ++i)
         index.push_back(static_cast<int32_t>(random.below(sources)));
-    return {tensor_of(offsets), tensor_of(leaves).view({s.groups, 4}), tensor_of(index)};
+    return {tensor_of(exec(), offsets), tensor_of(exec(), leaves).view({s.groups, 4}),
+            tensor_of(exec(), index)};
 }
 
 std::string grouped_name(const char* op, const GroupedShape& s) {
@@ -125,21 +126,20 @@ std::string grouped_name(const char* op, const GroupedShape& s) {
 
 KernelCase grouped_case(const GroupedShape& s) {
     const int64_t sources = s.rows;
-    const auto rows = std::make_shared<Ragged>(ragged(s, sources));
-    const RowGroups groups = rows->groups(s.through_index);
     return {
         .name = grouped_name("grouped_linear", s),
         .inputs = {random_tensor({sources, s.k}, s.type, 56),
                    random_tensor({s.groups, s.n, s.k}, DType::f32, 57, 0.1f)},
         .run =
             [=](Version version, const Tensors& t) {
-                (void)rows;
                 const Tensor y = empty_like(s.rows, s.n, s.type);
                 const PackedWeight w = packed(version, t[1], PackKind::forward, s.type, s.cut);
                 if (version == Version::fast)
-                    ops::grouped_linear(t[0], groups, w, y);
+                    ops::grouped_linear(exec(), t[0], ragged(s, s.rows).groups(s.through_index), w,
+                                        y);
                 else
-                    reference::grouped_linear(t[0], groups, w, y);
+                    reference::grouped_linear(t[0], ragged(s, s.rows).groups(s.through_index), w,
+                                              y);
                 return Tensors{y};
             },
         .reason = kOrder,
@@ -150,26 +150,25 @@ KernelCase grouped_case(const GroupedShape& s) {
             const Tensor y = empty_like(s.rows, s.n, s.type);
             const PackedWeight w = packed(Version::fast, t[1], PackKind::forward, s.type, s.cut);
             return [=] {
-                (void)rows;
-                ops::grouped_linear(t[0], groups, w, y);
+                ops::grouped_linear(exec(), t[0], ragged(s, s.rows).groups(s.through_index), w, y);
             };
         }};
 }
 
 KernelCase grouped_wgrad_case(const GroupedShape& s) {
-    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
     return {.name = grouped_name("grouped_linear_wgrad", s),
             .inputs = {random_tensor({s.rows, s.n}, s.type, 58),
                        random_tensor({s.rows, s.k}, s.type, 59)},
             .run =
                 [=](Version version, const Tensors& t) {
-                    const ops::GroupedWgrad in{.dy = t[0],
-                                               .x = t[1],
-                                               .x_index = s.through_index ? rows->index : Tensor(),
-                                               .leaves = rows->leaves};
-                    const Tensor dw = Tensor::empty({s.groups, s.n, s.k}, DType::f32);
+                    const ops::GroupedWgrad in{
+                        .dy = t[0],
+                        .x = t[1],
+                        .x_index = s.through_index ? ragged(s, s.rows).index : Tensor(),
+                        .leaves = ragged(s, s.rows).leaves};
+                    const Tensor dw = exec().empty({s.groups, s.n, s.k}, DType::f32);
                     if (version == Version::fast)
-                        ops::grouped_linear_wgrad(in, dw);
+                        ops::grouped_linear_wgrad(exec(), in, dw);
                     else
                         reference::grouped_linear_wgrad(in, dw);
                     return Tensors{dw.view({s.groups * s.n, s.k})};
@@ -182,8 +181,6 @@ KernelCase grouped_wgrad_case(const GroupedShape& s) {
 
 // n is F here.
 KernelCase gate_up_case(const GroupedShape& s) {
-    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
-    const RowGroups groups = rows->groups(s.through_index);
     const auto weight = [s](Version version, const Tensor& w) {
         return packed(version, w, PackKind::gate_up, s.type, s.cut);
     };
@@ -192,14 +189,15 @@ KernelCase gate_up_case(const GroupedShape& s) {
                        random_tensor({s.groups, 2 * s.n, s.k}, DType::f32, 61, 0.2f)},
             .run =
                 [=](Version version, const Tensors& t) {
-                    (void)rows;
                     const Tensor gate_up = empty_like(s.rows, 2 * s.n, s.type);
                     const Tensor h = empty_like(s.rows, s.n, s.type);
                     const PackedWeight w = weight(version, t[1]);
                     if (version == Version::fast)
-                        ops::gate_up_swiglu(t[0], groups, w, gate_up, h);
+                        ops::gate_up_swiglu(exec(), t[0], ragged(s, s.rows).groups(s.through_index),
+                                            w, gate_up, h);
                     else
-                        reference::gate_up_swiglu(t[0], groups, w, gate_up, h);
+                        reference::gate_up_swiglu(t[0], ragged(s, s.rows).groups(s.through_index),
+                                                  w, gate_up, h);
                     return Tensors{gate_up, h};
                 },
             .tolerance = swiglu_tolerance(s.type),
@@ -212,8 +210,8 @@ KernelCase gate_up_case(const GroupedShape& s) {
                 const Tensor h = empty_like(s.rows, s.n, s.type);
                 const PackedWeight w = weight(Version::fast, t[1]);
                 return [=] {
-                    (void)rows;
-                    ops::gate_up_swiglu(t[0], groups, w, gate_up, h);
+                    ops::gate_up_swiglu(exec(), t[0], ragged(s, s.rows).groups(s.through_index), w,
+                                        gate_up, h);
                 };
             }};
 }
@@ -232,14 +230,13 @@ Tensors down_backward(Version version, const GroupedShape& s, const Ragged& rows
                                .weighted_h = out[1],
                                .d_row_weight = out[2]};
     if (version == Version::fast)
-        ops::down_swiglu_backward(io);
+        ops::down_swiglu_backward(exec(), io);
     else
         reference::down_swiglu_backward(io);
     return out;
 }
 
 KernelCase down_backward_case(const GroupedShape& s) {
-    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
     return {.name = grouped_name("down_swiglu_backward", s),
             .inputs = {random_tensor({s.rows, s.k}, s.type, 62),
                        random_tensor({s.rows, 2 * s.n}, s.type, 63),
@@ -247,7 +244,7 @@ KernelCase down_backward_case(const GroupedShape& s) {
                        random_tensor({s.groups, s.k, s.n}, DType::f32, 65, 0.2f)},
             .run =
                 [=](Version version, const Tensors& t) {
-                    return down_backward(version, s, *rows, t,
+                    return down_backward(version, s, ragged(s, s.rows), t,
                                          packed(version, t[3], PackKind::dgrad, s.type, s.cut));
                 },
             .tolerance = swiglu_tolerance(s.type),
@@ -258,7 +255,7 @@ KernelCase down_backward_case(const GroupedShape& s) {
             .timed = [=](const Tensors& t) -> std::function<void()> {
                 const PackedWeight down =
                     packed(Version::fast, t[3], PackKind::dgrad, s.type, s.cut);
-                return [=] { down_backward(Version::fast, s, *rows, t, down); };
+                return [=] { down_backward(Version::fast, s, ragged(s, s.rows), t, down); };
             }};
 }
 
@@ -275,16 +272,15 @@ Forward expert_forward(const Ragged& rows, const Tensors& t) {
     const Forward out{empty_like(s.rows, 2 * s.n, s.type), empty_like(s.rows, s.n, s.type),
                       empty_like(s.rows, s.k, s.type)};
     const Tensor w = t[1].view({s.groups, 2 * s.n, s.k}), down = t[2].view({s.groups, s.k, s.n});
-    ops::gate_up_swiglu(t[0], rows.groups(false), ops::pack(w, PackKind::gate_up, s.type),
-                        out.gate_up, out.h);
-    ops::grouped_linear(out.h, rows.groups(false), ops::pack(down, PackKind::forward, s.type),
-                        out.y);
+    ops::gate_up_swiglu(exec(), t[0], rows.groups(false),
+                        ops::pack(exec(), w, PackKind::gate_up, s.type), out.gate_up, out.h);
+    ops::grouped_linear(exec(), out.h, rows.groups(false),
+                        ops::pack(exec(), down, PackKind::forward, s.type), out.y);
     return out;
 }
 
 GradientCase expert_gradient() {
     const GroupedShape& s = kExpert;
-    const auto rows = std::make_shared<Ragged>(ragged(s, s.rows));
     return {
         .name = "expert MLP",
         .inputs = {random_tensor({s.rows, s.k}, DType::f32, 66),
@@ -293,7 +289,7 @@ GradientCase expert_gradient() {
                    random_tensor({s.rows, 1}, DType::f32, 69)},
         .forward =
             [=](const Tensors& t) {
-                const Tensor y = expert_forward(*rows, t).y;
+                const Tensor y = expert_forward(ragged(s, s.rows), t).y;
                 for (int64_t i = 0; i < s.rows; ++i)
                     for (int64_t j = 0; j < s.k; ++j) set(y, i, j, get(y, i, j) * get(t[3], i, 0));
                 return Tensors{y};
@@ -302,15 +298,19 @@ GradientCase expert_gradient() {
             [=](const Tensors& t, const Tensors& d) {
                 const Tensor w = t[1].view({s.groups, 2 * s.n, s.k});
                 const Tensor down = t[2].view({s.groups, s.k, s.n});
-                const Tensors parts = down_backward(
-                    Version::fast, s, *rows, {d[0], expert_forward(*rows, t).gate_up, t[3], down},
-                    ops::pack(down, PackKind::dgrad, s.type));
-                const Tensor dx = t[0].clone(), dw = w.clone(), d_down = down.clone();
-                ops::grouped_linear(parts[0], rows->groups(false),
-                                    ops::pack(w, PackKind::dgrad, s.type), dx);
-                ops::grouped_linear_wgrad({.dy = parts[0], .x = t[0], .leaves = rows->leaves}, dw);
-                ops::grouped_linear_wgrad({.dy = d[0], .x = parts[1], .leaves = rows->leaves},
-                                          d_down);
+                const Tensors parts =
+                    down_backward(Version::fast, s, ragged(s, s.rows),
+                                  {d[0], expert_forward(ragged(s, s.rows), t).gate_up, t[3], down},
+                                  ops::pack(exec(), down, PackKind::dgrad, s.type));
+                const Tensor dx = exec().clone(t[0]), dw = exec().clone(w),
+                             d_down = exec().clone(down);
+                ops::grouped_linear(exec(), parts[0], ragged(s, s.rows).groups(false),
+                                    ops::pack(exec(), w, PackKind::dgrad, s.type), dx);
+                ops::grouped_linear_wgrad(
+                    exec(), {.dy = parts[0], .x = t[0], .leaves = ragged(s, s.rows).leaves}, dw);
+                ops::grouped_linear_wgrad(
+                    exec(), {.dy = d[0], .x = parts[1], .leaves = ragged(s, s.rows).leaves},
+                    d_down);
                 return Tensors{dx, dw.view({s.groups * 2 * s.n, s.k}),
                                d_down.view({s.groups * s.k, s.n}), parts[2]};
             }};

@@ -62,7 +62,7 @@ TEST_P(GemmOrders, LinearHasTheReferencesBits) {
                 reference::linear(x, reference::pack(w, PackKind::forward, type), want);
                 for_each_level([&](std::string_view level) {
                     const Tensor y = strided({s.rows, s.n}, out, 3);
-                    ops::linear(x, ops::pack(w, PackKind::forward, type), y);
+                    ops::linear(kHost, x, ops::pack(kHost, w, PackKind::forward, type), y);
                     EXPECT_TRUE(bit_equal(y, want)) << level << " " << name_of(type) << " "
                                                     << s.rows << "x" << s.n << "x" << s.k;
                 });
@@ -79,7 +79,7 @@ TEST_P(GemmOrders, DgradHasTheReferencesBits) {
             reference::linear(dy, reference::pack(w, PackKind::dgrad, type), want);
             for_each_level([&](std::string_view level) {
                 const Tensor dx = Tensor::empty({s.rows, s.k}, type);
-                ops::linear(dy, ops::pack(w, PackKind::dgrad, type), dx);
+                ops::linear(kHost, dy, ops::pack(kHost, w, PackKind::dgrad, type), dx);
                 EXPECT_TRUE(bit_equal(dx, want)) << level << " " << name_of(type);
             });
         }
@@ -99,7 +99,7 @@ TEST_P(GemmOrders, DenormalsInfinitiesAndNansAsTheReference) {
         reference::linear(x, reference::pack(w, PackKind::forward, type), want);
         for_each_level([&](std::string_view level) {
             const Tensor y = Tensor::empty({8, 40}, DType::f32);
-            ops::linear(x, ops::pack(w, PackKind::forward, type), y);
+            ops::linear(kHost, x, ops::pack(kHost, w, PackKind::forward, type), y);
             for (int64_t t = 0; t < 8; ++t)
                 for (int64_t n = 0; n < 40; ++n)
                     EXPECT_TRUE(get(y, t, n) == get(want, t, n) ||
@@ -125,7 +125,7 @@ TEST_P(GemmOrders, WgradHasTheReferencesBits) {
                 reference::linear_wgrad(dy, x, tree, want);
                 for_each_level([&](std::string_view level) {
                     const Tensor dw = random_tensor({s.n, s.k}, DType::f32, 3);
-                    ops::linear_wgrad(dy, x, tree, dw);
+                    ops::linear_wgrad(kHost, dy, x, tree, dw);
                     EXPECT_TRUE(bit_equal(dw, want))
                         << level << " " << name_of(type) << " " << tree.leaves() << " leaves of "
                         << tree.rows() << " rows";
@@ -180,9 +180,9 @@ TEST_P(GemmOrders, GroupedProductsHaveTheReferencesBits) {
             for_each_level([&](std::string_view level) {
                 const Tensor y = Tensor::empty({104, 50}, type);
                 const Tensor dw = random_tensor({4, 50, 72}, DType::f32, 4);
-                ops::grouped_linear(x, experts.rows(indexed), ops::pack(w, PackKind::forward, type),
-                                    y);
-                ops::grouped_linear_wgrad(wgrad, dw);
+                ops::grouped_linear(kHost, x, experts.rows(indexed),
+                                    ops::pack(kHost, w, PackKind::forward, type), y);
+                ops::grouped_linear_wgrad(kHost, wgrad, dw);
                 EXPECT_TRUE(bit_equal(y, want)) << level << " " << name_of(type);
                 EXPECT_TRUE(bit_equal(dw, want_dw)) << level << " " << name_of(type);
             });
@@ -226,13 +226,13 @@ TEST_P(GemmOrders, SwigluAndItsBackwardAgreeWithTheReference) {
                     Tensor::empty({104, 2 * ffn}, type), Tensor::empty({104, ffn}, type),
                     Tensor::empty({104, 2 * ffn}, type), Tensor::empty({104, ffn}, type),
                     Tensor::empty({104, 1}, DType::f32)};
-                ops::gate_up_swiglu(x, experts.rows(true), ops::pack(w, PackKind::gate_up, type),
-                                    out[0], out[1]);
-                io.down = ops::pack(down, PackKind::dgrad, type);
+                ops::gate_up_swiglu(kHost, x, experts.rows(true),
+                                    ops::pack(kHost, w, PackKind::gate_up, type), out[0], out[1]);
+                io.down = ops::pack(kHost, down, PackKind::dgrad, type);
                 io.d_gate_up = out[2];
                 io.weighted_h = out[3];
                 io.d_row_weight = out[4];
-                ops::down_swiglu_backward(io);
+                ops::down_swiglu_backward(kHost, io);
                 EXPECT_TRUE(bit_equal(out[0], gate_up)) << level;
                 EXPECT_LE(largest_error(out[1], h), swiglu_tolerance(type)) << level;
                 EXPECT_LE(largest_error(out[2], d_gate_up), swiglu_tolerance(type)) << level;
@@ -254,12 +254,12 @@ TEST_P(GemmOrders, ARowDependsNeitherOnItsPositionNorOnTheOthers) {
     const Tensor x = random_tensor({70, 160}, DType::bf16, 1);
     const Tensor w = random_tensor({96, 160}, DType::f32, 2);
     for_each_level([&](std::string_view level) {
-        const PackedWeight packed = ops::pack(w, PackKind::forward, DType::bf16);
+        const PackedWeight packed = ops::pack(kHost, w, PackKind::forward, DType::bf16);
         const Tensor all = Tensor::empty({70, 96}, DType::bf16);
-        ops::linear(x, packed, all);
+        ops::linear(kHost, x, packed, all);
         for (const int64_t row : {0, 1, 33, 69}) {
             const Tensor one = Tensor::empty({1, 96}, DType::bf16);
-            ops::linear(x.slice(row, row + 1), packed, one);
+            ops::linear(kHost, x.slice(row, row + 1), packed, one);
             EXPECT_TRUE(bit_equal(one, all.slice(row, row + 1))) << level << " row " << row;
         }
     });
@@ -279,15 +279,15 @@ TEST(Gemm, FastAgreesWithinRoundingAndDependsOnTheRowAlone) {
     Tensor y_before, dw_before;
     for_each_level(
         [&](std::string_view level) {
-            const PackedWeight packed = ops::pack(w, PackKind::forward, DType::bf16);
+            const PackedWeight packed = ops::pack(kHost, w, PackKind::forward, DType::bf16);
             const Tensor y = Tensor::empty({75, 70}, DType::f32);
             const Tensor dw = Tensor::empty({70, 600}, DType::f32);
-            ops::linear(x, packed, y);
-            ops::linear_wgrad(dy, x, tree, dw);
+            ops::linear(kHost, x, packed, y);
+            ops::linear_wgrad(kHost, dy, x, tree, dw);
             EXPECT_LE(largest_error(y, want), 1e-4) << level;
             EXPECT_LE(largest_error(dw, want_dw), 1e-4) << level;
             const Tensor one = Tensor::empty({1, 70}, DType::f32);
-            ops::linear(x.slice(41, 42), packed, one);
+            ops::linear(kHost, x.slice(41, 42), packed, one);
             EXPECT_TRUE(bit_equal(one, y.slice(41, 42))) << level;
             const std::string name(level.substr(0, level.find(',')));
             if (name == before) {
@@ -303,17 +303,19 @@ TEST(Gemm, FastAgreesWithinRoundingAndDependsOnTheRowAlone) {
 
 TEST(Gemm, PackReusesItsStorage) {
     const Tensor w = random_tensor({64, 64}, DType::f32, 1);
-    PackedWeight first = ops::pack(w, PackKind::forward, DType::bf16);
+    PackedWeight first = ops::pack(kHost, w, PackKind::forward, DType::bf16);
     const void* storage = first.storage.raw();
-    EXPECT_EQ(ops::pack(w, PackKind::dgrad, DType::bf16, std::move(first)).storage.raw(), storage);
+    EXPECT_EQ(ops::pack(kHost, w, PackKind::dgrad, DType::bf16, std::move(first)).storage.raw(),
+              storage);
 }
 
 TEST(Gemm, WrongShapesAreRefused) {
     const Tensor x = random_tensor({4, 32}, DType::bf16, 1);
     const Tensor w = random_tensor({8, 64}, DType::f32, 2);
     const Tensor y = Tensor::empty({4, 8}, DType::bf16);
-    EXPECT_THROW(ops::linear(x, ops::pack(w, PackKind::forward, DType::bf16), y), Error);
-    EXPECT_THROW(ops::pack(x, PackKind::forward, DType::bf16), Error);
+    EXPECT_THROW(ops::linear(kHost, x, ops::pack(kHost, w, PackKind::forward, DType::bf16), y),
+                 Error);
+    EXPECT_THROW(ops::pack(kHost, x, PackKind::forward, DType::bf16), Error);
 }
 
 }  // namespace
@@ -331,12 +333,13 @@ void expect_copies_of_pack(const CopiesCase& c, DType type) {
     const Tensor v = Tensor::zeros({c.groups, c.n, c.k}, DType::f32);
     const AdamW step{.learning_rate = 0.01f};
     const Tensor alone = w.clone();
-    ops::adamw(step, alone, grad, m.clone(), v.clone());
+    ops::adamw(kHost, step, alone, grad, m.clone(), v.clone());
     const auto copy = [&](PackKind kind) {
-        return ops::pack(w, kind, type, {.cut = kind == PackKind::dgrad ? c.dgrad : c.forward});
+        return ops::pack(kHost, w, kind, type,
+                         {.cut = kind == PackKind::dgrad ? c.dgrad : c.forward});
     };
     PackedCopies copies{.kind = c.kind, .forward = copy(c.kind), .dgrad = copy(PackKind::dgrad)};
-    ops::adamw(step, w, grad, m, v, &copies);
+    ops::adamw(kHost, step, w, grad, m, v, &copies);
     const auto same = [](const Tensor& a, const Tensor& b) {
         return a.bytes() == b.bytes() &&
                std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;

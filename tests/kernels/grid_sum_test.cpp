@@ -24,9 +24,10 @@ Tensor of(const std::vector<float>& values) {
 std::vector<float> sums(const std::vector<Tensor>& parts, float bound = kGridRange) {
     const Tensor sum = Tensor::empty(parts[0].shape(), DType::i64);
     const Tensor out = Tensor::empty(parts[0].shape(), DType::f32);
-    EXPECT_TRUE(ops::set_on_grid(sum, parts[0], bound));
-    for (size_t i = 1; i < parts.size(); ++i) EXPECT_TRUE(ops::add_on_grid(sum, parts[i], bound));
-    ops::round_from_grid(sum, out);
+    EXPECT_TRUE(ops::set_on_grid(kHost, sum, parts[0], bound));
+    for (size_t i = 1; i < parts.size(); ++i)
+        EXPECT_TRUE(ops::add_on_grid(kHost, sum, parts[i], bound));
+    ops::round_from_grid(kHost, sum, out);
     return {out.data<float>(), out.data<float>() + out.size()};
 }
 
@@ -69,7 +70,7 @@ TEST(GridSum, AddsWhatOtherRanksHave) {
         a.data<int64_t>()[e] = e << 40;
         b.data<int64_t>()[e] = -e;
     }
-    ops::add_integers(a, b);
+    ops::add_integers(kHost, a, b);
     for (int64_t e = 0; e < a.size(); ++e) EXPECT_EQ(a.data<int64_t>()[e], (e << 40) - e);
 }
 
@@ -82,12 +83,13 @@ TEST(GridSum, SaysWhatIsOutside) {
                 std::vector<float> values(20003, 0.5f);
                 values[static_cast<size_t>(place)] = value;
                 const Tensor sum = Tensor::empty({std::ssize(values)}, DType::i64);
-                EXPECT_FALSE(ops::set_on_grid(sum, of(values), 2)) << value << ", " << level;
-                EXPECT_FALSE(ops::add_on_grid(sum, of(values), 2)) << value << ", " << level;
+                EXPECT_FALSE(ops::set_on_grid(kHost, sum, of(values), 2)) << value << ", " << level;
+                EXPECT_FALSE(ops::add_on_grid(kHost, sum, of(values), 2)) << value << ", " << level;
             }
         }
         const Tensor sum = Tensor::empty({9}, DType::i64);
-        EXPECT_TRUE(ops::set_on_grid(sum, of(std::vector<float>(9, -1.9999999f)), 2)) << level;
+        EXPECT_TRUE(ops::set_on_grid(kHost, sum, of(std::vector<float>(9, -1.9999999f)), 2))
+            << level;
     });
 }
 

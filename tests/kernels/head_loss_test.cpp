@@ -74,9 +74,9 @@ TEST(HeadLoss, AgreesWithTheReference) {
                 const Head got(offsets, 203, type);
                 ops::HeadLoss out = got.io();
                 out.x = got.x;
-                out.head = ops::pack(got.w, PackKind::forward, type);
-                out.head_dgrad = ops::pack(got.w, PackKind::dgrad, type);
-                ops::head_loss(out);
+                out.head = ops::pack(kHost, got.w, PackKind::forward, type);
+                out.head_dgrad = ops::pack(kHost, got.w, PackKind::dgrad, type);
+                ops::head_loss(kHost, out);
                 const double tolerance = type == DType::bf16 ? 2e-3 : 2e-6;
                 EXPECT_LE(relative_error(got.loss, want.loss), 1e-6) << level;
                 EXPECT_LE(relative_error(got.dx, want.dx), tolerance) << level;
@@ -96,11 +96,11 @@ TEST(HeadLoss, ALeafMayBeCutIntoChunks) {
     const Head got({0, rows}, vocab, DType::bf16);
     ops::HeadLoss io = got.io();
     io.x = got.x;
-    io.head = ops::pack(got.w, PackKind::forward, DType::bf16);
-    io.head_dgrad = ops::pack(got.w, PackKind::dgrad, DType::bf16);
-    ops::head_loss(io);
+    io.head = ops::pack(kHost, got.w, PackKind::forward, DType::bf16);
+    io.head_dgrad = ops::pack(kHost, got.w, PackKind::dgrad, DType::bf16);
+    ops::head_loss(kHost, io);
     const Tensor logits = Tensor::empty({rows, vocab}, DType::f32);
-    ops::linear(got.x, io.head, logits);
+    ops::linear(kHost, got.x, io.head, logits);
     const Tensor d_logits = Tensor::empty({rows, vocab}, DType::bf16);
     for (int64_t t = 0; t < rows; ++t) {
         const int32_t label = got.labels[static_cast<size_t>(t)];
@@ -113,7 +113,7 @@ TEST(HeadLoss, ALeafMayBeCutIntoChunks) {
         }
     }
     const Tensor dw = Tensor::empty({vocab, 40}, DType::f32);
-    ops::linear_wgrad(d_logits, got.x, got.tree, dw);
+    ops::linear_wgrad(kHost, d_logits, got.x, got.tree, dw);
     EXPECT_LE(relative_error(got.dw, dw), 2e-3);
 }
 
@@ -128,7 +128,7 @@ class HeadOfRank {
           type_(head.x.dtype()),
           w_(head.w.slice(first_, first_ + vocab_)),
           logits_(Tensor::empty({head.x.rows(), vocab_}, DType::f32)) {
-        ops::linear(head.x, ops::pack(w_, PackKind::forward, type_), logits_);
+        ops::linear(kHost, head.x, ops::pack(kHost, w_, PackKind::forward, type_), logits_);
     }
     static const cpu::HeadLossKernels& kernels() {
         using namespace cpu;
@@ -161,9 +161,10 @@ class HeadOfRank {
                          d_logits.raw() + t * vocab_ * size_of(type_));
         const Gradients out{Tensor::empty({rows, w_.row_size()}, DType::f32),
                             Tensor::empty({vocab_, w_.row_size()}, DType::f32)};
-        ops::linear(d_logits, ops::pack(w_, PackKind::dgrad, type_, {.cut = {.chunks = chunks_}}),
+        ops::linear(kHost, d_logits,
+                    ops::pack(kHost, w_, PackKind::dgrad, type_, {.cut = {.chunks = chunks_}}),
                     out.dx);
-        ops::linear_wgrad(d_logits, head_.x, head_.tree, out.dw);
+        ops::linear_wgrad(kHost, d_logits, head_.x, head_.tree, out.dw);
         return out;
     }
 
@@ -220,9 +221,9 @@ void expect_ranks_make_the_whole(const Head& head, int64_t chunks, int64_t ranks
 ops::HeadLoss chunked(const Head& head, int64_t chunks, int64_t dgrad_chunks) {
     ops::HeadLoss io = head.io();
     io.x = head.x;
-    io.head = ops::pack(head.w, PackKind::forward, head.x.dtype());
-    io.head_dgrad =
-        ops::pack(head.w, PackKind::dgrad, head.x.dtype(), {.cut = {.chunks = dgrad_chunks}});
+    io.head = ops::pack(kHost, head.w, PackKind::forward, head.x.dtype());
+    io.head_dgrad = ops::pack(kHost, head.w, PackKind::dgrad, head.x.dtype(),
+                              {.cut = {.chunks = dgrad_chunks}});
     io.chunks = chunks;
     return io;
 }
@@ -236,7 +237,7 @@ TEST_P(HeadLossOrders, RanksWithChunksOfTheVocabularyMakeTheWhole) {
             for (const auto& [vocab, chunks] :
                  {std::pair<int64_t, int64_t>{86, 2}, {132, 4}, {256, 4}, {4400, 4}}) {
                 const Head head({0, 11}, vocab, type);
-                ops::head_loss(chunked(head, chunks, chunks));
+                ops::head_loss(kHost, chunked(head, chunks, chunks));
                 for (int64_t ranks = 2; ranks <= chunks; ranks *= 2)
                     expect_ranks_make_the_whole(
                         head, chunks, ranks,
@@ -250,7 +251,7 @@ TEST(HeadLoss, ChunksThatDoNotFitAreRefused) {
     const auto refusal = [](int64_t vocab, int64_t chunks, int64_t dgrad_chunks) {
         const Head head({0, 5}, vocab, DType::f32);
         const ops::HeadLoss io = chunked(head, chunks, dgrad_chunks);
-        return test::message_of(ExitCode::internal, [&] { ops::head_loss(io); });
+        return test::message_of(ExitCode::internal, [&] { ops::head_loss(kHost, io); });
     };
     EXPECT_CONTAINS(refusal(86, 4, 2), "86 tokens of the vocabulary in 4 chunks");
     EXPECT_CONTAINS(refusal(88, 4, 2), "head_dgrad in 2 chunks, the vocabulary in 4");
@@ -261,10 +262,10 @@ TEST(HeadLoss, ALabelOutsideTheVocabularyIsRefused) {
     head.labels[2] = 50;
     ops::HeadLoss io = head.io();
     io.x = head.x;
-    io.head = ops::pack(head.w, PackKind::forward, DType::f32);
+    io.head = ops::pack(kHost, head.w, PackKind::forward, DType::f32);
     io.dx = {};
     io.dw = {};
-    EXPECT_THROW(ops::head_loss(io), Error);
+    EXPECT_THROW(ops::head_loss(kHost, io), Error);
 }
 
 }  // namespace

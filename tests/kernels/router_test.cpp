@@ -14,7 +14,7 @@ TEST(Router, ChoosesDifferentExpertsWhateverTheLogits) {
     const Tensor logits = test::non_finite_logits(40, 12), scores = logits.clone();
     const Tensor guarded = Tensor::zeros({41, 5}, DType::i32), indices = guarded.slice(0, 40);
     const Tensor weights = Tensor::empty({40, 5}, DType::f32);
-    ops::router(config, logits, {}, scores, indices, weights);
+    ops::router(kHost, config, logits, {}, scores, indices, weights);
     for (int64_t t = 0; t < 40; ++t)
         for (int64_t j = 0; j < 5; ++j) {
             const int32_t expert = indices.row<int32_t>(t)[j];

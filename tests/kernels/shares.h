@@ -35,9 +35,9 @@ inline Tensor transposed(const Tensor& x) {
 inline Tensor sum_of_ranks(std::vector<Tensor> pieces, DType type) {
     for (size_t width = 1; width < pieces.size(); width *= 2)
         for (size_t i = 0; i + width < pieces.size(); i += 2 * width)
-            ops::add_in_place(pieces[i], pieces[i + width]);
+            ops::add_in_place(kHost, pieces[i], pieces[i + width]);
     const Tensor out = Tensor::empty({pieces[0].rows(), pieces[0].row_size()}, type);
-    ops::cast(pieces[0], out);
+    ops::cast(kHost, pieces[0], out);
     return out;
 }
 

@@ -70,7 +70,7 @@ std::vector<Tensor> sum_nodes(std::vector<std::vector<Tensor>> nodes) {
         std::vector<std::vector<Tensor>> parents;
         for (size_t n = 0; n < nodes.size(); n += 2) {
             for (size_t i = 0; i < nodes[n].size(); ++i)
-                ops::add_in_place(nodes[n][i], nodes[n + 1][i]);
+                ops::add_in_place(kHost, nodes[n][i], nodes[n + 1][i]);
             parents.push_back(nodes[n]);
         }
         nodes = std::move(parents);

@@ -59,13 +59,13 @@ void check_gradients(const ModelSpec& spec, bool with_mtp, double expert_capacit
         if (!parameter->trained) continue;
         summed.push_back(parameter->grad().clone());
         for (size_t use = 1; use < parameter->grads.size(); ++use)
-            ops::add_in_place(summed.back(), parameter->grad(use));
+            ops::add_in_place(kHost, summed.back(), parameter->grad(use));
     }
     size_t i = 0;
     for (Parameter* parameter : model.parameters()) {
         if (!parameter->trained) continue;
         const Tensor& grad = summed[i++];
-        const double norm = std::sqrt(ops::sum_of_squares(grad).value());
+        const double norm = std::sqrt(ops::sum_of_squares(kHost, grad).value());
         ASSERT_GT(norm, 1e-5) << parameter->name << " has no gradient";
         const double measured = slope(model, *parameter, grad, batch, pass, 2e-3 / norm) / norm;
         EXPECT_NEAR(measured, norm, 0.01 * norm + 1e-4) << parameter->name;
@@ -121,7 +121,8 @@ TEST(Model, MtpWithoutLossHasZeroGradients) {
         if (!parameter->trained) continue;
         const bool of_mtp = parameter->name.starts_with("mtp.");
         for (size_t use = of_mtp ? 0 : 1; use < parameter->grads.size(); ++use)
-            EXPECT_EQ(ops::sum_of_squares(parameter->grad(use)).value(), 0) << parameter->name;
+            EXPECT_EQ(ops::sum_of_squares(kHost, parameter->grad(use)).value(), 0)
+                << parameter->name;
         if (of_mtp) continue;
         EXPECT_TRUE(test::bit_equal(parameter->grad(), without.find(parameter->name)->grad()))
             << parameter->name;
@@ -167,8 +168,8 @@ TEST(Model, InitializationIsByNameAndSeed) {
     const Tensor first = a.find("layers.1.moe.experts.gate_up")->value;
     EXPECT_FALSE(test::bit_equal(first, b.find("layers.1.moe.experts.gate_up")->value));
     // 3,456 draws of deviation 0.02: the mean square is within 10 % (four sigma).
-    const double mean_square =
-        ops::sum_of_squares(first).value() / static_cast<double>(first.size()) / (0.02 * 0.02);
+    const double mean_square = ops::sum_of_squares(kHost, first).value() /
+                               static_cast<double>(first.size()) / (0.02 * 0.02);
     EXPECT_NEAR(mean_square, 1, 0.1);
     EXPECT_EQ(a.find("norm")->value.data<float>()[3], 1.0f);
     EXPECT_EQ(a.find("layers.1.moe.router_bias")->value.data<float>()[3], 0.0f);

@@ -33,6 +33,7 @@ void count(const std::string& name, bool for_backward = false) {
 
 using fucina::AttentionKv;
 using fucina::AttentionShape;
+using fucina::Exec;
 using fucina::PackedWeight;
 using fucina::RopeTable;
 using fucina::RouterConfig;
@@ -49,38 +50,44 @@ using fucina::ops::Combine;
         __real_##symbol arguments;                               \
     }
 
-FUCINA_COUNTED(_ZN6fucina3ops6linearERKNS_6TensorERKNS_12PackedWeightES3_,
-               (const Tensor& x, const PackedWeight& w, const Tensor& y), (x, w, y), "linear")
-FUCINA_COUNTED(_ZN6fucina3ops7rmsnormERKNS_6TensorES3_fS3_S3_,
-               (const Tensor& x, const Tensor& w, float eps, const Tensor& y, const Tensor& rstd),
-               (x, w, eps, y, rstd), "rmsnorm", rstd.defined())
-FUCINA_COUNTED(_ZN6fucina3ops11add_rmsnormERKNS_6TensorES3_S3_S3_fS3_S3_,
-               (const Tensor& x, const Tensor& residual, const Tensor& sum, const Tensor& w,
-                float eps, const Tensor& y, const Tensor& rstd),
-               (x, residual, sum, w, eps, y, rstd), "add_rmsnorm", rstd.defined())
-FUCINA_COUNTED(_ZN6fucina3ops4ropeERKNS_6TensorElS3_RKNS_9RopeTableEb,
-               (const Tensor& x, int64_t heads, const Tensor& positions, const RopeTable& table,
-                bool inverse),
-               (x, heads, positions, table, inverse), inverse ? "inverse rope" : "rope")
+FUCINA_COUNTED(_ZN6fucina3ops6linearERKNS_4ExecERKNS_6TensorERKNS_12PackedWeightES6_,
+               (const Exec& exec, const Tensor& x, const PackedWeight& w, const Tensor& y),
+               (exec, x, w, y), "linear")
+FUCINA_COUNTED(_ZN6fucina3ops7rmsnormERKNS_4ExecERKNS_6TensorES6_fS6_S6_,
+               (const Exec& exec, const Tensor& x, const Tensor& w, float eps, const Tensor& y,
+                const Tensor& rstd),
+               (exec, x, w, eps, y, rstd), "rmsnorm", rstd.defined())
+FUCINA_COUNTED(_ZN6fucina3ops11add_rmsnormERKNS_4ExecERKNS_6TensorES6_S6_S6_fS6_S6_,
+               (const Exec& exec, const Tensor& x, const Tensor& residual, const Tensor& sum,
+                const Tensor& w, float eps, const Tensor& y, const Tensor& rstd),
+               (exec, x, residual, sum, w, eps, y, rstd), "add_rmsnorm", rstd.defined())
+FUCINA_COUNTED(_ZN6fucina3ops4ropeERKNS_4ExecERKNS_6TensorElS6_RKNS_9RopeTableEb,
+               (const Exec& exec, const Tensor& x, int64_t heads, const Tensor& positions,
+                const RopeTable& table, bool inverse),
+               (exec, x, heads, positions, table, inverse), inverse ? "inverse rope" : "rope")
 FUCINA_COUNTED(
-    _ZN6fucina3ops9attentionERKNS_14AttentionShapeERKNS_6TensorERKNS_11AttentionKvES6_S6_,
-    (const AttentionShape& shape, const Tensor& q, const AttentionKv& kv, const Tensor& out,
-     const Tensor& lse),
-    (shape, q, kv, out, lse), "attention", lse.defined())
+    _ZN6fucina3ops9attentionERKNS_4ExecERKNS_14AttentionShapeERKNS_6TensorERKNS_11AttentionKvES9_S9_,
+    (const Exec& exec, const AttentionShape& shape, const Tensor& q, const AttentionKv& kv,
+     const Tensor& out, const Tensor& lse),
+    (exec, shape, q, kv, out, lse), "attention", lse.defined())
 FUCINA_COUNTED(
-    _ZN6fucina3ops14gate_up_swigluERKNS_6TensorERKNS_9RowGroupsERKNS_12PackedWeightES3_S3_,
-    (const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& gate_up,
-     const Tensor& h),
-    (x, rows, w, gate_up, h), "gate_up_swiglu", gate_up.defined())
-FUCINA_COUNTED(_ZN6fucina3ops14grouped_linearERKNS_6TensorERKNS_9RowGroupsERKNS_12PackedWeightES3_,
-               (const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y),
-               (x, rows, w, y), "grouped_linear")
-FUCINA_COUNTED(_ZN6fucina3ops6routerERKNS_12RouterConfigERKNS_6TensorES6_S6_S6_S6_,
-               (const RouterConfig& config, const Tensor& logits, const Tensor& bias,
-                const Tensor& scores, const Tensor& indices, const Tensor& weights),
-               (config, logits, bias, scores, indices, weights), "router")
-FUCINA_COUNTED(_ZN6fucina3ops7combineERKNS0_7CombineERKNS_8TokenMapE,
-               (const Combine& io, const TokenMap& map), (io, map), "combine")
+    _ZN6fucina3ops14gate_up_swigluERKNS_4ExecERKNS_6TensorERKNS_9RowGroupsERKNS_12PackedWeightES6_S6_,
+    (const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+     const Tensor& gate_up, const Tensor& h),
+    (exec, x, rows, w, gate_up, h), "gate_up_swiglu", gate_up.defined())
+FUCINA_COUNTED(
+    _ZN6fucina3ops14grouped_linearERKNS_4ExecERKNS_6TensorERKNS_9RowGroupsERKNS_12PackedWeightES6_,
+    (const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
+     const Tensor& y),
+    (exec, x, rows, w, y), "grouped_linear")
+FUCINA_COUNTED(_ZN6fucina3ops6routerERKNS_4ExecERKNS_12RouterConfigERKNS_6TensorES9_S9_S9_S9_,
+               (const Exec& exec, const RouterConfig& config, const Tensor& logits,
+                const Tensor& bias, const Tensor& scores, const Tensor& indices,
+                const Tensor& weights),
+               (exec, config, logits, bias, scores, indices, weights), "router")
+FUCINA_COUNTED(_ZN6fucina3ops7combineERKNS_4ExecERKNS0_7CombineERKNS_8TokenMapE,
+               (const Exec& exec, const Combine& io, const TokenMap& map), (exec, io, map),
+               "combine")
 
 namespace fucina {
 namespace {

@@ -21,7 +21,7 @@ TokenMap uneven_map(int64_t tokens, int rank) {
         indices.row<int32_t>(t)[0] = first;
         indices.row<int32_t>(t)[1] = first + 1;
     }
-    return ops::make_token_map(indices, kExperts,
+    return ops::make_token_map(kHost, indices, kExperts,
                                tensor_of(std::vector<int64_t>{0, tokens / 3, tokens}));
 }
 

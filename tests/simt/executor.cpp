@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tests/simt/device_memory.h"
+
 namespace fucina::simt {
 namespace {
 
@@ -226,6 +228,7 @@ std::string list_threads(const std::vector<int>& ids) {
 
 void run_grid(const LaunchShape& shape, const std::function<void()>& kernel) {
     if (executor != nullptr) throw Error("launch: a kernel is already running");
+    const DeviceAccess access;
     check_shape(shape);
     Executor running;
     running.kernel = &kernel;

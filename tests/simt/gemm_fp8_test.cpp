@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/cuda/gemm_fp8.h"
+#include "tests/simt/device.h"
 #include "tests/simt/every_order.h"
 #include "tests/simt/guarded.h"
 
@@ -128,13 +129,12 @@ template <class Sum>
 void check(const Case& test, const Operands& in, Sum sum_of) {
     const Guarded y(test.rows, test.columns, DType::bf16);
     const Tensor want = y.view().clone();
-    cuda::grouped_gemm_fp8({.x = {in.x, in.x_scales},
-                            .w = in.w,
-                            .w_scales = in.w_scales,
-                            .offsets = in.offsets.data(),
-                            .experts = in.experts(),
-                            .y = y},
-                           nullptr);
+    cuda::grouped_gemm_fp8(kHost, {.x = {in.x, in.x_scales},
+                                   .w = in.w,
+                                   .w_scales = in.w_scales,
+                                   .offsets = in.offsets.data(),
+                                   .experts = in.experts(),
+                                   .y = y});
     for (int64_t e = 0; e < in.experts(); ++e)
         for (int64_t r = in.offsets[static_cast<size_t>(e)];
              r < in.offsets[static_cast<size_t>(e) + 1]; ++r)
@@ -204,13 +204,12 @@ TEST(GemmFp8Bits, AreThoseOfTheContract) {
 TEST(GemmFp8Bits, NothingToDo) {
     const Tensor none = Tensor::empty({0, 128}, DType::f8_e4m3);
     const int64_t offsets[] = {0, 0};
-    cuda::grouped_gemm_fp8({.x = {none, Tensor::empty({1, 0}, DType::f32)},
-                            .w = Tensor::empty({128, 128}, DType::f8_e4m3),
-                            .w_scales = Tensor::empty({1, 1}, DType::f32),
-                            .offsets = offsets,
-                            .experts = 1,
-                            .y = Tensor::empty({0, 128}, DType::bf16)},
-                           nullptr);
+    cuda::grouped_gemm_fp8(kHost, {.x = {none, Tensor::empty({1, 0}, DType::f32)},
+                                   .w = Tensor::empty({128, 128}, DType::f8_e4m3),
+                                   .w_scales = Tensor::empty({1, 1}, DType::f32),
+                                   .offsets = offsets,
+                                   .experts = 1,
+                                   .y = Tensor::empty({0, 128}, DType::bf16)});
 }
 
 }  // namespace

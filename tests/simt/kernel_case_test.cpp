@@ -5,14 +5,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <iterator>
+#include <set>
+
 #include "kernels/cuda/cublaslt.h"
-#include "kernels/cuda/norm.h"
 #include "kernels/cuda/quantize.h"
 #include "kernels/cuda/swiglu.h"
 #include "kernels/reference/quantize.h"
 #include "kernels/reference/reference.h"
+#include "tests/simt/device.h"
 #include "tests/simt/every_order.h"
-#include "tests/support/norm_cases.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina::test {
@@ -21,45 +24,45 @@ namespace {
 std::vector<Setting> schedules() {
     std::vector<Setting> settings;
     for (const simt::Options& order : simt::every_order())
-        settings.push_back(
-            {simt::name_of(order), [order] { simt::options = order; }, [] { simt::options = {}; }});
+        settings.push_back({simt::name_of(order), [order] { simt::options = order; },
+                            [] { simt::options = {}; }, device()});
     return settings;
 }
 
 void check(const Cases& cases) {
     for (const KernelCase& test : cases.kernels) check_parity(test, schedules());
-    for (const GradientCase& test : cases.gradients) check_gradient(test);
+    for (const GradientCase& test : cases.gradients) check_gradient(test, device());
 }
+
+// The ops of the program, through the cases that all back ends share: each op's, by the first word
+// of their names.
+class CudaOps : public testing::TestWithParam<std::string> {};
+
+std::string op_of(const std::string& name) {
+    return name.substr(0, name.find_first_of(" ,"));
+}
+
+std::vector<std::string> op_names() {
+    std::set<std::string> names;
+    for (const KernelCase& test : all_cases().kernels) names.insert(op_of(test.name));
+    for (const GradientCase& test : all_cases().gradients) names.insert(op_of(test.name));
+    return {names.begin(), names.end()};
+}
+
+TEST_P(CudaOps, AgreeWithTheReference) {
+    Cases cases;
+    std::ranges::copy_if(all_cases().kernels, std::back_inserter(cases.kernels),
+                         [](const auto& test) { return op_of(test.name) == GetParam(); });
+    std::ranges::copy_if(all_cases().gradients, std::back_inserter(cases.gradients),
+                         [](const auto& test) { return op_of(test.name) == GetParam(); });
+    check(cases);
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, CudaOps, testing::ValuesIn(op_names()),
+                         [](const auto& info) { return info.param; });
 
 Tensor like(const Tensor& x) {
     return Tensor::empty({x.rows(), x.row_size()}, x.dtype());
-}
-
-void device_rmsnorm_backward(const ops::RmsNormBackward& io) {
-    const Tensor partials =
-        Tensor::empty({cuda::rmsnorm_backward_partials(io.tree), io.x.row_size()}, DType::f32);
-    cuda::rmsnorm_backward(io, partials, nullptr);
-}
-
-TEST(CudaKernelCases, Norm) {
-    Cases cases;
-    add_norm_cases(
-        cases, {.rmsnorm = [](const Tensor& x, const Tensor& w, float eps, const Tensor& y,
-                              const Tensor& rstd) { cuda::rmsnorm(x, w, eps, y, rstd, nullptr); },
-                .add_rmsnorm =
-                    [](const Tensor& x, const Tensor& residual, const Tensor& sum, const Tensor& w,
-                       float eps, const Tensor& y, const Tensor& rstd) {
-                        cuda::add_rmsnorm({.x = x,
-                                           .residual = residual,
-                                           .sum = sum,
-                                           .w = w,
-                                           .eps = eps,
-                                           .y = y,
-                                           .rstd = rstd},
-                                          nullptr);
-                    },
-                .rmsnorm_backward = device_rmsnorm_backward});
-    check(cases);
 }
 
 struct Matrix {
@@ -95,7 +98,7 @@ KernelCase swiglu_case(Matrix shape, DType type) {
                 [shape, type](Version version, const Tensors& in) {
                     const Tensor h = Tensor::empty({shape.rows, shape.width}, type);
                     if (version == Version::fast)
-                        cuda::swiglu(in[0], h, nullptr);
+                        cuda::swiglu(kHost, in[0], h);
                     else
                         reference_swiglu(in[0], h);
                     return Tensors{h};
@@ -131,13 +134,12 @@ Tensors reference_swiglu_backward(const Tensors& in) {
 
 Tensors device_swiglu_backward(const Tensors& in) {
     const Tensors out{like(in[1]), like(in[0]), like(in[2])};
-    cuda::swiglu_backward({.dh = in[0],
-                           .gate_up = in[1],
-                           .row_weight = in[2].data<float>(),
-                           .d_gate_up = out[0],
-                           .weighted_h = out[1],
-                           .d_row_weight = out[2].data<float>()},
-                          nullptr);
+    cuda::swiglu_backward(kHost, {.dh = in[0],
+                                  .gate_up = in[1],
+                                  .row_weight = in[2].data<float>(),
+                                  .d_gate_up = out[0],
+                                  .weighted_h = out[1],
+                                  .d_row_weight = out[2].data<float>()});
     return out;
 }
 
@@ -222,7 +224,7 @@ KernelCase quantize_case(Matrix shape, ScaleFormat format) {
                                       .columns = empty_quantized(shape.width, padded),
                                       .format = format};
                     if (version == Version::fast)
-                        cuda::quantize(io, nullptr);
+                        cuda::quantize(kHost, io);
                     else
                         reference::quantize(io);
                     return Tensors{io.rows.values, io.rows.scales, io.columns.values,

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/reference/quantize.h"
+#include "tests/simt/device.h"
 #include "tests/simt/guarded.h"
 
 namespace fucina {
@@ -35,11 +36,10 @@ void check(const Tensor& x, ScaleFormat format, bool with_columns) {
     const int64_t padded = blocks(x.rows()) * kQuantizeBlock;
     const Output rows(x.rows(), x.row_size()), want_rows(x.rows(), x.row_size());
     const Output columns(x.row_size(), padded), want_columns(x.row_size(), padded);
-    cuda::quantize({.x = x,
-                    .rows = rows.tensors(),
-                    .columns = with_columns ? columns.tensors() : QuantizedRows{},
-                    .format = format},
-                   nullptr);
+    cuda::quantize(kHost, {.x = x,
+                           .rows = rows.tensors(),
+                           .columns = with_columns ? columns.tensors() : QuantizedRows{},
+                           .format = format});
     reference::quantize({.x = x,
                          .rows = want_rows.tensors(),
                          .columns = with_columns ? want_columns.tensors() : QuantizedRows{},
@@ -60,7 +60,7 @@ TEST(CudaQuantize, NotFiniteStaysNotFinite) {
     check(x, ScaleFormat::fp32, true);
     check(x, ScaleFormat::power_of_two, true);
     const Output rows(3, 256);
-    cuda::quantize({.x = x, .rows = rows.tensors()}, nullptr);
+    cuda::quantize(kHost, {.x = x, .rows = rows.tensors()});
     const auto* values = reinterpret_cast<const uint8_t*>(rows.values.view().raw());
     const int64_t stride = rows.values.view().row_stride();
     EXPECT_TRUE(std::isnan(reference::from_e4m3(values[1 * stride + 7])));
@@ -80,11 +80,10 @@ TEST(CudaQuantize, ScalesReachTheWholeRange) {
 TEST(CudaQuantize, RefusesWhatTheKernelCannotRead) {
     const Output rows(4, 24), odd(4, 32);
     const Tensor x = Tensor::zeros({4, 24}, DType::bf16);
-    EXPECT_THROW(cuda::quantize({.x = x, .rows = rows.tensors()}, nullptr), Error);
-    EXPECT_THROW(cuda::quantize({.x = x.columns(1, 17), .rows = rows.tensors()}, nullptr), Error);
+    EXPECT_THROW(cuda::quantize(kHost, {.x = x, .rows = rows.tensors()}), Error);
+    EXPECT_THROW(cuda::quantize(kHost, {.x = x.columns(1, 17), .rows = rows.tensors()}), Error);
     EXPECT_THROW(
-        cuda::quantize({.x = Tensor::zeros({4, 32}, DType::bf16), .rows = rows.tensors()}, nullptr),
-        Error);
+        cuda::quantize(kHost, {.x = Tensor::zeros({4, 32}, DType::bf16), .rows = rows.tensors()}), Error);
 }
 
 // OCP 8-bit Floating Point Specification 1.0, table 1: value = (-1)^s 2^(e-7) (1 + m/8), or

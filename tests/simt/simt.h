@@ -179,6 +179,12 @@ T __shfl_xor_sync(uint32_t mask, T value, int lane_mask, int width = 32, FUCINA_
 inline uint32_t __float_as_uint(float value) {
     return std::bit_cast<uint32_t>(value);
 }
+inline long long __double2ll_rn(double value) {
+    return std::llrint(value);
+}
+inline float __ll2float_rn(long long value) {
+    return static_cast<float>(value);
+}
 inline int __popc(uint32_t bits) {
     return std::popcount(bits);
 }

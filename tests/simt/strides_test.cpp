@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/swiglu.h"
+#include "tests/simt/device.h"
 #include "tests/simt/guarded.h"
 
 namespace fucina {
@@ -29,22 +30,21 @@ TEST(CudaStrides, AddRmsNorm) {
             const Tensor w = test::random_tensor({shape.width}, DType::f32, 3);
             const Guarded y(shape.rows, shape.width, type), sum(shape.rows, shape.width, type);
             const Guarded rstd(1, shape.rows, DType::f32);
-            cuda::AddRmsNorm io{.x = x,
-                                .residual = residual,
-                                .sum = x.clone(),
-                                .w = w,
-                                .eps = kEps,
-                                .y = x.clone(),
-                                .rstd = Tensor::empty({shape.rows}, DType::f32)};
-            cuda::add_rmsnorm(io, nullptr);
-            cuda::add_rmsnorm({.x = test::with_strided_rows(x),
-                               .residual = test::with_strided_rows(residual),
-                               .sum = sum,
-                               .w = w,
-                               .eps = kEps,
-                               .y = y,
-                               .rstd = rstd.view().view({shape.rows})},
-                              nullptr);
+            ops::RmsNorm io{.x = x,
+                            .residual = residual,
+                            .sum = x.clone(),
+                            .w = w,
+                            .y = x.clone(),
+                            .rstd = Tensor::empty({shape.rows}, DType::f32),
+                            .eps = kEps};
+            cuda::rmsnorm(kHost, io);
+            cuda::rmsnorm(kHost, {.x = test::with_strided_rows(x),
+                                  .residual = test::with_strided_rows(residual),
+                                  .sum = sum,
+                                  .w = w,
+                                  .y = y,
+                                  .rstd = rstd.view().view({shape.rows}),
+                                  .eps = kEps});
             EXPECT_TRUE(test::bit_equal(sum, io.sum) && test::bit_equal(y, io.y));
             EXPECT_TRUE(test::bit_equal(rstd.view().view({shape.rows}), io.rstd));
             EXPECT_TRUE(y.intact() && sum.intact() && rstd.intact());
@@ -65,10 +65,7 @@ TEST(CudaStrides, RmsNormBackward) {
                                     .dx = random(9),
                                     .dw = Tensor::empty({shape.width}, DType::f32),
                                     .tree = make_leaf_tree({0, 1, 1, 2, shape.rows})};
-            const int64_t depth = cuda::rmsnorm_backward_partials(io.tree);
-            const Guarded partials(1, depth * shape.width, DType::f32);
-            const Tensor stack = partials.view().view({depth, shape.width});
-            cuda::rmsnorm_backward(io, stack, nullptr);
+            cuda::rmsnorm_backward(kHost, io);
             const Tensor dx = io.dx, dw = io.dw;
             const Guarded dx_apart(shape.rows, shape.width, type);
             const Guarded dw_apart(1, shape.width, DType::f32);
@@ -77,9 +74,9 @@ TEST(CudaStrides, RmsNormBackward) {
             io.residual_grad = test::with_strided_rows(io.residual_grad);
             io.dx = dx_apart;
             io.dw = dw_apart.view().view({shape.width});
-            cuda::rmsnorm_backward(io, stack, nullptr);
+            cuda::rmsnorm_backward(kHost, io);
             EXPECT_TRUE(test::bit_equal(io.dx, dx) && test::bit_equal(io.dw, dw));
-            EXPECT_TRUE(dx_apart.intact() && dw_apart.intact() && partials.intact());
+            EXPECT_TRUE(dx_apart.intact() && dw_apart.intact());
         }
 }
 
@@ -89,8 +86,8 @@ TEST(CudaStrides, Swiglu) {
             const Tensor gate_up = test::random_tensor({shape.rows, 2 * shape.width}, type, 1);
             const Tensor h = Tensor::empty({shape.rows, shape.width}, type);
             const Guarded apart(shape.rows, shape.width, type);
-            cuda::swiglu(gate_up, h, nullptr);
-            cuda::swiglu(test::with_strided_rows(gate_up), apart, nullptr);
+            cuda::swiglu(kHost, gate_up, h);
+            cuda::swiglu(kHost, test::with_strided_rows(gate_up), apart);
             EXPECT_TRUE(test::bit_equal(apart, h) && apart.intact());
         }
 }
@@ -103,7 +100,7 @@ TEST(CudaStrides, SwigluBackward) {
                 .dh = test::random_tensor({shape.rows, shape.width}, type, 1),
                 .gate_up = test::random_tensor({shape.rows, 2 * shape.width}, type, 2),
                 .d_gate_up = Tensor::empty({shape.rows, 2 * shape.width}, type)};
-            cuda::swiglu_backward(io, nullptr);
+            cuda::swiglu_backward(kHost, io);
             const Tensor want = io.d_gate_up;
             const Tensor ones = Tensor::empty({shape.rows}, DType::f32);
             std::fill_n(ones.data<float>(), shape.rows, 1.0f);
@@ -115,7 +112,7 @@ TEST(CudaStrides, SwigluBackward) {
             io.d_gate_up = d_gate_up;
             io.weighted_h = h;
             io.d_row_weight = dot.view().data<float>();
-            cuda::swiglu_backward(io, nullptr);
+            cuda::swiglu_backward(kHost, io);
             EXPECT_TRUE(test::bit_equal(d_gate_up, want));
             EXPECT_TRUE(d_gate_up.intact() && h.intact() && dot.intact());
         }
@@ -126,7 +123,7 @@ TEST(CudaSwiglu, LargeGatesNeitherOverflowNorVanish) {
     const float values[] = {-200.0f, 200.0f, 2.0f, 3.0f};
     std::copy(values, values + 4, gate_up.data<float>());
     const Tensor h = Tensor::empty({1, 2}, DType::f32);
-    cuda::swiglu(gate_up, h, nullptr);
+    cuda::swiglu(kHost, gate_up, h);
     EXPECT_EQ(h.data<float>()[0], 0.0f);
     EXPECT_EQ(h.data<float>()[1], 600.0f);
 }
@@ -135,11 +132,12 @@ TEST(CudaWrappers, RefuseShapesThatDoNotFit) {
     const Tensor x = Tensor::zeros({2, 8}, DType::bf16), w = Tensor::zeros({8}, DType::f32);
     const Tensor floats = Tensor::zeros({2, 8}, DType::f32),
                  rows = Tensor::zeros({3, 8}, DType::bf16);
-    EXPECT_THROW(cuda::rmsnorm(x, Tensor::zeros({7}, DType::f32), kEps, x, {}, nullptr), Error);
-    EXPECT_THROW(cuda::rmsnorm(x, w, kEps, floats, {}, nullptr), Error);
-    EXPECT_THROW(cuda::rmsnorm(x, w, kEps, rows, {}, nullptr), Error);
-    EXPECT_THROW(cuda::swiglu(x, x, nullptr), Error);
-    EXPECT_THROW(cuda::swiglu(x, Tensor::zeros({2, 4}, DType::f32), nullptr), Error);
+    EXPECT_THROW(ops::rmsnorm(test::device(), x, Tensor::zeros({7}, DType::f32), kEps, x, {}),
+                 Error);
+    EXPECT_THROW(ops::rmsnorm(test::device(), x, w, kEps, floats, {}), Error);
+    EXPECT_THROW(ops::rmsnorm(test::device(), x, w, kEps, rows, {}), Error);
+    EXPECT_THROW(cuda::swiglu(kHost, x, x), Error);
+    EXPECT_THROW(cuda::swiglu(kHost, x, Tensor::zeros({2, 4}, DType::f32)), Error);
 }
 
 }  // namespace

@@ -10,6 +10,23 @@
 namespace fucina::test {
 namespace {
 
+Exec running_on = kHost;
+
+// Runs body on copies of the tensors there; its tensors come back to the host.
+template <class Body>
+Tensors run_on(const Exec& where, const std::vector<Tensors>& inputs, const Body& body) {
+    std::vector<Tensors> there = inputs;
+    for (Tensors& tensors : there)
+        for (Tensor& x : tensors)
+            if (x.defined() && !where.on_host()) x = where.clone(x);
+    running_on = where;
+    Tensors outputs = body(there);
+    for (Tensor& x : outputs)
+        if (x.defined()) x = on_host(where, x);
+    running_on = kHost;
+    return outputs;
+}
+
 double root_mean_square(const Tensor& x) {
     double sum = 0;
     for (int64_t i = 0; i < x.rows(); ++i)
@@ -58,6 +75,10 @@ std::vector<void (*)(Cases&)>& adders() {
 
 }  // namespace
 
+const Exec& exec() {
+    return running_on;
+}
+
 std::vector<std::string> isa_levels() {
     std::vector<std::string> levels;
     for (int i = 0; i <= static_cast<int>(best_isa()); ++i)
@@ -82,7 +103,9 @@ void check_parity(const KernelCase& test, const std::vector<Setting>& settings) 
     Tensors first;
     for (const Setting& setting : settings) {
         setting.enter();
-        const Tensors found = test.run(Version::fast, test.inputs);
+        const Tensors found = run_on(setting.exec, {test.inputs}, [&](const auto& there) {
+            return test.run(Version::fast, there[0]);
+        });
         setting.leave();
         ASSERT_EQ(found.size(), expected.size()) << test.name;
         for (size_t k = 0; k < found.size(); ++k) {
@@ -101,12 +124,14 @@ void check_parity(const KernelCase& test, const std::vector<Setting>& settings) 
 
 // Central differences with steps h and h/2, combined (Richardson), so that the error is that of
 // fp32 outputs, about 1e-7 / h, and terms of order h^4.
-void check_gradient(const GradientCase& test) {
+void check_gradient(const GradientCase& test, const Exec& where) {
     Tensors d_outputs;
     for (const Tensor& output : test.forward(test.inputs))
         d_outputs.push_back(
             random_tensor({output.rows(), output.row_size()}, DType::f32, 77 + d_outputs.size()));
-    const Tensors gradients = test.backward(test.inputs, d_outputs);
+    const Tensors gradients = run_on(where, {test.inputs, d_outputs}, [&](const auto& there) {
+        return test.backward(there[0], there[1]);
+    });
     ASSERT_EQ(gradients.size(), test.inputs.size()) << test.name;
     for (size_t k = 0; k < gradients.size(); ++k) {
         const Tensor &x = test.inputs[k], &found = gradients[k];

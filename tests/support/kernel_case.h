@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "kernels/exec.h"
 
 namespace fucina::test {
 
@@ -17,8 +17,8 @@ using Tensors = std::vector<Tensor>;
 
 struct KernelCase {
     std::string name;  // "rmsnorm BF16 [33, 7168]"
-    Tensors inputs;
-    // Returns new outputs; must not change the inputs.
+    Tensors inputs;    // on the host; run() gets them where it runs
+    // Returns new outputs, made by exec(); must not change the inputs.
     std::function<Tensors(Version, const Tensors&)> run;
     // |fast - reference| <= tolerance · (|reference| + scale of the tensor), where the scale is its
     // root mean square. 0: the same bits.
@@ -30,6 +30,9 @@ struct KernelCase {
     // and returns what is timed.
     std::function<std::function<void()>(const Tensors&)> timed;
 };
+
+// Where run() and backward() run now: the host, or the setting's back end.
+const Exec& exec();
 
 struct GradientCase {
     std::string name;
@@ -48,6 +51,7 @@ std::vector<std::string> isa_levels();
 struct Setting {
     std::string name;
     std::function<void()> enter, leave;
+    Exec exec = kHost;
 };
 // Of the levels that offer the order of products in force.
 std::vector<Setting> isa_settings();
@@ -55,7 +59,7 @@ std::vector<Setting> isa_settings();
 // Adds GoogleTest failures that name case, setting, output, place, and both values. All settings
 // must give the same bits.
 void check_parity(const KernelCase& test, const std::vector<Setting>& settings = isa_settings());
-void check_gradient(const GradientCase& test);
+void check_gradient(const GradientCase& test, const Exec& where = kHost);
 
 struct Cases {
     std::vector<KernelCase> kernels;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/tensor.h"
 
@@ -44,6 +45,17 @@ inline Tensor random_tensor(std::initializer_list<int64_t> shape, DType type, ui
     for (int64_t i = 0; i < x.rows(); ++i)
         for (int64_t j = 0; j < x.row_size(); ++j) set(x, i, j, scale * random.normal());
     return x;
+}
+
+// Infinities and NaN, more and more of the latter.
+inline Tensor non_finite_logits(int64_t tokens, int64_t experts) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    Tensor logits = Tensor::empty({tokens, experts}, DType::f32);
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t e = 0; e < experts; ++e)
+            set(logits, t, e, (e * 7 + t) % 5 < t % 5 ? kNan : e % 3 == 0 ? kInf : -kInf);
+    return logits;
 }
 
 // The same bits, -0 and +0 told apart.

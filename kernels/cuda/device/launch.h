@@ -3,8 +3,8 @@
 // not be empty. Throws when CUDA refuses the launch.
 #pragma once
 #include "kernels/cuda/device/platform.h"
-#include "kernels/cuda/stream.h"
 #include "kernels/error.h"
+#include "kernels/exec.h"
 
 namespace fucina::cuda {
 

@@ -1,4 +1,4 @@
-# The CUDA back end, built by nvcc. The SIMT model builds the same sources for the tests
+# The CUDA back end, built by nvcc. The SIMT model builds the same sources
 # (tests/simt/CMakeLists.txt). nvcc is called as tests/simt/static_check.sh calls it, with the same
 # flags, and not through CMake's CUDA language, which in 3.25 does not know nvcc 13's C++20.
 find_package(FucinaCuda REQUIRED)
@@ -11,18 +11,17 @@ if(NOT FucinaCuda_CUDART)
         "(${FucinaCuda_INCLUDE}).")
 endif()
 
-set(flags ${CMAKE_CURRENT_SOURCE_DIR}/nvcc.flags)
-file(GLOB sources CONFIGURE_DEPENDS *.cpp)
-file(GLOB kernels CONFIGURE_DEPENDS *.cu)
+set(flags ${CMAKE_CURRENT_SOURCE_DIR}/cuda/nvcc.flags)
+file(GLOB host_sources CONFIGURE_DEPENDS cuda/*.cpp)
+file(GLOB kernels CONFIGURE_DEPENDS cuda/*.cu)
+target_sources(fucina_kernels PRIVATE ${host_sources})
 foreach(kernel ${kernels})
     get_filename_component(name ${kernel} NAME)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
     add_custom_command(OUTPUT ${object} DEPENDS ${kernel} ${flags} DEPFILE ${object}.d
-        COMMAND ${FucinaCuda_NVCC} --options-file ${flags} -O3 -Xcompiler=-fPIC
+        COMMAND ${FucinaCuda_NVCC} --options-file ${flags} -O3 -DFUCINA_CUDA -Xcompiler=-fPIC
             -I${PROJECT_SOURCE_DIR} -c ${kernel} -o ${object} -MD -MF ${object}.d
         COMMENT "Compiling ${name} for sm_90a" VERBATIM)
-    list(APPEND sources ${object})
+    target_sources(fucina_kernels PRIVATE ${object})
 endforeach()
-add_library(fucina_cuda STATIC ${sources})
-target_link_libraries(fucina_cuda PUBLIC fucina_kernels FucinaCuda::cublasLt
-    ${FucinaCuda_CUDART} dl rt pthread)
+target_link_libraries(fucina_kernels PUBLIC FucinaCuda::cublasLt ${FucinaCuda_CUDART} dl rt pthread)

@@ -1,0 +1,170 @@
+// CUDA's runtime as far as the program calls it, for the one GPU that the SIMT model is. What is
+// put on a stream has run when the call returns. FUCINA_SIMT_GPU describes another GPU, for tests
+// of what is refused: "none", or some of "capability=80 driver=12040 memory=1048576".
+#include <cuda_runtime_api.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "tests/simt/device_memory.h"
+
+namespace fucina::simt {
+namespace {
+
+std::string described() {
+    const char* const text = std::getenv("FUCINA_SIMT_GPU");
+    return text != nullptr ? text : "";
+}
+
+int64_t described(const std::string& key, int64_t otherwise) {
+    const std::string text = described();
+    const size_t at = text.find(key + "=");
+    return at == std::string::npos ? otherwise : std::atoll(text.c_str() + at + key.size() + 1);
+}
+
+int protection_key() {
+    static const int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    return key;
+}
+
+thread_local int inside = 0;
+
+struct Memory {
+    std::mutex mutex;
+    std::map<void*, size_t> blocks;
+    size_t used = 0;
+    const size_t total = static_cast<size_t>(described("memory", int64_t{64} << 30));
+};
+Memory& memory() {
+    static Memory all;
+    return all;
+}
+
+}  // namespace
+
+DeviceAccess::DeviceAccess() {
+    if (inside++ == 0 && protection_key() >= 0) pkey_set(protection_key(), 0);
+}
+
+DeviceAccess::~DeviceAccess() {
+    if (--inside == 0 && protection_key() >= 0) pkey_set(protection_key(), PKEY_DISABLE_ACCESS);
+}
+
+}  // namespace fucina::simt
+
+using namespace fucina::simt;
+
+extern "C" {
+
+cudaError_t cudaDriverGetVersion(int* version) {
+    *version = static_cast<int>(described("driver", CUDART_VERSION));
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+    *count = described() == "none" ? 0 : 1;
+    return *count == 0 ? cudaErrorNoDevice : cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+    *properties = {};
+    std::strcpy(properties->name, "SIMT model");
+    const auto capability = static_cast<int>(described("capability", 90));
+    properties->major = capability / 10;
+    properties->minor = capability % 10;
+    properties->totalGlobalMem = memory().total;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+cudaError_t cudaMalloc(void** at, size_t bytes) {
+    Memory& all = memory();
+    const std::lock_guard lock(all.mutex);
+    if (all.used + bytes > all.total) return cudaErrorMemoryAllocation;
+    *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+               -1, 0);
+    if (*at == MAP_FAILED) return cudaErrorMemoryAllocation;
+    if (protection_key() >= 0) pkey_mprotect(*at, bytes, PROT_READ | PROT_WRITE, protection_key());
+    all.blocks[*at] = bytes;
+    all.used += bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* at) {
+    Memory& all = memory();
+    const std::lock_guard lock(all.mutex);
+    const auto block = all.blocks.find(at);
+    if (block == all.blocks.end()) return at == nullptr ? cudaSuccess : cudaErrorInvalidValue;
+    munmap(at, block->second);
+    all.used -= block->second;
+    all.blocks.erase(block);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+    Memory& all = memory();
+    const std::lock_guard lock(all.mutex);
+    *free = all.total - all.used;
+    *total = all.total;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t) {
+    if (width > to_stride || width > from_stride) return cudaErrorInvalidPitchValue;
+    const DeviceAccess access;
+    for (size_t i = 0; i < height; ++i)
+        std::memmove(static_cast<char*>(to) + i * to_stride,
+                     static_cast<const char*>(from) + i * from_stride, width);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset2DAsync(void* at, size_t stride, int value, size_t width, size_t height,
+                              cudaStream_t) {
+    if (width > stride) return cudaErrorInvalidPitchValue;
+    const DeviceAccess access;
+    for (size_t i = 0; i < height; ++i)
+        std::memset(static_cast<char*>(at) + i * stride, value, width);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    static std::atomic<uintptr_t> next = 1;  // nobody looks behind it
+    *stream = reinterpret_cast<cudaStream_t>(next++);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() {
+    return cudaSuccess;
+}
+
+const char* cudaGetErrorName(cudaError_t status) {
+    return status == cudaSuccess ? "cudaSuccess" : "an error of the SIMT model";
+}
+
+const char* cudaGetErrorString(cudaError_t status) {
+    switch (status) {
+        case cudaErrorNoDevice:
+            return "no CUDA-capable device is detected";
+        case cudaErrorInvalidPitchValue:
+            return "invalid pitch argument";
+        case cudaErrorMemoryAllocation:
+            return "out of memory";
+        default:
+            return "invalid argument";
+    }
+}
+
+}  // extern "C"
