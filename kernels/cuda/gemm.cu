@@ -118,20 +118,6 @@ __global__ void __launch_bounds__(kTileThreads)
             epilogue(tile.begin + own_row() + i, first, sums[i]);
 }
 
-void check_product(const Tensor& x, const RowGroups& rows, const PackedWeight& w) {
-    FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.dtype && w.defined(), "product of ",
-                 x.describe(), " with ", name_of(w.dtype), " [", w.n, ", ", w.k, "]");
-    const int64_t groups = rows.offsets.defined() ? rows.offsets.rows() - 1 : 1;
-    FUCINA_CHECK(groups == w.groups, "rows of ", groups, " groups for ", w.groups);
-    FUCINA_CHECK(rows.index.defined() ? rows.index.size() == rows.rows : rows.rows <= x.rows(),
-                 x.describe(), " or its index has fewer rows than ", rows.rows);
-}
-
-void check_rows(const Tensor& y, int64_t rows, int64_t width, DType type) {
-    FUCINA_CHECK(y.rows() >= rows && y.row_size() == width && y.dtype() == type, "output is ",
-                 y.describe(), ", expected ", name_of(type), " [", rows, ", ", width, "]");
-}
-
 template <class T, class Epilogue>
 void run_product(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                  int64_t columns, const Epilogue& epilogue) {
@@ -170,19 +156,12 @@ void product(const Exec& exec, const Tensor& x, const RowGroups& rows, const Pac
 
 void grouped_linear(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& y) {
-    check_product(x, rows, w);
-    FUCINA_CHECK(!w.gate_up, "a gate_up weight is for gate_up_swiglu");
-    check_rows(y, rows.rows, w.n, y.dtype() == DType::f32 ? DType::f32 : w.dtype);
     product(exec, x, rows, w, y);
 }
 
 void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& gate_up, const Tensor& h) {
-    check_product(x, rows, w);
     const int64_t ffn = w.n / 2;
-    FUCINA_CHECK(w.gate_up && w.n % 2 == 0, "gate_up_swiglu takes a gate_up weight");
-    if (gate_up.defined()) check_rows(gate_up, rows.rows, w.n, w.dtype);
-    check_rows(h, rows.rows, ffn, w.dtype);
     if (wgmma_product(exec, {.x = x, .rows = rows, .w = w, .y = gate_up, .h = h})) return;
     if (w.dtype == DType::bf16)
         run_product<__nv_bfloat16>(exec, x, rows, w, ffn, Swiglu<__nv_bfloat16>{gate_up, h, ffn});
@@ -191,11 +170,7 @@ void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, co
 }
 
 void down_swiglu_backward(const Exec& exec, const ops::DownBackward& io) {
-    check_product(io.dy, io.rows, io.down);
     const int64_t rows = io.rows.rows, ffn = io.down.n;
-    check_rows(io.gate_up, rows, 2 * ffn, io.down.dtype);
-    check_rows(io.d_gate_up, rows, 2 * ffn, io.down.dtype);
-    check_rows(io.weighted_h, rows, ffn, io.down.dtype);
     const Tensor dh = exec.empty({rows, ffn}, DType::f32);
     product(exec, io.dy, io.rows, io.down, dh);
     swiglu_backward(exec, {.dh = dh,

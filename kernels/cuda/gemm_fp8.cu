@@ -6,6 +6,7 @@
 #include "kernels/cuda/device/block.h"
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/matrix.h"
+#include "kernels/cuda/device/tile_walk.h"
 #include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/gemm_fp8.h"
 
@@ -34,54 +35,19 @@ struct Problem {
     TensorMap x, w, x_scales;
     const float* w_scales = nullptr;
     int64_t w_scale_stride = 0;
-    const int64_t* offsets = nullptr;
-    int experts = 0, columns = 0, depth_blocks = 0;
+    TileGrid grid;
+    int columns = 0, depth_blocks = 0;
     Matrix<__nv_bfloat16> y;
-    __host__ __device__ int column_tiles() const { return (columns + kTile - 1) / kTile; }
 };
 
-// The tiles of this block: every gridDim.x-th; within an expert rows run fastest, so that blocks at
-// work together share its weight.
-struct TileWalk {
-    int expert = 0, column = 0;  // column: of tiles
-    int64_t row = 0, row_end = 0;
-    int64_t next = blockIdx.x, first = 0;  // first: number of the expert's first tile
-
-    __device__ bool advance(const Problem& io) {
-        for (; expert < io.experts; ++expert) {
-            const int64_t begin = io.offsets[expert];
-            row_end = io.offsets[expert + 1];
-            const int64_t row_tiles = (row_end - begin + kTile - 1) / kTile;
-            const int64_t tile = next - first;
-            if (tile < row_tiles * io.column_tiles()) {
-                row = begin + tile % row_tiles * kTile;
-                column = static_cast<int>(tile / row_tiles);
-                next += gridDim.x;
-                return true;
-            }
-            first += row_tiles * io.column_tiles();
-        }
-        return false;
-    }
-};
-
-// A place in the ring; it has gone round `round` times.
-struct RingPlace {
-    int slot = 0;
-    uint32_t round = 0;
-    __device__ void advance() {
-        if (++slot < kSlots) return;
-        slot = 0;
-        ++round;
-    }
-};
+using Place = RingPlace<kSlots>;
 
 __device__ void produce(const Problem& io, Memory& memory) {
     TileWalk walk;
-    RingPlace place;
-    while (walk.advance(io)) {
+    Place place;
+    while (walk.advance(io.grid)) {
         const int row = static_cast<int>(walk.row);
-        const int w_row = walk.expert * io.columns + walk.column * kTile;
+        const int w_row = walk.group * io.columns + walk.column * kTile;
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
             Slot& slot = memory.slots[place.slot];
             Mbarrier* full = &memory.full[place.slot];
@@ -140,9 +106,9 @@ __device__ void consume(const Problem& io, Memory& memory) {
     const int t = static_cast<int>(threadIdx.x), lane = t % kWarpSize;
     const int row = t / kWarpSize * kWarpRows + lane / 4;
     TileWalk walk;
-    RingPlace place;
-    while (walk.advance(io)) {
-        const int64_t w_tile = int64_t{walk.expert} * io.column_tiles() + walk.column;
+    Place place;
+    while (walk.advance(io.grid)) {
+        const int64_t w_tile = int64_t{walk.group} * io.grid.column_tiles + walk.column;
         const float* w_scales = io.w_scales + w_tile * io.w_scale_stride;
         float part[kTile / 2], sum[kTile / 2] = {};
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
@@ -221,15 +187,18 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     check_shapes(io);
     if (io.x.values.rows() == 0 || io.experts == 0 || io.y.row_size() == 0) return;
     FUCINA_CHECK(io.x.values.row_size() > 0, "K = 0");
-    Problem problem{.x = map_of(io.x.values, kTile, Swizzle::bytes128),
-                    .w = map_of(io.w, kTile, Swizzle::bytes128),
-                    .x_scales = map_of(io.x.scales, 1, Swizzle::none),
-                    .w_scales = io.w_scales.data<float>(),
-                    .w_scale_stride = io.w_scales.row_stride(),
-                    .offsets = io.offsets,
-                    .experts = static_cast<int>(io.experts),
-                    .columns = static_cast<int>(io.y.row_size()),
-                    .depth_blocks = static_cast<int>(io.w_scales.row_size())};
+    Problem problem{
+        .x = map_of(io.x.values, kTile, Swizzle::bytes128),
+        .w = map_of(io.w, kTile, Swizzle::bytes128),
+        .x_scales = map_of(io.x.scales, 1, Swizzle::none),
+        .w_scales = io.w_scales.data<float>(),
+        .w_scale_stride = io.w_scales.row_stride(),
+        .grid = {.offsets = io.offsets,
+                 .groups = static_cast<int>(io.experts),
+                 .tile_rows = kTile,
+                 .column_tiles = static_cast<int>((io.y.row_size() + kTile - 1) / kTile)},
+        .columns = static_cast<int>(io.y.row_size()),
+        .depth_blocks = static_cast<int>(io.w_scales.row_size())};
     problem.y = Matrix<__nv_bfloat16>(io.y);
     launch(gemm_kernel,
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),

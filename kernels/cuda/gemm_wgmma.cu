@@ -1,7 +1,7 @@
-// Persistent blocks walk over tiles of 128 rows of one group by 128 rows of its weight; of a gate_up
-// weight 64 rows of gate and the same of up, so that a thread has both. One thread of the producer
-// warpgroup keeps a ring of slots full by TMA; two math warpgroups multiply 64 rows each. Tiles may
-// end inside a group's last 128 rows: what is beyond is computed, not stored.
+// Persistent blocks walk over tiles of 128 rows of one group by 128 rows of its weight; of a
+// gate_up weight 64 rows of gate and the same of up, so that a thread has both. One thread of the
+// producer warpgroup keeps a ring of slots full by TMA; two math warpgroups multiply 64 rows each.
+// Tiles may end inside a group's last 128 rows: what is beyond is computed, not stored.
 #include "kernels/cuda/gemm_wgmma.h"
 
 #include "kernels/cuda/device/async_copy.h"

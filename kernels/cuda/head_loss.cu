@@ -1,7 +1,5 @@
-// The head and its cross-entropy, some rows at a time (ops::head_loss_rows): logits in fp32, their
-// gradient in the compute type, then its share of dx and dW; dW of a leaf goes on where the rows
-// before stopped. One block a row of logits. What ranks gather in between is the largest logit and
-// the label's, then the sum of exponentials; one rank alone gathers its own.
+// The rows of the head's cross-entropy, one block a row of logits. What ranks gather in between is
+// the largest logit and the label's, then the sum of exponentials; one rank alone gathers its own.
 #include "kernels/cuda/head_loss.h"
 
 #include <cmath>
@@ -10,9 +8,6 @@
 #include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/leaf_tree.h"
-#include "kernels/cuda/gemm.h"
-#include "kernels/cuda/rows.h"
-#include "kernels/runtime.h"
 
 namespace fucina::cuda {
 namespace {
@@ -121,110 +116,55 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const LossRows io) {
     }
 }
 
-class HeadLossPass {
-  public:
-    HeadLossPass(const Exec& exec, const ops::HeadLoss& io, int64_t rows)
-        : exec_(exec),
-          io_(io),
-          most_rows_(rows > 0 ? rows : ops::head_loss_rows(io.x.rows(), io.head.n, io.head.dtype)),
-          logits_(exec.empty({most_rows_, io.head.n}, DType::f32)) {
-        if (io.dx.defined() || io.dw.defined())
-            d_logits_ = exec.empty({most_rows_, io.head.n}, io.head.dtype);
-    }
+// Of all ranks, one after the other.
+Tensor gathered(const Exec& exec, const ops::HeadLoss& io, const Tensor& own) {
+    if (io.ranks == 1) return own;
+    const Tensor all = exec.empty({io.ranks * own.rows(), own.row_size()}, DType::f32);
+    exec.wait();
+    io.gather(own, all);
+    return all;
+}
 
-    // Rows [begin, end) of x, which are one leaf; dw receives their gradient.
-    void leaf(int64_t begin, int64_t end, const Tensor& dw) const {
-        if (begin == end && dw.defined()) exec_.zero(dw);
-        for (int64_t first = begin; first < end; first += most_rows_) {
-            const int64_t last = std::min(first + most_rows_, end), rows = last - first;
-            const Tensor x = io_.x.slice(first, last);
-            grouped_linear(exec_, x, {.rows = rows}, io_.head, logits_.slice(0, rows));
-            losses(first, rows);
-            if (!d_logits_.defined()) continue;
-            const Tensor d_logits = d_logits_.slice(0, rows);
-            if (io_.dx.defined())
-                grouped_linear(exec_, d_logits, {.rows = rows}, io_.head_dgrad,
-                               io_.dx.slice(first, last));
-            if (dw.defined()) leaf_wgrad(exec_, d_logits, x, first != begin, dw);
-        }
-    }
-
-  private:
-    // Of the rows of the logits; writes their gradients too.
-    void losses(int64_t first, int64_t rows) const {
-        const Tensor largest = exec_.empty({rows, 2}, DType::f32);
-        const Tensor sums = exec_.empty({io_.chunks, rows}, DType::f32);
-        LossRows pass{.logits = logits_,
-                      .labels = io_.labels.data<int32_t>() + first,
-                      .rows = rows,
-                      .vocab = io_.head.n,
-                      .first = io_.first,
-                      .ranks = io_.ranks,
-                      .chunks = static_cast<int>(io_.chunks),
-                      .own = reinterpret_cast<float2*>(largest.data<float>()),
-                      .sums = sums.data<float>(),
-                      .gradient = d_logits_,
-                      .loss = io_.loss.data<float>() + first,
-                      .scale = io_.scale};
-        const LaunchConfig config{.grid = dim3(static_cast<unsigned>(rows)),
-                                  .block = dim3(kThreads),
-                                  .stream = exec_.stream};
-        LaunchConfig by_chunk = config;
-        by_chunk.grid.y = static_cast<unsigned>(io_.chunks);
-        launch(largest_kernel, config, pass);
-        const Tensor all = gathered(largest);
-        pass.all = reinterpret_cast<const float2*>(all.data<float>());
-        launch(sum_kernel, by_chunk, pass);
-        add_rows(sums);
-        const Tensor all_sums = gathered(sums.slice(0, 1).view({rows}));
-        if (io_.ranks > 1) add_rows(all_sums.view({io_.ranks, rows}));
-        pass.sums = all_sums.data<float>();
-        launch(finish_kernel, config, pass);
-    }
-
-    // Of all ranks, one after the other.
-    Tensor gathered(const Tensor& own) const {
-        if (io_.ranks == 1) return own;
-        const Tensor all = exec_.empty({io_.ranks * own.rows(), own.row_size()}, DType::f32);
-        exec_.wait();
-        io_.gather(own, all);
-        return all;
-    }
-    void add_rows(const Tensor& sums) const {
-        launch(tree_kernel,
-               {.grid = blocks_of(sums.row_size(), kThreads),
-                .block = dim3(kThreads),
-                .stream = exec_.stream},
-               sums.data<float>(), sums.row_size(), static_cast<int>(sums.rows()));
-    }
-
-    const Exec& exec_;
-    const ops::HeadLoss& io_;
-    const int64_t most_rows_;
-    const Tensor logits_;
-    Tensor d_logits_;
-};
+void add_rows(const Exec& exec, const Tensor& sums) {
+    launch(tree_kernel,
+           {.grid = blocks_of(sums.row_size(), kThreads),
+            .block = dim3(kThreads),
+            .stream = exec.stream},
+           sums.data<float>(), sums.row_size(), static_cast<int>(sums.rows()));
+}
 
 }  // namespace
 
-void head_loss(const Exec& exec, const ops::HeadLoss& io, int64_t rows) {
-    const HeadLossPass pass(exec, io, rows);
-    if (!io.dw.defined()) return pass.leaf(0, io.x.rows(), {});
-    const LeafTree tree =
-        runtime().numerics == Numerics::fast ? make_leaf_tree({0, io.tree.rows()}) : io.tree;
-    std::vector<Tensor> partial{io.dw};
-    size_t depth = 0;
-    if (tree.leaves() == 0) exec.zero(io.dw);
-    for (size_t leaf = 0; leaf < tree.merges.size(); ++leaf) {
-        if (depth == partial.size())
-            partial.push_back(exec.empty({io.dw.dim(0), io.dw.dim(1)}, DType::f32));
-        pass.leaf(tree.offsets[leaf], tree.offsets[leaf + 1], partial[depth]);
-        ++depth;
-        for (int merge = tree.merges[leaf]; merge > 0; --merge) {
-            --depth;
-            add_in_place(exec, partial[depth - 1], partial[depth]);
-        }
-    }
+void row_losses(const Exec& exec, const ops::HeadLoss& io, int64_t first, const Tensor& logits,
+                const Tensor& d_logits) {
+    const int64_t rows = logits.rows();
+    const Tensor largest = exec.empty({rows, 2}, DType::f32);
+    const Tensor sums = exec.empty({io.chunks, rows}, DType::f32);
+    LossRows pass{.logits = logits,
+                  .labels = io.labels.data<int32_t>() + first,
+                  .rows = rows,
+                  .vocab = io.head.n,
+                  .first = io.first,
+                  .ranks = io.ranks,
+                  .chunks = static_cast<int>(io.chunks),
+                  .own = reinterpret_cast<float2*>(largest.data<float>()),
+                  .sums = sums.data<float>(),
+                  .gradient = d_logits,
+                  .loss = io.loss.data<float>() + first,
+                  .scale = io.scale};
+    LaunchConfig config{
+        .grid = dim3(static_cast<unsigned>(rows)), .block = dim3(kThreads), .stream = exec.stream};
+    launch(largest_kernel, config, pass);
+    const Tensor all = gathered(exec, io, largest);
+    pass.all = reinterpret_cast<const float2*>(all.data<float>());
+    config.grid.y = static_cast<unsigned>(io.chunks);
+    launch(sum_kernel, config, pass);
+    config.grid.y = 1;
+    add_rows(exec, sums);
+    const Tensor all_sums = gathered(exec, io, sums.slice(0, 1).view({rows}));
+    if (io.ranks > 1) add_rows(exec, all_sums.view({io.ranks, rows}));
+    pass.sums = all_sums.data<float>();
+    launch(finish_kernel, config, pass);
 }
 
 }  // namespace fucina::cuda

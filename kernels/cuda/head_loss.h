@@ -1,11 +1,11 @@
-// head_loss of kernels/embedding.h on CUDA, with the CPU's bits where its products have the order
-// `fma`. A label outside the vocabulary makes the loss NaN: the host sees no label.
+// What head_loss of kernels/embedding.h needs of CUDA beside products: as kernels/cpu/head_loss.h,
+// with its bits. A label outside the vocabulary makes the loss NaN, as the host sees no label.
 #pragma once
 #include "kernels/embedding.h"
 
 namespace fucina::cuda {
 
-// rows: whose logits exist at a time; 0: as many as ops::head_loss_rows says.
-void head_loss(const Exec& exec, const ops::HeadLoss& io, int64_t rows = 0);
+void row_losses(const Exec& exec, const ops::HeadLoss& io, int64_t first, const Tensor& logits,
+                const Tensor& d_logits);
 
 }  // namespace fucina::cuda

@@ -4,16 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/head_loss.h"
-#include "kernels/cuda/head_loss.h"
 #include "kernels/runtime.h"
 #include "tests/simt/every_order.h"
 #include "tests/simt/guarded.h"
 
 namespace fucina::test {
 namespace {
-
-const Exec kDevice{};
 
 class CudaProducts : public testing::TestWithParam<simt::Options> {
   protected:
@@ -65,9 +61,8 @@ TEST_P(CudaProducts, LinearHasTheCpusBits) {
                     const Outputs y(s.rows, s.n, out);
                     const RowGroups rows{.rows = s.rows};
                     cpu::grouped_linear(x, rows, cpu::pack(w, kind, type, {.cut = s.cut}), y.cpu);
-                    cuda::grouped_linear(kDevice, x, rows,
-                                         cuda::pack(kDevice, w, kind, type, {.cut = s.cut}),
-                                         y.cuda);
+                    cuda::grouped_linear(kHost, x, rows,
+                                         cuda::pack(kHost, w, kind, type, {.cut = s.cut}), y.cuda);
                     y.expect_same(concat(name_of(type), " ", s.rows, "x", s.n, "x", s.k));
                 }
 }
@@ -75,9 +70,9 @@ TEST_P(CudaProducts, LinearHasTheCpusBits) {
 // Five groups, the second and the last empty; rows after them are nobody's.
 struct Groups {
     static constexpr int64_t kGroups = 5, kRows = 140, kSources = 50;
-    Tensor offsets = tensor_of<int64_t>({0, 3, 3, 70, 134, 134});
+    Tensor offsets = tensor_of(kHost, std::vector<int64_t>{0, 3, 3, 70, 134, 134});
     // Three leaves each.
-    Tensor leaves = tensor_of<int64_t>({0,  1,  1,  3,  3,  3,   3,   3,   3,   20,
+    Tensor leaves = tensor_of(kHost, std::vector<int64_t>{0,  1,  1,  3,  3,  3,   3,   3,   3,   20,
                                         53, 70, 70, 70, 71, 134, 134, 134, 134, 134})
                         .view({kGroups, 4});
     Tensor index;
@@ -87,7 +82,7 @@ struct Groups {
         std::vector<int32_t> rows;
         for (int64_t i = 0; i < kRows; ++i)
             rows.push_back(static_cast<int32_t>(random.below(kSources)));
-        index = tensor_of(rows);
+        index = tensor_of(kHost, rows);
     }
     RowGroups rows() const { return {kRows, offsets, index}; }
 };
@@ -102,16 +97,16 @@ TEST_P(CudaProducts, GroupedProductsHaveTheCpusBits) {
         const Outputs y(Groups::kRows, 2 * kF, type), gate_up(Groups::kRows, 2 * kF, type);
         const Outputs h(Groups::kRows, kF, type), only_h(Groups::kRows, kF, type);
         cpu::grouped_linear(x, groups.rows(), cpu::pack(w, PackKind::forward, type, cut), y.cpu);
-        cuda::grouped_linear(kDevice, x, groups.rows(),
-                             cuda::pack(kDevice, w, PackKind::forward, type, cut), y.cuda);
+        cuda::grouped_linear(kHost, x, groups.rows(),
+                             cuda::pack(kHost, w, PackKind::forward, type, cut), y.cuda);
         y.expect_same(concat("linear ", name_of(type)));
-        const PackedWeight both = cuda::pack(kDevice, w, PackKind::gate_up, type, cut);
+        const PackedWeight both = cuda::pack(kHost, w, PackKind::gate_up, type, cut);
         cpu::gate_up_swiglu(x, groups.rows(), cpu::pack(w, PackKind::gate_up, type, cut),
                             gate_up.cpu, h.cpu);
-        cuda::gate_up_swiglu(kDevice, x, groups.rows(), both, gate_up.cuda, h.cuda);
+        cuda::gate_up_swiglu(kHost, x, groups.rows(), both, gate_up.cuda, h.cuda);
         gate_up.expect_same(concat("gate_up ", name_of(type)));
         h.expect_same(concat("h ", name_of(type)));
-        cuda::gate_up_swiglu(kDevice, x, groups.rows(), both, {}, only_h.cuda);
+        cuda::gate_up_swiglu(kHost, x, groups.rows(), both, {}, only_h.cuda);
         EXPECT_TRUE(bit_equal(only_h.cuda, h.cpu));
     }
 }
@@ -136,11 +131,11 @@ TEST_P(CudaProducts, DownBackwardHasTheCpusBits) {
                 io.d_row_weight = of_cpu;
             }
             cpu::down_swiglu_backward(io);
-            io.down = cuda::pack(kDevice, down, PackKind::dgrad, type, {});
+            io.down = cuda::pack(kHost, down, PackKind::dgrad, type, {});
             io.d_gate_up = d_gate_up.cuda;
             io.weighted_h = weighted_h.cuda;
             if (weighted) io.d_row_weight = d_weight;
-            cuda::down_swiglu_backward(kDevice, io);
+            cuda::down_swiglu_backward(kHost, io);
             d_gate_up.expect_same(concat("d_gate_up ", name_of(type)));
             weighted_h.expect_same(concat("weighted_h ", name_of(type)));
             EXPECT_TRUE(!weighted || bit_equal(d_weight, of_cpu)) << name_of(type);
@@ -158,7 +153,7 @@ TEST_P(CudaProducts, WeightGradientsHaveTheCpusBits) {
             const Tensor x = with_strided_rows(random_tensor({tree.rows(), 33}, type, 2));
             const Tensor dw = Tensor::empty({70, 33}, DType::f32), want = dw.clone();
             cpu::linear_wgrad(dy, x, tree, want);
-            cuda::linear_wgrad(kDevice, dy, x, tree, dw);
+            cuda::linear_wgrad(kHost, dy, x, tree, dw);
             EXPECT_TRUE(bit_equal(dw, want)) << name_of(type) << " " << tree.leaves() << " leaves";
         }
 }
@@ -169,8 +164,8 @@ TEST_P(CudaProducts, ALeafGoesOnWhereItStopped) {
         const Tensor dy = random_tensor({75, 70}, type, 1), x = random_tensor({75, 33}, type, 2);
         const Tensor dw = Tensor::empty({70, 33}, DType::f32), want = dw.clone();
         cpu::linear_wgrad(dy, x, make_leaf_tree({0, 75}), want);
-        cuda::leaf_wgrad(kDevice, dy.slice(0, 50), x.slice(0, 50), false, dw);
-        cuda::leaf_wgrad(kDevice, dy.slice(50, 75), x.slice(50, 75), true, dw);
+        cuda::leaf_wgrad(kHost, dy.slice(0, 50), x.slice(0, 50), false, dw);
+        cuda::leaf_wgrad(kHost, dy.slice(50, 75), x.slice(50, 75), true, dw);
         EXPECT_TRUE(bit_equal(dw, want)) << name_of(type);
     }
 }
@@ -186,7 +181,7 @@ TEST_P(CudaProducts, GroupedWeightGradientsHaveTheCpusBits) {
             const Tensor dw = Tensor::empty({Groups::kGroups, 66, 40}, DType::f32);
             const Tensor want = dw.clone();
             set_runtime(1, numerics, ProductOrder::fma);
-            cuda::grouped_linear_wgrad(kDevice, in, dw);
+            cuda::grouped_linear_wgrad(kHost, in, dw);
             if (numerics == Numerics::fast) {  // one leaf
                 const Tensor whole = Tensor::empty({Groups::kGroups, 2}, DType::i64);
                 for (int64_t g = 0; g < Groups::kGroups; ++g)
