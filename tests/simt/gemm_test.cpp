@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/cuda/gemm_wgmma.h"
 #include "kernels/runtime.h"
 #include "tests/simt/every_order.h"
 #include "tests/simt/guarded.h"
@@ -72,9 +73,10 @@ struct Groups {
     static constexpr int64_t kGroups = 5, kRows = 140, kSources = 50;
     Tensor offsets = tensor_of(kHost, std::vector<int64_t>{0, 3, 3, 70, 134, 134});
     // Three leaves each.
-    Tensor leaves = tensor_of(kHost, std::vector<int64_t>{0,  1,  1,  3,  3,  3,   3,   3,   3,   20,
-                                        53, 70, 70, 70, 71, 134, 134, 134, 134, 134})
-                        .view({kGroups, 4});
+    Tensor leaves =
+        tensor_of(kHost, std::vector<int64_t>{0,  1,  1,  3,  3,  3,   3,   3,   3,   20,
+                                              53, 70, 70, 70, 71, 134, 134, 134, 134, 134})
+            .view({kGroups, 4});
     Tensor index;
 
     Groups() {
@@ -195,6 +197,95 @@ TEST_P(CudaProducts, GroupedWeightGradientsHaveTheCpusBits) {
             }
             EXPECT_TRUE(bit_equal(dw.flat(), want.flat())) << name_of(type);
         }
+}
+
+// Fast numerics: the tensor cores' sums, and what they cannot take on CUDA cores.
+class FastProducts : public testing::TestWithParam<simt::Options> {
+  protected:
+    FastProducts() { set_runtime(1, Numerics::exact, ProductOrder::fma); }
+    ~FastProducts() override { set_runtime(0, Numerics::exact); }
+    template <class Body>
+    static void fast(const Body& body) {
+        set_runtime(1, Numerics::fast);
+        body();
+        set_runtime(1, Numerics::exact, ProductOrder::fma);
+    }
+
+  private:
+    const simt::OrderScope order_{GetParam()};
+};
+INSTANTIATE_TEST_SUITE_P(Each, FastProducts, testing::ValuesIn(simt::every_order()),
+                         simt::order_name);
+
+// One rounding step in bf16, of the largest; in fp32 some of the order of sums.
+void expect_near(const Outputs& y, int64_t rows, const std::string& what) {
+    const double tolerance = y.cpu.dtype() == DType::bf16 ? 0x1p-8 : 1e-5;
+    EXPECT_LE(relative_error(y.cuda.view().slice(0, rows), y.cpu.slice(0, rows)), tolerance)
+        << what;
+    EXPECT_TRUE(y.cuda.intact()) << what << " wrote outside";
+    EXPECT_TRUE(bit_equal(y.cuda.view().slice(rows, y.cpu.rows()), y.cpu.slice(rows, y.cpu.rows())))
+        << what << " wrote rows that no group has";
+}
+
+TEST_P(FastProducts, LinearOnTensorCores) {
+    for (const Shape& s : {Shape{1, 4, 8}, {130, 136, 200}, {64, 260, 64, {2, 1}}, {0, 8, 8}})
+        for (const DType out : {DType::bf16, DType::f32}) {
+            const Tensor x = with_strided_rows(random_tensor({s.rows, s.k}, DType::bf16, 1));
+            const Tensor w = random_tensor({s.n, s.k}, DType::f32, 2);
+            const RowGroups rows{.rows = s.rows};
+            const Outputs y(s.rows, s.n, out);
+            cpu::grouped_linear(x, rows, cpu::pack(w, PackKind::forward, DType::bf16, {}), y.cpu);
+            const PackedWeight packed =
+                cuda::pack(kHost, w, PackKind::forward, DType::bf16, {.cut = s.cut});
+            fast([&] {
+                EXPECT_TRUE(
+                    cuda::wgmma_product(kHost, {.x = x, .rows = rows, .w = packed, .y = y.cuda}));
+            });
+            expect_near(y, s.rows, concat(s.rows, "x", s.n, "x", s.k));
+        }
+}
+
+TEST_P(FastProducts, GroupedOnTensorCores) {
+    const Groups groups;
+    constexpr int64_t kF = 68, kK = 136, kUsed = 134;
+    const Tensor w = random_tensor({Groups::kGroups, 2 * kF, kK}, DType::f32, 2);
+    for (const bool index : {true, false}) {
+        RowGroups rows = groups.rows();
+        if (!index) rows.index = {};
+        const Tensor x = random_tensor({Groups::kRows, kK}, DType::bf16, 1);
+        const Outputs y(Groups::kRows, 2 * kF, DType::bf16);
+        const Outputs gate_up(Groups::kRows, 2 * kF, DType::bf16);
+        const Outputs h(Groups::kRows, kF, DType::bf16), only_h(Groups::kRows, kF, DType::bf16);
+        cpu::grouped_linear(x, rows, cpu::pack(w, PackKind::forward, DType::bf16, {}), y.cpu);
+        const PackedWeight both = cpu::pack(w, PackKind::gate_up, DType::bf16, {});
+        cpu::gate_up_swiglu(x, rows, both, gate_up.cpu, h.cpu);
+        cpu::gate_up_swiglu(x, rows, both, {}, only_h.cpu);
+        const PackedWeight plain = cuda::pack(kHost, w, PackKind::forward, DType::bf16, {});
+        const PackedWeight fused = cuda::pack(kHost, w, PackKind::gate_up, DType::bf16, {});
+        fast([&] {
+            cuda::grouped_linear(kHost, x, rows, plain, y.cuda);
+            cuda::gate_up_swiglu(kHost, x, rows, fused, gate_up.cuda, h.cuda);
+            cuda::gate_up_swiglu(kHost, x, rows, fused, {}, only_h.cuda);
+        });
+        expect_near(y, kUsed, "linear");
+        expect_near(gate_up, kUsed, "gate_up");
+        expect_near(h, kUsed, "h");
+        expect_near(only_h, kUsed, "h alone");
+    }
+}
+
+// K that TMA cannot read, an odd number of columns, fp32.
+TEST_P(FastProducts, OthersOnCudaCores) {
+    for (const auto& [n, k, type] : {std::tuple<int64_t, int64_t, DType>{8, 12, DType::bf16},
+                                     {7, 16, DType::bf16},
+                                     {8, 16, DType::f32}}) {
+        const Tensor x = random_tensor({5, k}, type, 1), w = random_tensor({n, k}, DType::f32, 2);
+        const Outputs y(5, n, type);
+        cpu::grouped_linear(x, {.rows = 5}, cpu::pack(w, PackKind::forward, type, {}), y.cpu);
+        const PackedWeight packed = cuda::pack(kHost, w, PackKind::forward, type, {});
+        fast([&] { cuda::grouped_linear(kHost, x, {.rows = 5}, packed, y.cuda); });
+        y.expect_same(concat(n, "x", k));
+    }
 }
 
 }  // namespace
