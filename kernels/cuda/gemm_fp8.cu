@@ -6,7 +6,7 @@
 #include "kernels/cuda/device/block.h"
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/matrix.h"
-#include "kernels/cuda/device/tile_walk.h"
+#include "kernels/cuda/device/ring.h"
 #include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/gemm_fp8.h"
 
@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kTile = 128;  // rows, columns, and k of a slot
 constexpr int kSlots = 5;
-constexpr int kMathWarpgroups = 2, kMathWarps = 8, kThreads = 3 * kWarpgroupSize;
 constexpr int kWarpRows = 16, kPack = 8;  // rows of D of a warp, columns of one 16-byte store
 constexpr int kPacks = kTile / kPack;
 
@@ -27,7 +26,7 @@ struct Memory {
     // [row][pack], pack exchanged by row mod 8: neither way do lanes meet in a bank.
     alignas(16) __nv_bfloat162 out[kMathWarps][kWarpRows][kTile / 2];
     alignas(128) float x_scales[kSlots][kTile];
-    Mbarrier full[kSlots], empty[kSlots];
+    Ring<kSlots> ring;
 };
 constexpr uint32_t kSlotBytes = sizeof(Slot) + kTile * sizeof(float);
 
@@ -50,9 +49,8 @@ __device__ void produce(const Problem& io, Memory& memory) {
         const int w_row = walk.group * io.columns + walk.column * kTile;
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
             Slot& slot = memory.slots[place.slot];
-            Mbarrier* full = &memory.full[place.slot];
-            mbarrier_wait(&memory.empty[place.slot], (place.round & 1u) ^ 1u);
-            mbarrier_arrive_expect_tx(full, kSlotBytes);
+            Mbarrier* full = &memory.ring.full[place.slot];
+            place.wait_empty(memory.ring, kSlotBytes);
             tensor_load(slot.x, io.x, block * kTile, row, full);
             tensor_load(slot.w, io.w, block * kTile, w_row, full);
             tensor_load(memory.x_scales[place.slot], io.x_scales, row, block, full);
@@ -113,36 +111,21 @@ __device__ void consume(const Problem& io, Memory& memory) {
         float part[kTile / 2], sum[kTile / 2] = {};
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
             const float w_scale = w_scales[block];
-            mbarrier_wait(&memory.full[place.slot], place.round & 1u);
+            place.wait_full(memory.ring);
             const float low = memory.x_scales[place.slot][row] * w_scale;
             const float high = memory.x_scales[place.slot][row + 8] * w_scale;
             multiply(memory.slots[place.slot], t / kWarpgroupSize, part);
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(&memory.empty[place.slot]);
+            place.release(memory.ring);
             promote(part, low, high, sum);
         }
         store(io, walk, memory, sum);
     }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant__ Problem io) {
+__global__ void __launch_bounds__(kRingThreads, 1) gemm_kernel(const __grid_constant__ Problem io) {
     FUCINA_DYNAMIC_SHARED(bytes, 1024);
     Memory& memory = *reinterpret_cast<Memory*>(bytes);
-    if (threadIdx.x == 0) {
-        for (int slot = 0; slot < kSlots; ++slot) {
-            mbarrier_init(&memory.full[slot], 1);
-            mbarrier_init(&memory.empty[slot], kMathWarps);
-        }
-        fence_mbarrier_init();
-    }
-    __syncthreads();
-    if (threadIdx.x < kMathWarpgroups * kWarpgroupSize) {
-        registers_increase<232>();
-        consume(io, memory);
-    } else {
-        registers_decrease<40>();
-        if (threadIdx.x == kMathWarpgroups * kWarpgroupSize) produce(io, memory);
-    }
+    run_ring(io, memory, memory.ring);
 }
 
 TensorMap map_of(const Tensor& matrix, int box_rows, Swizzle swizzle) {
@@ -202,7 +185,7 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     problem.y = Matrix<__nv_bfloat16>(io.y);
     launch(gemm_kernel,
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kThreads),
+            .block = dim3(kRingThreads),
             .smem = sizeof(Memory),
             .stream = exec.stream},
            problem);

@@ -8,7 +8,7 @@
 #include "kernels/cuda/device/float_rows.h"
 #include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/launch.h"
-#include "kernels/cuda/device/tile_walk.h"
+#include "kernels/cuda/device/ring.h"
 #include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/runtime.h"
@@ -19,7 +19,6 @@ namespace {
 constexpr int kTile = 128, kHalf = kTile / 2;  // rows of x, and of W in two boxes
 constexpr int kDepth = 64;                     // k of a slot: 128 bytes, as wide as the swizzle
 constexpr int kSlots = 6;
-constexpr int kMathWarpgroups = 2, kMathWarps = 8, kThreads = 3 * kWarpgroupSize;
 constexpr int kSums = kTile / 2;  // of a thread: 64 rows by 128 columns in 128 threads
 
 struct Slot {
@@ -27,7 +26,7 @@ struct Slot {
 };
 struct Memory {
     alignas(1024) Slot slots[kSlots];
-    Mbarrier full[kSlots], empty[kSlots];
+    Ring<kSlots> ring;
 };
 using Place = RingPlace<kSlots>;
 
@@ -50,9 +49,8 @@ __device__ void produce(const Problem& io, Memory& memory) {
         const int w_row = walk.group * io.n + walk.column * io.tile_columns();
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
             Slot& slot = memory.slots[place.slot];
-            Mbarrier* full = &memory.full[place.slot];
-            mbarrier_wait(&memory.empty[place.slot], (place.round & 1u) ^ 1u);
-            mbarrier_arrive_expect_tx(full, sizeof(Slot));
+            Mbarrier* full = &memory.ring.full[place.slot];
+            place.wait_empty(memory.ring, sizeof(Slot));
             tensor_load(slot.x, io.x, block * kDepth, row, full);
             tensor_load(slot.w[0], io.w, block * kDepth, w_row, full);
             tensor_load(slot.w[1], io.w, block * kDepth, w_row + io.second_box(), full);
@@ -100,16 +98,21 @@ __device__ __forceinline__ void store_pair(const Problem& io, int64_t row, int c
 __device__ void consume(const Problem& io, Memory& memory) {
     const int t = static_cast<int>(threadIdx.x), lane = t % kWarpSize;
     TileWalk walk;
-    Place place;
+    Place place, before;
     while (walk.advance(io.grid)) {
         float sums[kSums];
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
-            mbarrier_wait(&memory.full[place.slot], place.round & 1u);
+            place.wait_full(memory.ring);
             multiply(memory.slots[place.slot], t / kWarpgroupSize, block > 0, sums);
-            wgmma_wait<0>();
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(&memory.empty[place.slot]);
+            if (block > 0) {
+                wgmma_wait<1>();
+                before.release(memory.ring);
+            }
+            before = place;
         }
+        wgmma_wait<0>();
+        wgmma_pin(sums);
+        before.release(memory.ring);
         const int64_t row = walk.row + t / kWarpSize * 16 + lane / 4;
         const int column = walk.column * io.tile_columns() + 2 * (lane % 4);
 #pragma unroll
@@ -119,24 +122,10 @@ __device__ void consume(const Problem& io, Memory& memory) {
     }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) product_kernel(const __grid_constant__ Problem io) {
+__global__ void __launch_bounds__(kRingThreads, 1) product_kernel(const __grid_constant__ Problem io) {
     FUCINA_DYNAMIC_SHARED(bytes, 1024);
     Memory& memory = *reinterpret_cast<Memory*>(bytes);
-    if (threadIdx.x == 0) {
-        for (int slot = 0; slot < kSlots; ++slot) {
-            mbarrier_init(&memory.full[slot], 1);
-            mbarrier_init(&memory.empty[slot], kMathWarps);
-        }
-        fence_mbarrier_init();
-    }
-    __syncthreads();
-    if (threadIdx.x < kMathWarpgroups * kWarpgroupSize) {
-        registers_increase<232>();
-        consume(io, memory);
-    } else {
-        registers_decrease<40>();
-        if (threadIdx.x == kMathWarpgroups * kWarpgroupSize) produce(io, memory);
-    }
+    run_ring(io, memory, memory.ring);
 }
 
 TensorMap map_of(const Tensor& matrix, int box_rows) {
@@ -186,7 +175,7 @@ bool wgmma_product(const Exec& exec, const WgmmaProduct& io) {
                                                      problem.tile_columns())};
     launch(product_kernel,
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kThreads),
+            .block = dim3(kRingThreads),
             .smem = sizeof(Memory),
             .stream = exec.stream},
            problem);
