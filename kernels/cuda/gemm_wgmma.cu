@@ -10,8 +10,7 @@
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/ring.h"
 #include "kernels/cuda/device/wgmma.h"
-#include "kernels/cuda/moe.h"
-#include "kernels/runtime.h"
+#include "kernels/cuda/device/wgmma_operand.h"
 
 namespace fucina::cuda {
 namespace {
@@ -122,30 +121,18 @@ __device__ void consume(const Problem& io, Memory& memory) {
     }
 }
 
-__global__ void __launch_bounds__(kRingThreads, 1) product_kernel(const __grid_constant__ Problem io) {
+__global__ void __launch_bounds__(kRingThreads, 1)
+    product_kernel(const __grid_constant__ Problem io) {
     FUCINA_DYNAMIC_SHARED(bytes, 1024);
     Memory& memory = *reinterpret_cast<Memory*>(bytes);
     run_ring(io, memory, memory.ring);
-}
-
-TensorMap map_of(const Tensor& matrix, int box_rows) {
-    return make_tensor_map({.data = matrix.raw(),
-                            .element_bytes = 2,
-                            .rows = matrix.rows(),
-                            .columns = matrix.row_size(),
-                            .row_bytes = matrix.row_stride() * 2,
-                            .box_rows = box_rows,
-                            .box_columns = kDepth,
-                            .swizzle = Swizzle::bytes128});
 }
 
 bool possible(const WgmmaProduct& io) {
     const auto pairs = [](const Tensor& y) {
         return !y.defined() || (y.row_stride() % 2 == 0 && aligned(y.raw(), 8));
     };
-    return runtime().numerics == Numerics::fast && io.w.dtype == DType::bf16 && io.w.k % 8 == 0 &&
-           io.w.k > 0 && io.x.row_stride() % 8 == 0 && aligned(io.x.raw(), 16) && io.w.n % 4 == 0 &&
-           pairs(io.y) && pairs(io.h) && io.x.rows() < INT32_MAX &&
+    return wgmma_reads(io.x) && io.w.k % 8 == 0 && io.w.n % 4 == 0 && pairs(io.y) && pairs(io.h) &&
            io.w.groups * io.w.n < INT32_MAX;
 }
 
@@ -153,14 +140,9 @@ bool possible(const WgmmaProduct& io) {
 
 bool wgmma_product(const Exec& exec, const WgmmaProduct& io) {
     if (!possible(io)) return false;
-    if (io.rows.rows == 0) return true;
-    Tensor x = io.x;
-    if (io.rows.index.defined()) {  // TMA reads rows that lie together
-        x = exec.empty({io.rows.rows, io.w.k}, DType::bf16);
-        gather_rows(exec, io.x, io.rows.index, x);
-    }
-    Problem problem{.x = map_of(x, kTile),
-                    .w = map_of(io.w.storage.view({io.w.groups * io.w.n, io.w.k}), kHalf),
+    const Tensor x = together(exec, io.x, io.rows.index);
+    Problem problem{.x = wgmma_map(x, kTile),
+                    .w = wgmma_map(io.w.storage.view({io.w.groups * io.w.n, io.w.k}), kHalf),
                     .n = static_cast<int>(io.w.n),
                     .depth_blocks = static_cast<int>((io.w.k + kDepth - 1) / kDepth),
                     .gate_up = io.w.gate_up,

@@ -5,6 +5,7 @@
 #include "kernels/cuda/device/matrix.h"
 #include "kernels/cuda/device/product_tile.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemm_wgmma.h"
 #include "kernels/runtime.h"
 
 namespace fucina::cuda {
@@ -98,7 +99,7 @@ void wgrad(const Exec& exec, const ops::GroupedWgrad& in, const Leaves& leaves, 
     FUCINA_CHECK(in.dy.dtype() == in.x.dtype() && dw.dtype() == DType::f32 && dw.contiguous() &&
                      dw.size() == groups * in.dy.row_size() * in.x.row_size(),
                  "wgrad of ", in.dy.describe(), " and ", in.x.describe(), " into ", dw.describe());
-    if (dw.size() == 0) return;
+    if (dw.size() == 0 || wgmma_wgrad(exec, {.in = in, .more = more, .dw = dw})) return;
     in.x.dtype() == DType::bf16 ? run_wgrad<__nv_bfloat16>(exec, in, leaves, more, dw)
                                 : run_wgrad<float>(exec, in, leaves, more, dw);
 }

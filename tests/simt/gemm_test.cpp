@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cmath>
+
 #include "kernels/cpu/gemm.h"
 #include "kernels/cuda/gemm_wgmma.h"
 #include "kernels/runtime.h"
@@ -228,7 +231,7 @@ void expect_near(const Outputs& y, int64_t rows, const std::string& what) {
 }
 
 TEST_P(FastProducts, LinearOnTensorCores) {
-    for (const Shape& s : {Shape{1, 4, 8}, {130, 136, 200}, {64, 260, 520, {2, 1}}, {0, 8, 8}})
+    for (const Shape& s : {Shape{1, 4, 8}, {130, 136, 200}, {64, 260, 520, {2, 1}}})
         for (const DType out : {DType::bf16, DType::f32}) {
             const Tensor x = with_strided_rows(random_tensor({s.rows, s.k}, DType::bf16, 1));
             const Tensor w = random_tensor({s.n, s.k}, DType::f32, 2);
@@ -271,6 +274,39 @@ TEST_P(FastProducts, GroupedOnTensorCores) {
         expect_near(gate_up, kUsed, "gate_up");
         expect_near(h, kUsed, "h");
         expect_near(only_h, kUsed, "h alone");
+    }
+}
+
+// 200 tokens, of which the last 8 are in a box that ends with none; a leaf that goes on.
+TEST_P(FastProducts, WeightGradientsOnTensorCores) {
+    for (const auto& [rows, n, k] :
+         {std::array<int64_t, 3>{1, 4, 2}, {200, 136, 200}, {450, 8, 70}}) {
+        const Tensor dy = random_tensor({rows, n + 8 - n % 8}, DType::bf16, 1).columns(0, n);
+        const Tensor x = random_tensor({rows, k + 8 - k % 8}, DType::bf16, 2).columns(0, k);
+        const Tensor dw = Tensor::empty({n, k}, DType::f32), want = dw.clone();
+        cpu::linear_wgrad(dy, x, make_leaf_tree({0, rows}), want);
+        fast([&] { EXPECT_TRUE(cuda::wgmma_wgrad(kHost, {.in = {.dy = dy, .x = x}, .dw = dw})); });
+        EXPECT_LE(relative_error(dw, want), 1e-5) << rows << " rows";
+        cpu::leaf_wgrad(dy, x, true, want);
+        fast([&] { cuda::leaf_wgrad(kHost, dy, x, true, dw); });
+        EXPECT_LE(relative_error(dw, want), 1e-5) << rows << " rows twice";
+    }
+}
+
+// Rows that no group has are NaN here.
+TEST_P(FastProducts, GroupedWeightGradientsOnTensorCores) {
+    const Groups groups;
+    for (const bool index : {true, false}) {
+        const Tensor dy = random_tensor({Groups::kRows, 136}, DType::bf16, 1);
+        const Tensor x = random_tensor({Groups::kRows, 72}, DType::bf16, 2);
+        for (int64_t j = 0; j < 72; ++j) set(dy, 139, j, NAN), set(dy, 134, j, NAN);
+        const ops::GroupedWgrad in{
+            .dy = dy, .x = x, .x_index = index ? groups.index : Tensor(), .leaves = groups.leaves};
+        const Tensor dw = Tensor::empty({Groups::kGroups, 136, 72}, DType::f32), want = dw.clone();
+        cpu::grouped_linear_wgrad(in, want);
+        fast([&] { EXPECT_TRUE(cuda::wgmma_wgrad(kHost, {.in = in, .dw = dw})); });
+        const auto matrix = [](const Tensor& t) { return t.view({Groups::kGroups * 136, 72}); };
+        EXPECT_LE(relative_error(matrix(dw), matrix(want)), 1e-5);
     }
 }
 
