@@ -41,6 +41,7 @@ struct HeadLoss {
     Tensor dx;    // out [T, D], or undefined; of the part, in fp32 unrounded
     Tensor dw;    // out fp32 [V, D] along tree, or undefined
     LeafTree tree;
+    int64_t rows = 0;  // whose logits exist at a time, a multiple of 32; 0: head_loss_rows
 };
 // Rows whose logits exist at a time, of a product with `rows` rows.
 int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute);

@@ -4,6 +4,23 @@
 #include "kernels/cuda/gemm.h"
 
 namespace fucina::ops {
+namespace {
+
+void check_product(const Tensor& x, const RowGroups& rows, const PackedWeight& w) {
+    FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.dtype && w.defined(), "product of ",
+                 x.describe(), " with ", name_of(w.dtype), " [", w.n, ", ", w.k, "]");
+    const int64_t groups = rows.offsets.defined() ? rows.offsets.rows() - 1 : 1;
+    FUCINA_CHECK(groups == w.groups, "rows of ", groups, " groups for ", w.groups);
+    FUCINA_CHECK(rows.index.defined() ? rows.index.size() == rows.rows : rows.rows <= x.rows(),
+                 x.describe(), " or its index has fewer rows than ", rows.rows);
+}
+
+void check_rows(const Tensor& y, int64_t rows, int64_t width, DType type) {
+    FUCINA_CHECK(y.rows() >= rows && y.row_size() == width && y.dtype() == type, "output is ",
+                 y.describe(), ", expected ", name_of(type), " [", rows, ", ", width, "]");
+}
+
+}  // namespace
 
 PackedWeight pack(const Exec& exec, const Tensor& w, PackKind kind, DType compute,
                   PackedWeight previous) {
@@ -27,6 +44,9 @@ WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DT
 
 void grouped_linear(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& y) {
+    check_product(x, rows, w);
+    FUCINA_CHECK(!w.gate_up, "a gate_up weight is for gate_up_swiglu");
+    check_rows(y, rows.rows, w.n, y.dtype() == DType::f32 ? DType::f32 : w.dtype);
     FUCINA_RUN(exec, grouped_linear, x, rows, w, y);
 }
 
@@ -38,10 +58,19 @@ void grouped_linear_wgrad(const Exec& exec, const GroupedWgrad& in, const Tensor
 
 void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& gate_up, const Tensor& h) {
+    check_product(x, rows, w);
+    FUCINA_CHECK(w.gate_up && w.n % 2 == 0, "gate_up_swiglu takes a gate_up weight");
+    if (gate_up.defined()) check_rows(gate_up, rows.rows, w.n, w.dtype);
+    check_rows(h, rows.rows, w.n / 2, w.dtype);
     FUCINA_RUN(exec, gate_up_swiglu, x, rows, w, gate_up, h);
 }
 
 void down_swiglu_backward(const Exec& exec, const DownBackward& io) {
+    check_product(io.dy, io.rows, io.down);
+    const int64_t rows = io.rows.rows, ffn = io.down.n;
+    check_rows(io.gate_up, rows, 2 * ffn, io.down.dtype);
+    check_rows(io.d_gate_up, rows, 2 * ffn, io.down.dtype);
+    check_rows(io.weighted_h, rows, ffn, io.down.dtype);
     FUCINA_RUN(exec, down_swiglu_backward, io);
 }
 

@@ -1,19 +1,13 @@
-// The head and its cross-entropy, a chunk of rows at a time: logits of the chunk in fp32, their
-// gradient in the compute type, then its share of dx and dW. dW of a leaf goes on where the chunk
-// before stopped (chunks begin at multiples of 32 within a leaf, so the order of summation is the
-// leaf's); finished leaves wait in a stack of dW partials for the tree.
+// The rows of the head's cross-entropy: losses, and the logits' gradient.
 #include "kernels/cpu/head_loss.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
-#include <vector>
 
-#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/head_loss_kernels.h"
 #include "kernels/cpu/row_ops.h"
-#include "kernels/optimizer.h"
 #include "kernels/parallel_for.h"
 #include "kernels/tree_sum.h"
 
@@ -24,48 +18,26 @@ namespace {
 // rows.
 constexpr int64_t kLeastRows = 128;
 
-class HeadLossPass {
+class RowLosses {
   public:
-    explicit HeadLossPass(const ops::HeadLoss& io) : io_(io) {
-        const bool gradient = io.dx.defined() || io.dw.defined();
-        const int64_t vocab = io.head.n;
-        chunk_ = head_loss_rows(io.x.rows(), vocab, io.head.dtype);
-        logits_ = Tensor::empty({chunk_, vocab}, DType::f32);
-        // Rows a line longer, lest a column of them fall into a few sets of the caches.
-        if (gradient)
-            d_logits_ = Tensor::empty({chunk_, vocab + 32}, io.head.dtype).columns(0, vocab);
-    }
+    RowLosses(const ops::HeadLoss& io, const Tensor& logits, const Tensor& d_logits)
+        : io_(io), logits_(logits), d_logits_(d_logits) {}
 
-    // Rows [begin, end) of x, which are one leaf; dw receives their gradient.
-    void leaf(int64_t begin, int64_t end, const Tensor& dw) const {
-        if (begin == end && dw.defined()) dw.zero();
-        for (int64_t first = begin; first < end; first += chunk_) {
-            const int64_t last = std::min(first + chunk_, end), rows = last - first;
-            const Tensor x = io_.x.slice(first, last);
-            grouped_linear(x, {.rows = rows}, io_.head, logits_.slice(0, rows));
-            losses(first, rows);
-            if (!d_logits_.defined()) continue;
-            const Tensor d_logits = d_logits_.slice(0, rows);
-            if (io_.dx.defined())
-                grouped_linear(d_logits, {.rows = rows}, io_.head_dgrad, io_.dx.slice(first, last));
-            if (dw.defined()) leaf_wgrad(d_logits, x, first != begin, dw);
-        }
-    }
-
-  private:
-    // Of the rows of the logits; writes their gradients too.
-    void losses(int64_t first, int64_t rows) const {
+    // The first row of the logits is row `first` of the product.
+    void run(int64_t first) const {
+        const int64_t rows = logits_.rows();
         const int32_t* labels = io_.labels.data<int32_t>() + first;
         float* const losses = io_.loss.data<float>() + first;
-        if (io_.ranks > 1) return losses_over_ranks(labels, rows, losses);
+        if (io_.ranks > 1) return over_ranks(labels, rows, losses);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
             const auto [shift, target] = largest_and_target(i, labels[i]);
             losses[i] = finish_row(i, labels[i], shift, target, sum_of_row(i, labels[i], shift));
         });
     }
 
+  private:
     // Largest logits and sums of their exponentials meet rank by rank.
-    void losses_over_ranks(const int32_t* labels, int64_t rows, float* losses) const {
+    void over_ranks(const int32_t* labels, int64_t rows, float* losses) const {
         const Tensor own = Tensor::empty({rows, 2}, DType::f32);
         const Tensor all = Tensor::empty({io_.ranks * rows, 2}, DType::f32);
         parallel_for(rows, io_.head.n, [&](int64_t i) {
@@ -153,8 +125,7 @@ class HeadLossPass {
     }
 
     const ops::HeadLoss& io_;
-    int64_t chunk_ = 0;
-    Tensor logits_, d_logits_;
+    const Tensor logits_, d_logits_;
 };
 
 }  // namespace
@@ -164,32 +135,9 @@ int64_t head_loss_rows(int64_t rows, int64_t vocab, DType compute) {
     return std::min(std::max(kLeastRows, most), (std::max<int64_t>(1, rows) + 31) / 32 * 32);
 }
 
-void head_loss(const ops::HeadLoss& io) {
-    FUCINA_CHECK(io.loss.dtype() == DType::f32 && io.loss.size() == io.x.rows() &&
-                     io.labels.size() == io.x.rows(),
-                 "losses into ", io.loss.describe(), " of ", io.labels.describe(), " for ",
-                 io.x.describe());
-    check_chunks(io.chunks, io.head.n, "tokens of the vocabulary");
-    FUCINA_CHECK(!io.dx.defined() || io.head_dgrad.cut.chunks == io.chunks, "head_dgrad in ",
-                 io.head_dgrad.cut.chunks, " chunks, the vocabulary in ", io.chunks);
-    const HeadLossPass pass(io);
-    if (!io.dw.defined()) return pass.leaf(0, io.x.rows(), {});
-    FUCINA_CHECK(io.tree.rows() == io.x.rows(), "a tree of ", io.tree.rows(), " rows for ",
-                 io.x.describe());
-    const LeafTree tree = summation_tree(io.tree);
-    std::vector<Tensor> partial{io.dw};
-    size_t depth = 0;
-    if (tree.leaves() == 0) io.dw.zero();
-    for (size_t leaf = 0; leaf < tree.merges.size(); ++leaf) {
-        if (depth == partial.size())
-            partial.push_back(Tensor::empty({io.dw.dim(0), io.dw.dim(1)}, DType::f32));
-        pass.leaf(tree.offsets[leaf], tree.offsets[leaf + 1], partial[depth]);
-        ++depth;
-        for (int merge = tree.merges[leaf]; merge > 0; --merge) {
-            --depth;
-            add_in_place(partial[depth - 1], partial[depth]);
-        }
-    }
+void row_losses(const ops::HeadLoss& io, int64_t first, const Tensor& logits,
+                const Tensor& d_logits) {
+    RowLosses(io, logits, d_logits).run(first);
 }
 
 }  // namespace fucina::cpu

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/device/float_rows.h"
 #include "kernels/cuda/device/launch.h"
+#include "kernels/cuda/device/leaf_tree.h"
 
 namespace fucina::cuda {
 namespace {
@@ -99,18 +100,6 @@ struct Table {
     int64_t width = 0, blocks_a_row = 0;
 };
 
-// LeafTree::merges of a tree of `leaves`: the subtrees that end with this leaf.
-__device__ __forceinline__ int merges_after_leaf(int64_t leaf, int64_t leaves) {
-    int merges = 0;
-    while (leaves > 1) {
-        const int64_t first = (leaves + 1) / 2;
-        merges = leaf < first ? 0 : merges + 1;
-        leaf -= leaf < first ? 0 : first;
-        leaves = merges == 0 ? first : leaves - first;
-    }
-    return merges;
-}
-
 __global__ void __launch_bounds__(kThreads) zero_kernel(const Table io) {
     const int64_t c = blockIdx.x % io.blocks_a_row * kThreads + threadIdx.x;
     if (c < io.width) io.d_table.row(blockIdx.x / io.blocks_a_row)[c] = 0;
@@ -139,11 +128,6 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const Table io) {
         top += kThreads;
     }
     io.d_table.row(id)[c] = sum;
-}
-
-// Partial sums of a tree that are alive at a time, at most.
-int depth_of(int64_t leaves) {
-    return 1 + static_cast<int>(std::bit_width(static_cast<uint64_t>(leaves > 0 ? leaves - 1 : 0)));
 }
 
 }  // namespace
@@ -185,7 +169,7 @@ void embedding_backward(const Exec& exec, const Tensor& ids, const Tensor& d_out
     launch(sort_kernel, {.grid = dim3(1), .block = dim3(kSortThreads), .stream = exec.stream},
            sort);
     config.grid = dim3(static_cast<unsigned>(tokens * table.blocks_a_row));
-    config.smem = static_cast<size_t>(depth_of(table.leaves)) * kThreads * sizeof(float);
+    config.smem = static_cast<size_t>(waiting_sums(table.leaves) + 1) * kThreads * sizeof(float);
     launch(sum_kernel, config, table);
 }
 

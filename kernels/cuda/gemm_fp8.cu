@@ -6,6 +6,7 @@
 #include "kernels/cuda/device/block.h"
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/matrix.h"
+#include "kernels/cuda/device/ring.h"
 #include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/gemm_fp8.h"
 
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int kTile = 128;  // rows, columns, and k of a slot
 constexpr int kSlots = 5;
-constexpr int kMathWarpgroups = 2, kMathWarps = 8, kThreads = 3 * kWarpgroupSize;
 constexpr int kWarpRows = 16, kPack = 8;  // rows of D of a warp, columns of one 16-byte store
 constexpr int kPacks = kTile / kPack;
 
@@ -26,7 +26,7 @@ struct Memory {
     // [row][pack], pack exchanged by row mod 8: neither way do lanes meet in a bank.
     alignas(16) __nv_bfloat162 out[kMathWarps][kWarpRows][kTile / 2];
     alignas(128) float x_scales[kSlots][kTile];
-    Mbarrier full[kSlots], empty[kSlots];
+    Ring<kSlots> ring;
 };
 constexpr uint32_t kSlotBytes = sizeof(Slot) + kTile * sizeof(float);
 
@@ -34,59 +34,23 @@ struct Problem {
     TensorMap x, w, x_scales;
     const float* w_scales = nullptr;
     int64_t w_scale_stride = 0;
-    const int64_t* offsets = nullptr;
-    int experts = 0, columns = 0, depth_blocks = 0;
+    TileGrid grid;
+    int columns = 0, depth_blocks = 0;
     Matrix<__nv_bfloat16> y;
-    __host__ __device__ int column_tiles() const { return (columns + kTile - 1) / kTile; }
 };
 
-// The tiles of this block: every gridDim.x-th; within an expert rows run fastest, so that blocks at
-// work together share its weight.
-struct TileWalk {
-    int expert = 0, column = 0;  // column: of tiles
-    int64_t row = 0, row_end = 0;
-    int64_t next = blockIdx.x, first = 0;  // first: number of the expert's first tile
-
-    __device__ bool advance(const Problem& io) {
-        for (; expert < io.experts; ++expert) {
-            const int64_t begin = io.offsets[expert];
-            row_end = io.offsets[expert + 1];
-            const int64_t row_tiles = (row_end - begin + kTile - 1) / kTile;
-            const int64_t tile = next - first;
-            if (tile < row_tiles * io.column_tiles()) {
-                row = begin + tile % row_tiles * kTile;
-                column = static_cast<int>(tile / row_tiles);
-                next += gridDim.x;
-                return true;
-            }
-            first += row_tiles * io.column_tiles();
-        }
-        return false;
-    }
-};
-
-// A place in the ring; it has gone round `round` times.
-struct RingPlace {
-    int slot = 0;
-    uint32_t round = 0;
-    __device__ void advance() {
-        if (++slot < kSlots) return;
-        slot = 0;
-        ++round;
-    }
-};
+using Place = RingPlace<kSlots>;
 
 __device__ void produce(const Problem& io, Memory& memory) {
     TileWalk walk;
-    RingPlace place;
-    while (walk.advance(io)) {
+    Place place;
+    while (walk.advance(io.grid)) {
         const int row = static_cast<int>(walk.row);
-        const int w_row = walk.expert * io.columns + walk.column * kTile;
+        const int w_row = walk.group * io.columns + walk.column * kTile;
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
             Slot& slot = memory.slots[place.slot];
-            Mbarrier* full = &memory.full[place.slot];
-            mbarrier_wait(&memory.empty[place.slot], (place.round & 1u) ^ 1u);
-            mbarrier_arrive_expect_tx(full, kSlotBytes);
+            Mbarrier* full = &memory.ring.full[place.slot];
+            place.wait_empty(memory.ring, kSlotBytes);
             tensor_load(slot.x, io.x, block * kTile, row, full);
             tensor_load(slot.w, io.w, block * kTile, w_row, full);
             tensor_load(memory.x_scales[place.slot], io.x_scales, row, block, full);
@@ -140,43 +104,28 @@ __device__ void consume(const Problem& io, Memory& memory) {
     const int t = static_cast<int>(threadIdx.x), lane = t % kWarpSize;
     const int row = t / kWarpSize * kWarpRows + lane / 4;
     TileWalk walk;
-    RingPlace place;
-    while (walk.advance(io)) {
-        const int64_t w_tile = int64_t{walk.expert} * io.column_tiles() + walk.column;
+    Place place;
+    while (walk.advance(io.grid)) {
+        const int64_t w_tile = int64_t{walk.group} * io.grid.column_tiles + walk.column;
         const float* w_scales = io.w_scales + w_tile * io.w_scale_stride;
         float part[kTile / 2], sum[kTile / 2] = {};
         for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
             const float w_scale = w_scales[block];
-            mbarrier_wait(&memory.full[place.slot], place.round & 1u);
+            place.wait_full(memory.ring);
             const float low = memory.x_scales[place.slot][row] * w_scale;
             const float high = memory.x_scales[place.slot][row + 8] * w_scale;
             multiply(memory.slots[place.slot], t / kWarpgroupSize, part);
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(&memory.empty[place.slot]);
+            place.release(memory.ring);
             promote(part, low, high, sum);
         }
         store(io, walk, memory, sum);
     }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant__ Problem io) {
+__global__ void __launch_bounds__(kRingThreads, 1) gemm_kernel(const __grid_constant__ Problem io) {
     FUCINA_DYNAMIC_SHARED(bytes, 1024);
     Memory& memory = *reinterpret_cast<Memory*>(bytes);
-    if (threadIdx.x == 0) {
-        for (int slot = 0; slot < kSlots; ++slot) {
-            mbarrier_init(&memory.full[slot], 1);
-            mbarrier_init(&memory.empty[slot], kMathWarps);
-        }
-        fence_mbarrier_init();
-    }
-    __syncthreads();
-    if (threadIdx.x < kMathWarpgroups * kWarpgroupSize) {
-        registers_increase<232>();
-        consume(io, memory);
-    } else {
-        registers_decrease<40>();
-        if (threadIdx.x == kMathWarpgroups * kWarpgroupSize) produce(io, memory);
-    }
+    run_ring(io, memory, memory.ring);
 }
 
 TensorMap map_of(const Tensor& matrix, int box_rows, Swizzle swizzle) {
@@ -221,19 +170,22 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     check_shapes(io);
     if (io.x.values.rows() == 0 || io.experts == 0 || io.y.row_size() == 0) return;
     FUCINA_CHECK(io.x.values.row_size() > 0, "K = 0");
-    Problem problem{.x = map_of(io.x.values, kTile, Swizzle::bytes128),
-                    .w = map_of(io.w, kTile, Swizzle::bytes128),
-                    .x_scales = map_of(io.x.scales, 1, Swizzle::none),
-                    .w_scales = io.w_scales.data<float>(),
-                    .w_scale_stride = io.w_scales.row_stride(),
-                    .offsets = io.offsets,
-                    .experts = static_cast<int>(io.experts),
-                    .columns = static_cast<int>(io.y.row_size()),
-                    .depth_blocks = static_cast<int>(io.w_scales.row_size())};
+    Problem problem{
+        .x = map_of(io.x.values, kTile, Swizzle::bytes128),
+        .w = map_of(io.w, kTile, Swizzle::bytes128),
+        .x_scales = map_of(io.x.scales, 1, Swizzle::none),
+        .w_scales = io.w_scales.data<float>(),
+        .w_scale_stride = io.w_scales.row_stride(),
+        .grid = {.offsets = io.offsets,
+                 .groups = static_cast<int>(io.experts),
+                 .tile_rows = kTile,
+                 .column_tiles = static_cast<int>((io.y.row_size() + kTile - 1) / kTile)},
+        .columns = static_cast<int>(io.y.row_size()),
+        .depth_blocks = static_cast<int>(io.w_scales.row_size())};
     problem.y = Matrix<__nv_bfloat16>(io.y);
     launch(gemm_kernel,
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kThreads),
+            .block = dim3(kRingThreads),
             .smem = sizeof(Memory),
             .stream = exec.stream},
            problem);

@@ -1,17 +1,13 @@
-// SwiGLU: forward one thread a pack of elements; backward one block a row, for the row's dot.
-#include "kernels/cuda/device/block.h"
+// SwiGLU: forward one thread a pack of elements; backward sixteen threads a row, for its dot.
+#include "kernels/cuda/device/float_rows.h"
+#include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/launch.h"
-#include "kernels/cuda/device/matrix.h"
 #include "kernels/cuda/swiglu.h"
 
 namespace fucina::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-__device__ __forceinline__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
+constexpr int kThreads = 256, kLanes = 16;
 
 template <class T>
 struct Forward {
@@ -36,41 +32,35 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Forward<T> io) 
     store(io.h.row(row) + c, h);
 }
 
-template <class T>
 struct Backward {
-    Matrix<const T> dh, gate_up;
+    FloatRows dh, gate_up, d_gate_up, weighted_h;  // weighted_h.data may be null
     const float* row_weight = nullptr;
-    Matrix<T> d_gate_up, weighted_h;  // weighted_h.data may be null
     float* d_row_weight = nullptr;
-    int64_t width = 0;
+    int64_t rows = 0, width = 0;
+    const int64_t* rows_end = nullptr;
 };
 
-template <class T, int kPack>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<T> io) {
-    const int64_t row = blockIdx.x;
-    const float weight = io.row_weight != nullptr ? io.row_weight[row] : 1.0f;
+// Sixteen threads a row, so that the dot has the order of the CPU's lanes.
+__global__ void __launch_bounds__(kThreads) backward_kernel(const Backward io) {
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+    const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanes;
+    const bool inside = row < (io.rows_end != nullptr ? *io.rows_end : io.rows);
+    const float weight = inside && io.row_weight != nullptr ? io.row_weight[row] : 1.0f;
     float dot = 0;
-    for (int64_t c = threadIdx.x * kPack; c < io.width; c += kThreads * kPack) {
-        const Pack<T, kPack> dh = load<kPack>(io.dh.row(row) + c);
-        const Pack<T, kPack> gate = load<kPack>(io.gate_up.row(row) + c);
-        const Pack<T, kPack> up = load<kPack>(io.gate_up.row(row) + io.width + c);
-        Pack<T, kPack> d_gate, d_up, weighted;
-        for (int i = 0; i < kPack; ++i) {
-            const float g = to_float(gate.at[i]), u = to_float(up.at[i]);
-            const float s = sigmoid(g), silu = g * s;
-            const float h = to_float(from_float<T>(silu * u)), d = to_float(dh.at[i]) * weight;
-            dot = fmaf(to_float(dh.at[i]), h, dot);
-            weighted.at[i] = from_float<T>(weight * h);
-            d_gate.at[i] = from_float<T>(d * u * (s * (1.0f + g * (1.0f - s))));
-            d_up.at[i] = from_float<T>(d * silu);
-        }
-        store(io.d_gate_up.row(row) + c, d_gate);
-        store(io.d_gate_up.row(row) + io.width + c, d_up);
-        if (io.weighted_h.data != nullptr) store(io.weighted_h.row(row) + c, weighted);
+    for (int64_t c = lane; inside && c < io.width; c += kLanes) {
+        const float dh = io.dh.load<1>(row, c).at[0], d = dh * weight;
+        const float g = io.gate_up.load<1>(row, c).at[0];
+        const float u = io.gate_up.load<1>(row, io.width + c).at[0];
+        const float s = sigmoid(g), silu = g * s, product = silu * u;
+        const float h = io.gate_up.bf16 ? to_float(from_float<__nv_bfloat16>(product)) : product;
+        dot = fmaf(dh, h, dot);
+        const float slope = s * fmaf(g, 1.0f - s, 1.0f);  // of silu
+        io.d_gate_up.store<1>(row, c, {d * u * slope});
+        io.d_gate_up.store<1>(row, io.width + c, {d * silu});
+        if (io.weighted_h.data != nullptr) io.weighted_h.store<1>(row, c, {weight * h});
     }
-    if (io.d_row_weight == nullptr) return;
-    dot = block_sum<kThreads>(dot);
-    if (threadIdx.x == 0) io.d_row_weight[row] = dot;
+    dot = sum_of_16(dot);
+    if (inside && lane == 0 && io.d_row_weight != nullptr) io.d_row_weight[row] = dot;
 }
 
 template <class T>
@@ -82,24 +72,6 @@ void run_forward(const Tensor& gate_up, const Tensor& h, Stream stream) {
     io.blocks_a_row = (io.width + elements - 1) / elements;
     launch(packed ? forward_kernel<T, kPack> : forward_kernel<T, 1>,
            {.grid = dim3(static_cast<unsigned>(h.rows() * io.blocks_a_row)),
-            .block = dim3(kThreads),
-            .stream = stream},
-           io);
-}
-
-template <class T>
-void run_backward(const SwigluBackward& in, Stream stream) {
-    constexpr int kPack = 16 / sizeof(T);
-    const Backward<T> io{.dh = in.dh,
-                         .gate_up = in.gate_up,
-                         .row_weight = in.row_weight,
-                         .d_gate_up = in.d_gate_up,
-                         .weighted_h = in.weighted_h,
-                         .d_row_weight = in.d_row_weight,
-                         .width = in.dh.row_size()};
-    const bool packed = packs<kPack>(io.width, io.dh, io.gate_up, io.d_gate_up, io.weighted_h);
-    launch(packed ? backward_kernel<T, kPack> : backward_kernel<T, 1>,
-           {.grid = dim3(static_cast<unsigned>(in.dh.rows())),
             .block = dim3(kThreads),
             .stream = stream},
            io);
@@ -117,15 +89,28 @@ void swiglu(const Exec& exec, const Tensor& gate_up, const Tensor& h) {
 }
 
 void swiglu_backward(const Exec& exec, const SwigluBackward& io) {
-    FUCINA_CHECK(same_form(io.gate_up, io.d_gate_up) && io.dh.dtype() == io.gate_up.dtype() &&
-                     io.dh.rows() == io.gate_up.rows() &&
+    FUCINA_CHECK(same_form(io.gate_up, io.d_gate_up) && io.dh.rows() == io.gate_up.rows() &&
                      2 * io.dh.row_size() == io.gate_up.row_size(),
                  io.dh.describe(), " for ", io.gate_up.describe());
-    FUCINA_CHECK(!io.weighted_h.defined() || same_form(io.weighted_h, io.dh),
-                 io.weighted_h.describe(), " beside ", io.dh.describe());
-    if (io.dh.rows() == 0) return;
-    io.dh.dtype() == DType::bf16 ? run_backward<__nv_bfloat16>(io, exec.stream)
-                                 : run_backward<float>(io, exec.stream);
+    FUCINA_CHECK(!io.weighted_h.defined() || (io.weighted_h.dtype() == io.gate_up.dtype() &&
+                                              io.weighted_h.rows() == io.dh.rows() &&
+                                              io.weighted_h.row_size() == io.dh.row_size()),
+                 io.weighted_h.describe(), " beside ", io.gate_up.describe());
+    const int64_t rows = io.dh.rows();
+    if (rows == 0) return;
+    launch(backward_kernel,
+           {.grid = blocks_of(rows, kThreads / kLanes),
+            .block = dim3(kThreads),
+            .stream = exec.stream},
+           {.dh = io.dh,
+            .gate_up = io.gate_up,
+            .d_gate_up = io.d_gate_up,
+            .weighted_h = io.weighted_h,
+            .row_weight = io.row_weight,
+            .d_row_weight = io.d_row_weight,
+            .rows = rows,
+            .width = io.dh.row_size(),
+            .rows_end = io.rows_end});
 }
 
 }  // namespace fucina::cuda

@@ -14,6 +14,7 @@
 #include "kernels/cuda/swiglu.h"
 #include "kernels/reference/quantize.h"
 #include "kernels/reference/reference.h"
+#include "kernels/runtime.h"
 #include "tests/simt/device.h"
 #include "tests/simt/every_order.h"
 #include "tests/support/random_tensor.h"
@@ -35,8 +36,14 @@ void check(const Cases& cases) {
 }
 
 // The ops of the program, through the cases that all back ends share: each op's, by the first word
-// of their names.
-class CudaOps : public testing::TestWithParam<std::string> {};
+// of their names. Products are in the order of CUDA cores.
+class CudaOps : public testing::TestWithParam<std::string> {
+  protected:
+    void SetUp() override {
+        set_runtime(runtime().threads, Numerics::exact, ProductOrder::fma);
+    }
+    void TearDown() override { set_runtime(runtime().threads, Numerics::exact); }
+};
 
 std::string op_of(const std::string& name) {
     return name.substr(0, name.find_first_of(" ,"));
