@@ -20,12 +20,14 @@ struct Part {
 
 std::vector<Part> parts_of(const TrainingRun& run) {
     std::vector<Part> parts;
-    for (const NamedTensor& named : run.state())
+    for (const NamedTensor& named : run.state()) {
+        const Tensor values = on_host(named.exec, named.tensor);
         parts.push_back({named.kind + " " + named.name,
                          whole_box(named.shape()),
                          named.box(),
-                         size_of(named.tensor.dtype()),
-                         {named.tensor.raw(), named.tensor.raw() + named.tensor.bytes()}});
+                         size_of(values.dtype()),
+                         {values.raw(), values.raw() + values.bytes()}});
+    }
     return parts;
 }
 

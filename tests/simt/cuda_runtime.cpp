@@ -59,19 +59,22 @@ DeviceAccess::~DeviceAccess() {
 
 using namespace fucina::simt;
 
+// tests/nccl has a runtime of its own, which knows several devices.
+#define WEAK __attribute__((weak))
+
 extern "C" {
 
-cudaError_t cudaDriverGetVersion(int* version) {
+WEAK cudaError_t cudaDriverGetVersion(int* version) {
     *version = static_cast<int>(described("driver", CUDART_VERSION));
     return cudaSuccess;
 }
 
-cudaError_t cudaGetDeviceCount(int* count) {
+WEAK cudaError_t cudaGetDeviceCount(int* count) {
     *count = described() == "none" ? 0 : 1;
     return *count == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+WEAK cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     *properties = {};
     std::strcpy(properties->name, "SIMT model");
     const auto capability = static_cast<int>(described("capability", 90));
@@ -81,11 +84,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) {
+WEAK cudaError_t cudaSetDevice(int device) {
     return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
-cudaError_t cudaMalloc(void** at, size_t bytes) {
+WEAK cudaError_t cudaMalloc(void** at, size_t bytes) {
     Memory& all = memory();
     const std::lock_guard lock(all.mutex);
     if (all.used + bytes > all.total) return cudaErrorMemoryAllocation;
@@ -98,7 +101,7 @@ cudaError_t cudaMalloc(void** at, size_t bytes) {
     return cudaSuccess;
 }
 
-cudaError_t cudaFree(void* at) {
+WEAK cudaError_t cudaFree(void* at) {
     Memory& all = memory();
     const std::lock_guard lock(all.mutex);
     const auto block = all.blocks.find(at);
@@ -109,7 +112,7 @@ cudaError_t cudaFree(void* at) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+WEAK cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     Memory& all = memory();
     const std::lock_guard lock(all.mutex);
     *free = all.total - all.used;
@@ -117,8 +120,8 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
-                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t) {
+WEAK cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
+                                   size_t width, size_t height, cudaMemcpyKind, cudaStream_t) {
     if (width > to_stride || width > from_stride) return cudaErrorInvalidPitchValue;
     const DeviceAccess access;
     for (size_t i = 0; i < height; ++i)
@@ -127,8 +130,8 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size
     return cudaSuccess;
 }
 
-cudaError_t cudaMemset2DAsync(void* at, size_t stride, int value, size_t width, size_t height,
-                              cudaStream_t) {
+WEAK cudaError_t cudaMemset2DAsync(void* at, size_t stride, int value, size_t width, size_t height,
+                                   cudaStream_t) {
     if (width > stride) return cudaErrorInvalidPitchValue;
     const DeviceAccess access;
     for (size_t i = 0; i < height; ++i)
@@ -136,25 +139,25 @@ cudaError_t cudaMemset2DAsync(void* at, size_t stride, int value, size_t width, 
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+WEAK cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     static std::atomic<uintptr_t> next = 1;  // nobody looks behind it
     *stream = reinterpret_cast<cudaStream_t>(next++);
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+WEAK cudaError_t cudaStreamSynchronize(cudaStream_t) {
     return cudaSuccess;
 }
 
-cudaError_t cudaGetLastError() {
+WEAK cudaError_t cudaGetLastError() {
     return cudaSuccess;
 }
 
-const char* cudaGetErrorName(cudaError_t status) {
+WEAK const char* cudaGetErrorName(cudaError_t status) {
     return status == cudaSuccess ? "cudaSuccess" : "an error of the SIMT model";
 }
 
-const char* cudaGetErrorString(cudaError_t status) {
+WEAK const char* cudaGetErrorString(cudaError_t status) {
     switch (status) {
         case cudaErrorNoDevice:
             return "no CUDA-capable device is detected";

@@ -9,6 +9,9 @@
 namespace fucina::simt {
 namespace {
 
+// Of this operating-system thread's fibers, kept from launch to launch.
+thread_local std::vector<std::unique_ptr<Stack>> stacks;
+
 void run_thread() {
     Context::entered();
     try {
@@ -21,11 +24,15 @@ void run_thread() {
 
 Thread& next_ready() {
     std::deque<Thread*>& ready = executor->ready;
-    size_t index = 0;
-    if (options.order == Order::lifo) index = ready.size() - 1;
-    if (options.order == Order::random) index = executor->random() % ready.size();
-    Thread& thread = *ready[index];
-    ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(index));
+    if (options.order == Order::random) {
+        const auto index = static_cast<std::ptrdiff_t>(executor->random() % ready.size());
+        Thread& thread = *ready[static_cast<size_t>(index)];
+        ready.erase(ready.begin() + index);
+        return thread;
+    }
+    const bool last = options.order == Order::lifo;
+    Thread& thread = last ? *ready.back() : *ready.front();
+    last ? ready.pop_back() : ready.pop_front();
     return thread;
 }
 
@@ -74,7 +81,7 @@ void start_block(Block& block, const LaunchShape& shape, uint64_t index) {
         thread.wait = Thread::Wait::none;
         thread.queues = {};
         const size_t stack = static_cast<size_t>(block.rank) * block.threads.size() + i;
-        thread.context.start(*executor->stacks[stack], run_thread);
+        thread.context.start(*stacks[stack], run_thread);
         executor->ready.push_back(&thread);
     }
 }
@@ -238,7 +245,8 @@ void run_grid(const LaunchShape& shape, const std::function<void()>& kernel) {
         Block& block = *running.blocks.emplace_back(std::make_unique<Block>());
         block.rank = rank;
         block.threads.resize(threads);
-        for (size_t i = 0; i < threads; ++i) running.stacks.push_back(std::make_unique<Stack>());
+        while (stacks.size() < (static_cast<size_t>(rank) + 1) * threads)
+            stacks.push_back(std::make_unique<Stack>());
     }
     struct Running {
         explicit Running(Executor& now) { executor = &now; }

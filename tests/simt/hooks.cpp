@@ -21,7 +21,7 @@ void check_copies(uint32_t address, size_t bytes) {
 }
 
 void on_access(const volatile void* pointer, size_t bytes, bool write) {
-    if (here == nullptr || bytes == 0) return;
+    if (here == nullptr || bytes == 0 || !kRaceCheck) return;
     const size_t offset =
         static_cast<size_t>(reinterpret_cast<uintptr_t>(pointer) -
                             reinterpret_cast<uintptr_t>(executor->block->arena.get()));
