@@ -203,6 +203,14 @@ Arena& Arena::device_memory() {
     return arena;
 }
 
+bool Arena::holds(const std::byte* at) const {
+    std::lock_guard lock(state_->mutex);
+    auto next = state_->blocks.upper_bound(const_cast<std::byte*>(at));
+    if (next == state_->blocks.begin()) return false;
+    const auto& [begin, block] = *--next;
+    return at < begin + block.bytes;
+}
+
 Device Arena::device() const {
     return state_->device;
 }

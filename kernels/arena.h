@@ -25,6 +25,7 @@ class Arena {
     static Arena& device_memory();  // of the current GPU: one stream takes and gives its blocks
 
     Device device() const;
+    bool holds(const std::byte* at) const;  // whether that lies in its memory
 
     // 64-byte aligned (256 on a GPU), uninitialised, thread-safe. Throws Error(internal) naming
     // bytes and purpose when memory is out.

@@ -69,6 +69,24 @@ void Exec::copy(const Tensor& from, const Tensor& to) const {
     }
 }
 
+void Exec::copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) const {
+    const auto bytes = static_cast<int64_t>(from.size());
+    if (bytes == 0) return;
+    if (on_host()) {
+        std::memcpy(to.data(), from.data(), from.size());
+        return;
+    }
+    if constexpr (kWithCuda)
+        cuda::copy_rows({.from = from.data(),
+                         .from_stride = bytes,
+                         .to = to.data(),
+                         .to_stride = bytes,
+                         .row_bytes = bytes,
+                         .rows = 1},
+                        stream);
+    wait();
+}
+
 void Exec::zero(const Tensor& x) const {
     if (x.device() == Device::cpu) return x.zero();
     if constexpr (kWithCuda) {

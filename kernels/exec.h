@@ -39,6 +39,7 @@ struct Exec {
     // Rows of the same type and shape, at any strides, on either device. What leaves the device for
     // the host's memory is there when this returns.
     void copy(const Tensor& from, const Tensor& to) const;
+    void copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) const;
     void zero(const Tensor& x) const;
     void wait() const;  // until all that is on the stream has run
 };

@@ -36,6 +36,7 @@ void add_model_options(Command command, ModelChoice& choice, const char* precisi
         .path();
     command.option("--precision", choice.precision, concat("bf16 or fp32; default: ", precision))
         .one_of({"bf16", "fp32"});
+    command.option("--device", choice.device, "cpu or cuda; default: cpu").one_of({"cpu", "cuda"});
     command
         .option("--pipeline", choice.layout.pipeline,
                 "under mpirun: so many ranks hold the layers one after the other")

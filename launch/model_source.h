@@ -17,11 +17,13 @@ namespace fucina {
 // Fails (exit 3) where `path` is no directory that can be read; "no such directory; expected ...".
 void check_directory(const std::filesystem::path& path, const char* expected);
 
-// What commands that run a model have in common: MODEL, --tokenizer, --precision; and under mpirun
+// What commands that run a model have in common: MODEL, --tokenizer, --precision, --device; under
+// mpirun
 // --pipeline, --tensor and --expert.
 struct ModelChoice {
     std::string model, tokenizer;
     std::string precision;  // bf16, fp32, or empty
+    std::string device = "cpu";
     RunOnlyLayout layout;
 };
 // `precision` says what it is where it is not given.

@@ -29,7 +29,7 @@ struct Work {
 class NcclCommunicator final : public Communicator {
   public:
     // Takes the communicator over.
-    NcclCommunicator(ncclComm_t comm, int rank, int size, cuda::Stream compute)
+    NcclCommunicator(ncclComm_t comm, int rank, int size, Stream compute)
         : comm_(comm), rank_(rank), size_(size), compute_(compute), staging_(rank) {
         cuda("cudaStreamCreateWithFlags",
              cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
@@ -287,7 +287,7 @@ class NcclCommunicator final : public Communicator {
 
     ncclComm_t comm_;  // null: aborted
     const int rank_, size_;
-    const cuda::Stream compute_;
+    const Stream compute_;
     NcclStaging staging_;
     cudaStream_t stream_ = nullptr;
     Event made_;                     // of the compute stream
@@ -297,7 +297,7 @@ class NcclCommunicator final : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& ranks, int device,
-                                                     cuda::Stream compute) {
+                                                     Stream compute) {
     const int rank = ranks.rank();
     const auto check = [&](const char* call, ncclResult_t status, ncclComm_t comm) {
         if (status != ncclSuccess) fail(ExitCode::internal, nccl_text(rank, call, status, comm));

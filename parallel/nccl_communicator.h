@@ -9,7 +9,7 @@
 #pragma once
 #include <memory>
 
-#include "kernels/cuda/stream.h"
+#include "kernels/exec.h"
 #include "parallel/communicator.h"
 
 namespace fucina {
@@ -23,6 +23,6 @@ namespace fucina {
 // of them is waited for, all together, so that it does not matter which was started first; the wait
 // is for all of them.
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& ranks, int device,
-                                                     cuda::Stream compute);
+                                                     Stream compute);
 
 }  // namespace fucina

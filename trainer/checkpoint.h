@@ -26,12 +26,12 @@ struct NamedTensor {
     std::string kind;  // weight, m, v
     std::string name;
     Tensor tensor;  // contiguous fp32 or bf16: what this rank holds of it
-    Exec exec = kHost;
     // Of the whole, and which part this is; empty where the tensor is the whole.
     std::vector<int64_t> whole = {};
     Layout layout = {};
     Box part = {};
     bool shared_out = false;  // each rank has its owned_box of it
+    Exec exec = kHost;        // where the tensor lies
 
     std::span<const int64_t> shape() const { return whole.empty() ? tensor.shape() : whole; }
     Box box() const { return whole.empty() ? whole_box(tensor.shape()) : part; }

@@ -294,10 +294,10 @@ NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& te
     return {.kind = std::move(kind),
             .name = parameter.name,
             .tensor = tensor,
-            .exec = parameter.exec,
             .whole = parameter.shape,
             .layout = parameter.layout,
-            .part = parameter.box};
+            .part = parameter.box,
+            .exec = parameter.exec};
 }
 
 NamedTensor named(std::string kind, const Parameter& parameter, const Tensor& tensor,

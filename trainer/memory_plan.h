@@ -39,6 +39,6 @@ MemoryPlan plan_memory(const Recipe& recipe, Model& model, const BatchPlan& batc
 
 // Predicted beside measured, a line a purpose: Arena::table(), and of the process what the system
 // says, "in all" its resident set at the most.
-std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured);
+std::vector<std::string> memory_table(const MemoryPlan& plan, const Exec& exec, bool measured);
 
 }  // namespace fucina

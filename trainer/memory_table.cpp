@@ -6,7 +6,7 @@
 
 namespace fucina {
 
-std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured) {
+std::vector<std::string> memory_table(const MemoryPlan& plan, const Exec& exec, bool measured) {
     std::vector<std::string> lines{measured ? "memory           predicted     measured"
                                             : "memory           predicted"};
     const auto add = [&](const std::string& name, int64_t predicted, int64_t most) {
@@ -16,7 +16,8 @@ std::vector<std::string> memory_table(const MemoryPlan& plan, bool measured) {
         if (measured)
             lines.back() += fmt::format("{:>9.1f} MiB", static_cast<double>(most) / (1 << 20));
     };
-    const std::vector<MemoryUse> used = Arena::process().table();
+    const Arena& arena = exec.on_host() ? Arena::process() : *exec.arena;
+    const std::vector<MemoryUse> used = arena.table();
     const auto most_of = [&](const std::string& purpose) {
         for (const MemoryUse& use : used) {
             if (use.purpose == purpose) return use.peak;

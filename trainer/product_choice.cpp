@@ -9,6 +9,9 @@
 namespace fucina {
 namespace {
 
+// The order of kernels/cuda.
+constexpr ProductOrder kOnGpu = ProductOrder::fma;
+
 bool needs_order(const Train& train) {
     return train.numerics() != "fast" && train.precision() != "fp32";
 }
@@ -33,6 +36,13 @@ void resolve_products(Communicator& communicator, Recipe& recipe,
                       const std::string& what_to_do_instead) {
     if (!needs_order(recipe.train())) return;
     const std::string& wanted = recipe.exact().products();
+    if (recipe.run().device() == "cuda") {
+        if (wanted != "auto" && product_order(wanted) != kOnGpu)
+            fail(ExitCode::usage, "exact.products = \"", wanted,
+                 "\": a GPU has the order \"fma\" alone; ", what_to_do_instead);
+        recipe.mutable_exact()->set_products(std::string(name_of(kOnGpu)));
+        return;
+    }
     if (wanted == "auto") {
         recipe.mutable_exact()->set_products(std::string(name_of(fastest_products(communicator))));
         return;
@@ -46,6 +56,7 @@ void resolve_products(Communicator& communicator, Recipe& recipe,
 }
 
 ProductOrder evaluation_products(Communicator& communicator, const Recipe* run) {
+    if (!communicator.exec().on_host()) return kOnGpu;
     if (run != nullptr && needs_order(run->train())) {
         const ProductOrder order = product_order(stored_products(*run));
         if (all_offer(communicator, order)) return order;

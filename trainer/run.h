@@ -22,7 +22,8 @@ struct TrainingRun {
     std::filesystem::path path;             // the run directory
     std::optional<RunDirectory> directory;  // with its lock, on rank 0
     RunData data;
-    std::unique_ptr<Mesh> mesh;  // over the communicator that the run was built with
+    std::unique_ptr<Communicator> ranks;  // with their tensors on run.device, if it is a GPU
+    std::unique_ptr<Mesh> mesh;           // over the communicator that the run was built with
     std::unique_ptr<Model> model;
     std::unique_ptr<Optimizer> optimizer;
     int64_t step = 0;         // done

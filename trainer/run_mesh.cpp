@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/runtime.h"
 #include "kernels/error.h"
+#include "parallel/agreement.h"
+#include "parallel/staged_communicator.h"
 #include "trainer/pass_batch.h"
 
 namespace fucina {
@@ -74,6 +77,19 @@ std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
              "more memory and time, or with train.numerics = \"fast\"");
     }
     return std::make_unique<Mesh>(world, shape);
+}
+
+std::unique_ptr<Communicator> on_device(Communicator& ranks, const std::string& device) {
+    if (device != "cuda") return nullptr;
+    if constexpr (kWithCuda) {
+        Exec exec;
+        agree(ranks, [&] { exec = cuda::open_device(ranks.rank()); });
+        return make_staged_communicator(ranks, exec);
+    }
+    fail(
+        ExitCode::usage,
+        "run.device = \"cuda\": this program was built without CUDA; `cmake --preset cuda` sets up "
+        "a build with it");
 }
 
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const RunOnlyLayout& layout) {

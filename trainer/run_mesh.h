@@ -10,6 +10,9 @@ namespace fucina {
 // Collective over all ranks, and before anything else is done. Exit 2 where the layout is
 // impossible, with the legal choices.
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe);
+// The same ranks with their tensors on that device: null of "cpu", where they are so. Fails (exit
+// 2) where there is no GPU that the program can use.
+std::unique_ptr<Communicator> on_device(Communicator& ranks, const std::string& device);
 
 // The same for a command that only runs a model, by its options on the command line.
 struct RunOnlyLayout {

@@ -17,6 +17,7 @@ RecomputeKind recompute_kind(const std::string& name) {
 ModelOptions model_options(const Recipe& recipe, const Mesh& mesh) {
     const Train& train = recipe.train();
     ModelOptions options;
+    options.exec = mesh.exec();
     options.mesh = &mesh;
     options.chunks = train.numerics() == "fast" ? 1 : recipe.exact().chunks();
     options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;

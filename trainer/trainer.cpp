@@ -85,7 +85,8 @@ ExitCode Trainer::train() {
 }
 
 void Trainer::show_memory(bool measured) {
-    for (const std::string& line : memory_table(runner_.memory(), measured)) console_.line(line);
+    for (const std::string& line : memory_table(runner_.memory(), communicator_.exec(), measured))
+        console_.line(line);
 }
 
 // After every `every` steps, and at the end.

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "kernels/cuda/runtime.h"
 #include "kernels/error.h"
 #include "kernels/runtime.h"
 #include "launch/commands.h"
@@ -84,6 +85,11 @@ bool on_path(const std::string& program) {
     return false;
 }
 
+Finding gpu() {
+    if constexpr (kWithCuda) return {"GPU", cuda::describe_device(), ""};
+    return {"GPU", "this program was built without CUDA", ""};
+}
+
 std::string mpi_version() {
     char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
     int length = 0;
@@ -139,8 +145,8 @@ std::string indented(const std::string& text, int spaces) {
 
 void run_doctor() {
     const int threads = process().use_threads(0);
-    std::vector<Finding> findings{processor(), cores(threads, process().local_size()), memory(),
-                                  disk(), mpi()};
+    std::vector<Finding> findings{
+        processor(), cores(threads, process().local_size()), memory(), disk(), gpu(), mpi()};
     if (process().size() > 1) {
         for (const Finding& finding : job(threads)) findings.push_back(finding);
     }

@@ -152,15 +152,17 @@ void run_eval(const EvalOptions& options) {
     const bool speaks = communicator->rank() == 0;
     Console console(speaks);
     const ModelSource source(options.model, speaks);
-    const std::string note =
-        compute_as_trained(*communicator, source, compute_type(options, source));
+    const auto on_gpu = on_device(*communicator, options.device);
+    Communicator& ranks = on_gpu ? *on_gpu : *communicator;
+    const std::string note = compute_as_trained(ranks, source, compute_type(options, source));
     if (!note.empty()) console.line(note);
     const RunData opened = open_data(*communicator, options, source, console);
     const PackedStore& data = opened.train->source(0);
     check_tensor(source.spec(), options.layout.tensor, "--tensor");
     check_pipeline(source.spec(), options.layout.pipeline, "--pipeline");
-    const auto mesh = make_mesh(*communicator, options.layout);
-    Model model = source.load({.compute = compute_type(options, source),
+    const auto mesh = make_mesh(ranks, options.layout);
+    Model model = source.load({.exec = mesh->exec(),
+                               .compute = compute_type(options, source),
                                .training = !options.gradients.empty(),
                                .with_mtp = options.mtp_loss > 0,
                                .mesh = mesh.get()});

@@ -157,16 +157,19 @@ void run_generate(const GenerateOptions& options) {
     if (!options.layout.one_rank()) communicator = process().make_communicator();
     if (communicator->rank() != 0)
         for (std::ostream* stream : {&std::cout, &std::cerr}) stream->setstate(std::ios::failbit);
-    const auto mesh = make_mesh(*communicator, options.layout);
+    const auto on_gpu = on_device(*communicator, options.device);
+    Communicator& ranks = on_gpu ? *on_gpu : *communicator;
+    const auto mesh = make_mesh(ranks, options.layout);
     const ModelSource source(options.model, false);
     check_tensor(source.spec(), options.layout.tensor, "--tensor");
     check_pipeline(source.spec(), options.layout.pipeline, "--pipeline");
     const DType compute = options.precision == "fp32" ? DType::f32 : DType::bf16;
-    const std::string note = compute_as_trained(*communicator, source, compute);
+    const std::string note = compute_as_trained(ranks, source, compute);
     if (!note.empty()) std::cerr << note << std::endl;
     std::optional<Tokenizer> tokenizer;
     if (options.tokens.empty()) tokenizer = source.tokenizer(options.tokenizer);
-    Model model = source.load({.compute = compute, .training = false, .mesh = mesh.get()});
+    Model model = source.load(
+        {.exec = mesh->exec(), .compute = compute, .training = false, .mesh = mesh.get()});
     if (options.chat)
         answer(options, source, model, *tokenizer);
     else if (tokenizer)

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <sstream>
 
+#include "kernels/cuda/runtime.h"
 #include "kernels/runtime.h"
 #include "launch/commands.h"
 #include "launch/process.h"
@@ -81,6 +82,8 @@ std::string layout_in_words(const TrainingRun& run) {
 void print_start(Console& console, const Recipe& recipe, TrainingRun& run) {
     console.line(concat("machine  ", describe_runtime(), ", ", process().size(), " ranks of ",
                         runtime().threads, " threads, ", products_in_words(recipe)));
+    if constexpr (kWithCuda)
+        if (run.ranks) console.line("GPU      " + cuda::describe_device());
     if (process().size() > 1) console.line("layout   " + layout_in_words(run));
     const Exact& order = run.recipe.exact();
     if (recipe.train().numerics() == "exact")

@@ -99,7 +99,8 @@ void expert_layer(const Shape& s) {
         std::sort(indices.row<int32_t>(t), indices.row<int32_t>(t) + s.top_k);
     }
     const LeafTree tree = grains(s.tokens);
-    const TokenMap map = ops::make_token_map(kHost, indices, s.experts, tensor_of(tree.offsets));
+    const TokenMap map =
+        ops::make_token_map(kHost, indices, s.experts, tensor_of(kHost, tree.offsets));
     const RowGroups through = map.groups(true), direct = map.groups(false);
     const Tensor x = random_tensor({s.tokens, d}, DType::bf16, 1);
     const Tensor up = random_tensor({s.experts, 2 * ffn, d}, DType::f32, 2, 0.05f);
@@ -114,7 +115,7 @@ void expert_layer(const Shape& s) {
     const Tensor y = Tensor::empty({slots, d}, DType::bf16);
     const Tensor dw_up = Tensor::empty({s.experts, 2 * ffn, d}, DType::f32);
     const Tensor dw_down = Tensor::empty({s.experts, d, ffn}, DType::f32);
-    const Tensor weight = tensor_of(std::vector<float>(static_cast<size_t>(slots), 0.25f));
+    const Tensor weight = tensor_of(kHost, std::vector<float>(static_cast<size_t>(slots), 0.25f));
     const Tensor d_weight = weight.clone();
     const double unit = 2.0 * static_cast<double>(slots * ffn * d);
     measure("experts gate, up, SwiGLU", 2 * unit, 7,
@@ -160,7 +161,7 @@ void attention_layer(const Shape& s) {
                                .d_shared = 32,
                                .d_v = 64,
                                .scale = 1.0f / std::sqrt(96.0f),
-                               .cu_seqlens = tensor_of(documents)};
+                               .cu_seqlens = tensor_of(kHost, documents)};
     const Tensor q = random_tensor({s.tokens, s.heads * 96}, DType::bf16, 1);
     const Tensor kv = random_tensor({s.tokens, s.heads * 128}, DType::bf16, 2);
     const Tensor shared = random_tensor({s.tokens, 32}, DType::bf16, 3);
@@ -188,7 +189,7 @@ void attention_layer(const Shape& s) {
 void head(const Shape& s) {
     const Tensor x = random_tensor({s.tokens, s.hidden}, DType::bf16, 1);
     const Tensor w = random_tensor({s.vocab, s.hidden}, DType::f32, 2, 0.05f);
-    const Tensor labels = tensor_of(std::vector<int32_t>(static_cast<size_t>(s.tokens), 7));
+    const Tensor labels = tensor_of(kHost, std::vector<int32_t>(static_cast<size_t>(s.tokens), 7));
     const Tensor loss = Tensor::empty({s.tokens}, DType::f32), dx = x.clone(), dw = w.clone();
     const PackedWeight forward = ops::pack(kHost, w, PackKind::forward, DType::bf16);
     const PackedWeight dgrad = ops::pack(kHost, w, PackKind::dgrad, DType::bf16);

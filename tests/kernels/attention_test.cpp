@@ -40,7 +40,7 @@ struct Case {
                  .d_shared = layout.shared,
                  .d_v = layout.v,
                  .scale = 1.0f / std::sqrt(static_cast<float>(layout.own + layout.shared)),
-                 .cu_seqlens = tensor_of(documents)};
+                 .cu_seqlens = tensor_of(kHost, documents)};
         q = random_tensor({rows, layout.heads * shape.d_qk}, type, 1);
         kv_matrix = random_tensor({rows, layout.kv_heads * stride}, type, 2);
         if (layout.shared > 0) k_shared = random_tensor({rows, layout.shared}, type, 3);

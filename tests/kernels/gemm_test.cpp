@@ -149,15 +149,16 @@ TEST_P(GemmOrders, TheRowsOfALeafMayComeInPieces) {
 
 // Four experts of 33, 0, 1 and 70 rows, taken from 50 tokens through an index.
 struct Experts {
-    Tensor offsets = tensor_of(std::vector<int64_t>{0, 33, 33, 34, 104});
-    Tensor leaves = tensor_of(std::vector<int64_t>{0, 20, 33, 33, 33, 33, 33, 33, 34, 34, 73, 104})
-                        .view({4, 3});
+    Tensor offsets = tensor_of(kHost, std::vector<int64_t>{0, 33, 33, 34, 104});
+    Tensor leaves =
+        tensor_of(kHost, std::vector<int64_t>{0, 20, 33, 33, 33, 33, 33, 33, 34, 34, 73, 104})
+            .view({4, 3});
     Tensor index;
     Experts() {
         test::Random random(9);
         std::vector<int32_t> rows;
         for (int i = 0; i < 104; ++i) rows.push_back(static_cast<int32_t>(random.below(50)));
-        index = tensor_of(rows);
+        index = tensor_of(kHost, rows);
     }
     RowGroups rows(bool indexed) const { return {104, offsets, indexed ? index : Tensor()}; }
 };
@@ -215,7 +216,7 @@ TEST_P(GemmOrders, SwigluAndItsBackwardAgreeWithTheReference) {
                                  .rows = experts.rows(true),
                                  .down = reference::pack(down, PackKind::dgrad, type),
                                  .gate_up = gate_up,
-                                 .row_weight = tensor_of(weight),
+                                 .row_weight = tensor_of(kHost, weight),
                                  .d_gate_up = d_gate_up,
                                  .weighted_h = weighted_h,
                                  .d_row_weight = d_weight};

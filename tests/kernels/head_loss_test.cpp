@@ -37,7 +37,7 @@ struct Head {
             labels.push_back(t % 7 == 3 ? kIgnoreLabel : static_cast<int32_t>(random.below(vocab)));
     }
     ops::HeadLoss io() const {
-        return {.labels = tensor_of(labels),
+        return {.labels = tensor_of(kHost, labels),
                 .scale = 0.01f,
                 .loss = loss,
                 .dx = dx,

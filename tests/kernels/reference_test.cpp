@@ -119,7 +119,7 @@ TEST(Reference, AttentionIsSoftmaxOverEarlierTokensOfTheDocument) {
                                .d_shared = 2,
                                .d_v = 3,
                                .scale = 0.4f,
-                               .cu_seqlens = tensor_of(cu)};
+                               .cu_seqlens = tensor_of(kHost, cu)};
     const Tensor q = random_tensor({13, 12}, DType::f32, 7);
     const Tensor kv = random_tensor({13, 14}, DType::f32, 8);
     const AttentionKv parts{.k_own = kv.columns(0, 11),

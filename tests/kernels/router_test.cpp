@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/moe.h"
-#include "tests/support/moe_cases.h"
+#include "tests/support/random_tensor.h"
 
 namespace fucina {
 namespace {

@@ -87,7 +87,7 @@ TEST(RowShares, RowsAreCollectedFromThoseWhoHaveThem) {
             const Tensor rows = Tensor::empty({std::ssize(given), 4}, DType::f32);
             for (int64_t i = 0; i < std::ssize(given); ++i) {
                 const int64_t row = given[static_cast<size_t>(i)];
-                copy_rows(whole.slice(row, row + 1), rows.slice(i, i + 1));
+                kHost.copy(whole.slice(row, row + 1), rows.slice(i, i + 1));
             }
             expect_same(shares.collect(sources, rows), shares.own(whole));
         });

@@ -22,18 +22,18 @@ TokenMap uneven_map(int64_t tokens, int rank) {
         indices.row<int32_t>(t)[1] = first + 1;
     }
     return ops::make_token_map(kHost, indices, kExperts,
-                               tensor_of(std::vector<int64_t>{0, tokens / 3, tokens}));
+                               tensor_of(kHost, std::vector<int64_t>{0, tokens / 3, tokens}));
 }
 
 // One number a slot, of its rank.
 Tensor numbered(const TokenMap& map, const Tensor& slots, int rank) {
-    const std::span<const int64_t> offsets = HostValues<int64_t>(map.expert_offsets).span();
+    const std::span<const int64_t> offsets = HostValues<int64_t>(kHost, map.expert_offsets).span();
     std::vector<float> values;
-    for (const int32_t slot : HostValues<int32_t>(slots).span()) {
+    for (const int32_t slot : HostValues<int32_t>(kHost, slots).span()) {
         const auto expert = std::ranges::upper_bound(offsets, slot) - offsets.begin() - 1;
         values.push_back(static_cast<float>(1000 * expert + 100 * rank + slot));
     }
-    return tensor_of(values).view({slots.size(), 1});
+    return tensor_of(kHost, values).view({slots.size(), 1});
 }
 
 TEST(TokenDispatcher, CutsWavesOfWholeExperts) {
@@ -61,9 +61,9 @@ TEST(TokenDispatcher, WavesTakeEverySlotOnceAndHoldNoMoreThanTheirRows) {
                 EXPECT_GT(waves->size(), 1u);
                 std::vector<int32_t> taken;
                 for (const TokenExchange& wave : *waves) {
-                    const auto slots = HostValues<int32_t>(wave.slots).span();
+                    const auto slots = HostValues<int32_t>(kHost, wave.slots).span();
                     taken.insert(taken.end(), slots.begin(), slots.end());
-                    const HostValues<int64_t> offsets(wave.experts.expert_offsets);
+                    const HostValues<int64_t> offsets(kHost, wave.experts.expert_offsets);
                     int64_t with_rows = 0;
                     for (size_t e = 0; e + 1 < offsets.size(); ++e)
                         with_rows += offsets[e + 1] > offsets[e];
@@ -88,8 +88,8 @@ TEST(TokenDispatcher, RowsAreThoseOfTheirExpert) {
         const auto waves = dispatcher.plan(map, 2, ExpertSums::together);
         for (const TokenExchange& wave : *waves) {
             const Tensor rows = dispatcher.dispatch(wave, numbered(map, wave.slots, world.rank()));
-            const HostValues<int64_t> offsets(wave.experts.expert_offsets);
-            const HostValues<int32_t> row_of(wave.experts.slot_token);
+            const HostValues<int64_t> offsets(kHost, wave.experts.expert_offsets);
+            const HostValues<int32_t> row_of(kHost, wave.experts.slot_token);
             for (size_t e = 0; e + 1 < offsets.size(); ++e)
                 for (int64_t s = offsets[e]; s < offsets[e + 1]; ++s)
                     EXPECT_EQ(

@@ -107,64 +107,75 @@ std::optional<Conflict> RaceDetector::access(const Operation& operation, uint32_
 // Neighbours mostly have one history, and then one future.
 std::optional<Conflict> RaceDetector::access(const Clock& clock, Epoch now, uint32_t address,
                                              uint32_t bytes, bool write) {
-    Byte before, after;
-    bool shared = false;  // whether before and after are those of the byte before
-    for (uint32_t at = address; at < address + bytes; ++at) {
-        Byte& byte = bytes_[at];
-        if (shared && byte == before) {
-            byte = after;
-            continue;
-        }
-        before = byte;
-        if (const auto conflict = access_byte(byte, clock, now, at, write)) return conflict;
-        after = byte;
-        shared = before.readers < 0 && after.readers < 0;
+    for (uint32_t begin = address, end = begin; begin < address + bytes; begin = end) {
+        while (++end < address + bytes && bytes_[end] == bytes_[begin]) continue;
+        if (const auto conflict = access_run(clock, now, begin, end, write)) return conflict;
     }
     return std::nullopt;
 }
 
-std::optional<Conflict> RaceDetector::access_byte(Byte& byte, const Clock& clock, Epoch now,
-                                                  uint32_t at, bool write) {
-    if (!write && byte.write.who < 0) return Conflict{Conflict::Kind::never_written, at, -1, false};
+std::optional<Conflict> RaceDetector::access_run(const Clock& clock, Epoch now, uint32_t begin,
+                                                 uint32_t end, bool write) {
+    Byte byte = bytes_[begin];
+    if (!write && byte.write.who < 0)
+        return Conflict{Conflict::Kind::never_written, begin, -1, false};
     if (!known(clock, byte.write))
-        return Conflict{Conflict::Kind::unordered, at, byte.write.who, true};
+        return Conflict{Conflict::Kind::unordered, begin, byte.write.who, true};
     const bool by_operation = now.who >= threads_;
     if (by_operation && byte.write.who >= 0 && byte.write.who < threads_ &&
         clock.fenced[static_cast<size_t>(byte.write.who)] < byte.write.time)
-        return Conflict{Conflict::Kind::not_fenced, at, byte.write.who, true};
-    if (!write) {
-        record_read(byte, clock, now);
-        return std::nullopt;
+        return Conflict{Conflict::Kind::not_fenced, begin, byte.write.who, true};
+    if (write) {
+        const int reader = unordered_reader(byte, clock);
+        if (reader >= 0) return Conflict{Conflict::Kind::unordered, begin, reader, false};
+        if (byte.readers >= 0) leave_readers(byte.readers, end - begin);
+        byte = Byte{now, {}, {}, -1};
+    } else {
+        record_read(byte, end - begin, clock, now);
     }
-    const int reader = unordered_reader(byte, clock);
-    if (reader >= 0) return Conflict{Conflict::Kind::unordered, at, reader, false};
-    if (byte.readers >= 0) free_.push_back(byte.readers);
-    byte = Byte{now, {}, {}, -1};
+    std::fill(bytes_.begin() + begin, bytes_.begin() + end, byte);
     return std::nullopt;
 }
 
-void RaceDetector::record_read(Byte& byte, const Clock& clock, Epoch now) {
-    if (byte.readers < 0) {
-        if (known(clock, byte.read)) {
-            byte.read = now;
-            return;
-        }
-        if (known(clock, byte.second_read)) {
-            byte.second_read = now;
-            return;
-        }
-        if (free_.empty()) {
-            free_.push_back(static_cast<int32_t>(readers_.size()));
-            readers_.emplace_back();
-        }
-        byte.readers = free_.back();
-        free_.pop_back();
-        std::vector<uint32_t>& readers = readers_[static_cast<size_t>(byte.readers)];
-        readers.assign(static_cast<size_t>(threads_ + kAgents), 0);
-        for (const Epoch& first : {byte.read, byte.second_read})
-            readers[static_cast<size_t>(first.who)] = first.time;
+int32_t RaceDetector::new_readers(uint32_t count) {
+    if (free_.empty()) {
+        free_.push_back(static_cast<int32_t>(readers_.size()));
+        readers_.emplace_back();
     }
-    readers_[static_cast<size_t>(byte.readers)][static_cast<size_t>(now.who)] = now.time;
+    const int32_t index = free_.back();
+    free_.pop_back();
+    readers_[static_cast<size_t>(index)].bytes = count;
+    return index;
+}
+
+void RaceDetector::leave_readers(int32_t index, uint32_t count) {
+    Readers& readers = readers_[static_cast<size_t>(index)];
+    readers.bytes -= count;
+    if (readers.bytes == 0) free_.push_back(index);
+}
+
+// Bytes share a list of readers until some of them are read alone.
+void RaceDetector::record_read(Byte& byte, uint32_t count, const Clock& clock, Epoch now) {
+    if (byte.readers < 0) {
+        for (Epoch* read : {&byte.read, &byte.second_read})
+            if (known(clock, *read)) {
+                *read = now;
+                return;
+            }
+        byte.readers = new_readers(count);
+        std::vector<uint32_t>& times = readers_[static_cast<size_t>(byte.readers)].times;
+        times.assign(static_cast<size_t>(threads_ + kAgents), 0);
+        for (const Epoch& first : {byte.read, byte.second_read})
+            times[static_cast<size_t>(first.who)] = first.time;
+    }
+    const auto who = static_cast<size_t>(now.who), shared = static_cast<size_t>(byte.readers);
+    if (readers_[shared].times[who] == now.time) return;
+    if (readers_[shared].bytes > count) {
+        leave_readers(byte.readers, count);
+        byte.readers = new_readers(count);
+        readers_[static_cast<size_t>(byte.readers)].times = readers_[shared].times;
+    }
+    readers_[static_cast<size_t>(byte.readers)].times[who] = now.time;
 }
 
 int RaceDetector::unordered_reader(const Byte& byte, const Clock& clock) const {
@@ -172,9 +183,9 @@ int RaceDetector::unordered_reader(const Byte& byte, const Clock& clock) const {
         if (!known(clock, byte.read)) return byte.read.who;
         return known(clock, byte.second_read) ? -1 : byte.second_read.who;
     }
-    const std::vector<uint32_t>& readers = readers_[static_cast<size_t>(byte.readers)];
-    for (size_t i = 0; i < readers.size(); ++i)
-        if (!known(clock, {static_cast<int32_t>(i), readers[i]})) return static_cast<int>(i);
+    const std::vector<uint32_t>& times = readers_[static_cast<size_t>(byte.readers)].times;
+    for (size_t i = 0; i < times.size(); ++i)
+        if (!known(clock, {static_cast<int32_t>(i), times[i]})) return static_cast<int>(i);
     return -1;
 }
 

@@ -71,6 +71,10 @@ class RaceDetector {
         uint32_t time = 0;
         bool operator==(const Epoch&) const = default;
     };
+    struct Readers {
+        std::vector<uint32_t> times;  // of each thread and operation
+        uint32_t bytes = 0;           // that share it
+    };
     struct Byte {
         Epoch write, read, second_read;
         int32_t readers = -1;  // index into readers_ when more than two unordered have read
@@ -88,9 +92,12 @@ class RaceDetector {
     }
     std::optional<Conflict> access(const Clock& clock, Epoch now, uint32_t address, uint32_t bytes,
                                    bool write);
-    std::optional<Conflict> access_byte(Byte& byte, const Clock& clock, Epoch now, uint32_t at,
-                                        bool write);
-    void record_read(Byte& byte, const Clock& clock, Epoch now);
+    // Of bytes [begin, end), which have one history.
+    std::optional<Conflict> access_run(const Clock& clock, Epoch now, uint32_t begin, uint32_t end,
+                                       bool write);
+    void record_read(Byte& byte, uint32_t count, const Clock& clock, Epoch now);
+    int32_t new_readers(uint32_t count);
+    void leave_readers(int32_t index, uint32_t count);
     int unordered_reader(const Byte& byte, const Clock& clock) const;  // or -1
 
     int threads_ = 0, next_agent_ = 0;
@@ -98,7 +105,7 @@ class RaceDetector {
     std::array<uint32_t, kAgents> agent_times_{};
     std::array<std::string, kAgents> agent_names_;
     std::vector<Byte> bytes_;
-    std::vector<std::vector<uint32_t>> readers_;
+    std::vector<Readers> readers_;
     std::vector<int32_t> free_;  // entries of readers_ that no byte uses
 };
 

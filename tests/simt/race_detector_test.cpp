@@ -79,6 +79,21 @@ TEST_F(Races, EachOfSeveralReadersIsRemembered) {
     EXPECT_EQ(write(0, 0), -2);
 }
 
+// Bytes that were read together have their readers in one list, until some are read alone.
+TEST_F(Races, AReaderOfPartOfThemIsOneOfThatPart) {
+    write(0, 0, 16);
+    meet({0, 1, 2, 3});
+    for (int thread = 0; thread < 3; ++thread) EXPECT_EQ(read(thread, 0, 16), -2);
+    EXPECT_EQ(read(3, 4), -2);
+    meet({0, 1, 2});
+    EXPECT_EQ(write(0, 0), -2);
+    EXPECT_EQ(write(0, 4), 3);
+    EXPECT_EQ(write(0, 8, 8), -2);
+    EXPECT_EQ(write(0, 7, 1), 3);
+    meet({0, 3});
+    EXPECT_EQ(write(0, 4), -2);
+}
+
 TEST_F(Races, SoIsTheSecondOfTwo) {
     write(0, 0);
     meet({0, 1, 2});

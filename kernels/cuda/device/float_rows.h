@@ -53,6 +53,11 @@ struct FloatRows {
         }
     }
 
+    // As a store and a load would leave it.
+    __device__ __forceinline__ float rounded(float value) const {
+        return bf16 ? to_float(from_float<__nv_bfloat16>(value)) : value;
+    }
+
   private:
     template <class T>
     __device__ __forceinline__ T* at(int64_t row, int64_t column) const {

@@ -1,0 +1,120 @@
+// Flash attention (arXiv 2205.14135, 2307.08691): a block has 64 queries of a head and goes through
+// the keys that they see, 32 at a time, with a running maximum.
+#include "kernels/cuda/attention.h"
+
+#include "kernels/cuda/device/exponential.h"
+#include "kernels/cuda/device/tile_products.h"
+
+namespace fucina::cuda {
+namespace {
+
+struct Forward {
+    HeadRows q, k, v, out;
+    Documents documents;
+    float* lse = nullptr;  // [heads, tokens], may be null
+    int64_t tokens = 0;
+    int group = 1;  // heads of a key-value head
+    float scale = 1;
+};
+
+// Of the thread's rows. The sixteen threads of a row agree on its maximum and have a sixteenth of
+// its sum each.
+struct RunningSoftmax {
+    float largest[kOwnRows], lane[kOwnRows];
+};
+
+__device__ __forceinline__ float row_max(float value) {
+    for (int distance = kTileSide / 2; distance > 0; distance /= 2)
+        value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
+    return value;
+}
+
+__device__ __forceinline__ float row_sum(float value) {
+    for (int distance = kTileSide / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(kAllLanes, value, distance);
+    return value;
+}
+
+// Scores of keys that begin `before` rows of the document before the first query, to probabilities
+// in tiles.left, not yet normalised; all earlier sums shrink to the new maximum.
+template <int kGroups>
+__device__ __forceinline__ void softmax(Scores& scores, const Forward& io, int64_t before,
+                                        RunningSoftmax& state, Tiles& tiles,
+                                        RowSums<kGroups>& sums) {
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i) {
+        float largest = state.largest[i];
+        for (int j = 0; j < kOwnOthers; ++j) {
+            const bool visible = own_other(j) <= before + own_row(i);
+            scores.at[i][j] = visible ? scores.at[i][j] * io.scale : -INFINITY;
+            largest = fmaxf(largest, scores.at[i][j]);
+        }
+        largest = row_max(largest);
+        const float shrink = exp_nonpositive(state.largest[i] - largest);
+        state.largest[i] = largest;
+        state.lane[i] *= shrink;
+        for (int group = 0; group < kGroups; ++group)
+            for (int c = 0; c < 4; ++c) sums.at[group][i].at[c] *= shrink;
+        for (int j = 0; j < kOwnOthers; ++j) {
+            const float p = exp_nonpositive(scores.at[i][j] - largest);
+            state.lane[i] += p;
+            tiles.left[own_row(i)][own_other(j)] = io.v.own.rounded(p);
+        }
+    }
+}
+
+template <int kGroups>
+__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
+    forward_kernel(const Forward io) {
+    FUCINA_SHARED(Tiles, tiles);
+    // The last tiles of a document take longest: they come first.
+    const DocumentTile at = tile_at<kTileRows>(io.documents, gridDim.x - 1 - blockIdx.x);
+    if (at.first >= at.rows) return;
+    const RowRange queries = at.range(at.first, kTileRows, blockIdx.y);
+    const int column = static_cast<int>(blockIdx.z) * kGroups * kTileColumns;
+    RunningSoftmax state{};
+    for (float& largest : state.largest) largest = -INFINITY;
+    RowSums<kGroups> sums{};
+    for (int64_t key = 0; key < at.first + queries.count; key += kTileOthers) {
+        const RowRange keys = at.range(key, kTileOthers, blockIdx.y / io.group);
+        Scores scores = dot_products(io.q, queries, io.k, keys, tiles);
+        softmax(scores, io, at.first - key, state, tiles, sums);
+        add_products(io.v, keys, column, tiles, sums);
+    }
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i) {
+        const float total = row_sum(state.lane[i]), inverse = 1.0f / total;
+        for (int group = 0; group < kGroups; ++group)
+            for (int c = 0; c < 4; ++c) sums.at[group][i].at[c] *= inverse;
+        if (io.lse != nullptr && own_other(0) == 0 && column == 0 && own_row(i) < queries.count)
+            io.lse[queries.head * io.tokens + queries.first + own_row(i)] =
+                static_cast<float>(double{state.largest[i]} + logarithm(double{total}));
+    }
+    store_sums(sums, io.out, queries, column);
+}
+
+}  // namespace
+
+void attention(const Exec& exec, const AttentionShape& shape, const Tensor& q,
+               const AttentionKv& kv, const Tensor& out, const Tensor& lse) {
+    FUCINA_CHECK(q.dtype() == kv.k_own.dtype() && q.dtype() == kv.v.dtype() &&
+                     q.dtype() == out.dtype() && q.row_size() == shape.heads * shape.d_qk &&
+                     out.row_size() == shape.heads * shape.d_v &&
+                     (!lse.defined() || lse.contiguous()),
+                 "attention of ", q.describe(), " into ", out.describe());
+    if (q.rows() == 0) return;
+    const Forward io{.q = head_rows(q, shape.d_qk, shape.d_qk),
+                     .k = head_rows(kv.k_own, kv.k_head_stride, shape.d_qk - shape.d_shared,
+                                    {kv.k_shared, shape.d_shared}),
+                     .v = head_rows(kv.v, kv.v_head_stride, shape.d_v),
+                     .out = head_rows(out, shape.d_v, shape.d_v),
+                     .documents = Documents(shape.cu_seqlens),
+                     .lse = lse.data_or_null<float>(),
+                     .tokens = q.rows(),
+                     .group = static_cast<int>(shape.heads / shape.kv_heads),
+                     .scale = shape.scale};
+    launch_tiles(exec, io, shape.heads, shape.d_v,
+                 [](auto groups) { return forward_kernel<groups>; });
+}
+
+}  // namespace fucina::cuda
