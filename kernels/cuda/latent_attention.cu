@@ -1,8 +1,8 @@
 // Decoding with MLA: a block has one head of one query. Sums in the order of kernels/attention.h:
 // sixteen lanes are half a warp.
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/device/exponential.h"
 #include "kernels/cuda/device/float_rows.h"
+#include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/launch.h"
 
 namespace fucina::cuda {
