@@ -2,7 +2,7 @@
 // the keys that they see, 32 at a time, with a running maximum.
 #include "kernels/cuda/attention.h"
 
-#include "kernels/cuda/device/exponential.h"
+#include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/tile_products.h"
 
 namespace fucina::cuda {

@@ -3,7 +3,7 @@
 // the queries, heads of a group in order. That makes 8 products of the usual 5, and no sum that
 // several blocks add to.
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/device/exponential.h"
+#include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/tile_products.h"
 #include "kernels/k_cut.h"
 

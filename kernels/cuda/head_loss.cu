@@ -105,9 +105,10 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const LossRows io) {
     const float2 most = largest_of(io, row);
     const float sum = io.sums[row], share = 1.0f / sum;
     if (threadIdx.x == 0)
-        io.loss[row] = ignored ? 0.0f
-                               : static_cast<float>(lane::logarithm(double{sum}) -
-                                                    (double{most.y} - double{most.x}));
+        io.loss[row] =
+            ignored
+                ? 0.0f
+                : static_cast<float>(logarithm(double{sum}) - (double{most.y} - double{most.x}));
     if (io.gradient.data == nullptr) return;
     for (int64_t c = threadIdx.x; c < io.vocab; c += kThreads) {
         const float p = exponential(io.logits.row(row)[c] - most.x) * share;

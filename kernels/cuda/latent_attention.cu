@@ -1,19 +1,23 @@
 // Decoding with MLA: a block has one head of one query. Sums in the order of kernels/attention.h:
 // sixteen lanes are half a warp.
+#include <algorithm>
+
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/device/exponential.h"
 #include "kernels/cuda/device/float_rows.h"
+#include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/launch.h"
 
 namespace fucina::cuda {
 namespace {
 
 constexpr int kThreads = 512, kLanes = 16, kHalves = kThreads / kLanes;
+constexpr int64_t kMostScores = int64_t{1} << 24;  // of the queries that are worked on together
 
 struct Latent {
     FloatRows q, c, k_rope, kv_up, out;
-    float* p = nullptr;  // [queries * heads, cached], scratch
-    int64_t cached = 0, queries = 0, heads = 0, nope = 0, rope = 0, v = 0, rank = 0;
+    float* p = nullptr;  // [blocks, cached], scratch
+    int64_t cached = 0, queries = 0, first_query = 0, heads = 0, nope = 0, rope = 0, v = 0,
+            rank = 0;
     float scale = 1;
 };
 
@@ -73,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) latent_kernel(const Latent io) {
     FUCINA_DYNAMIC_SHARED(memory, 16);
     auto* const q = reinterpret_cast<float*>(memory);
     float *const folded = q + io.nope + io.rope, *const mixed = folded + io.rank;
-    const int64_t query = blockIdx.x / io.heads, head = blockIdx.x % io.heads;
+    const int64_t query = io.first_query + blockIdx.x / io.heads, head = blockIdx.x % io.heads;
     const int64_t visible = io.cached - io.queries + query + 1;
     const int64_t up = head * (io.nope + io.v), width = io.nope + io.rope;
     float* const p = io.p + blockIdx.x * io.cached;
@@ -109,29 +113,31 @@ __global__ void __launch_bounds__(kThreads) latent_kernel(const Latent io) {
 }  // namespace
 
 void latent_attention(const Exec& exec, const ops::LatentAttention& in) {
-    if (in.q.rows() == 0) return;
-    const int64_t blocks = in.q.rows() * in.heads, rope = in.k_rope.row_size();
-    const Tensor p = exec.empty({blocks, in.c.rows()}, DType::f32);
-    const Latent io{.q = in.q,
-                    .c = in.c,
-                    .k_rope = in.k_rope,
-                    .kv_up = in.kv_up,
-                    .out = in.out,
-                    .p = p.data<float>(),
-                    .cached = in.c.rows(),
-                    .queries = in.q.rows(),
-                    .heads = in.heads,
-                    .nope = in.nope,
-                    .rope = rope,
-                    .v = in.v,
-                    .rank = in.c.row_size(),
-                    .scale = in.scale};
-    launch(latent_kernel,
-           {.grid = dim3(static_cast<unsigned>(blocks)),
-            .block = dim3(kThreads),
-            .smem = static_cast<size_t>(io.nope + rope + 2 * io.rank) * sizeof(float),
-            .stream = exec.stream},
-           io);
+    const int64_t queries = in.q.rows(), cached = in.c.rows();
+    if (queries == 0) return;
+    const int64_t together = std::clamp<int64_t>(kMostScores / (in.heads * cached), 1, queries);
+    const Tensor p = exec.empty({together * in.heads, cached}, DType::f32);
+    Latent io{.q = in.q,
+              .c = in.c,
+              .k_rope = in.k_rope,
+              .kv_up = in.kv_up,
+              .out = in.out,
+              .p = p.data<float>(),
+              .cached = cached,
+              .queries = queries,
+              .heads = in.heads,
+              .nope = in.nope,
+              .rope = in.k_rope.row_size(),
+              .v = in.v,
+              .rank = in.c.row_size(),
+              .scale = in.scale};
+    for (; io.first_query < queries; io.first_query += together)
+        launch(latent_kernel,
+               {.grid = blocks_of(std::min(together, queries - io.first_query) * in.heads, 1),
+                .block = dim3(kThreads),
+                .smem = static_cast<size_t>(io.nope + io.rope + 2 * io.rank) * sizeof(float),
+                .stream = exec.stream},
+               io);
 }
 
 }  // namespace fucina::cuda

@@ -4,6 +4,7 @@
 #include "kernels/cuda/router.h"
 
 #include "kernels/cuda/device/block.h"
+#include "kernels/cuda/device/functions.h"
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/matrix.h"
 
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Forward io) {
     const Scratch scratch = own_scratch(memory, shape);
     float* const scores = io.scores.row(token);
     for (int e = lane_of_warp(); e < shape.experts; e += kWarpSize) {
-        const float score = 1.0f / (1.0f + expf(-io.logits.row(token)[e]));
+        const float score = sigmoid(io.logits.row(token)[e]);
         scores[e] = score;
         scratch.choice[e] = io.bias != nullptr ? score + io.bias[e] : score;
     }

@@ -50,8 +50,13 @@ FUCINA_INLINE Vec scale_by_power(Vec x, Vec magic_plus_n) {
 
 }  // namespace lane
 
+using lane::logarithm;
+
 __device__ __forceinline__ float exponential(float x) {
     return lane::exp({x}).x;
+}
+__device__ __forceinline__ float exp_nonpositive(float x) {
+    return lane::exp_nonpositive({x}).x;
 }
 __device__ __forceinline__ float sigmoid(float x) {
     return lane::sigmoid({x}).x;
