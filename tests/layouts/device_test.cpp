@@ -18,6 +18,11 @@ const Trained& one_rank() {
     return trained;
 }
 
+Overrides in_fp8(Overrides base) {
+    base.insert(base.end(), {"train.precision=fp8", "exact.chunks=1"});
+    return base;
+}
+
 class DeviceLayouts : public testing::TestWithParam<Ranks> {
   protected:
     void SetUp() override {
@@ -41,13 +46,24 @@ INSTANTIATE_TEST_SUITE_P(
 // last place of fp32, of which some become one of bf16.
 TEST(Device, TrainsWhatTheCpuDoes) {
     if (!kWithCuda) GTEST_SKIP() << "built without CUDA";
-    const Trained expected = train({}, all_losses());
-    const Trained& got = one_rank();
-    for (size_t step = 0; step < kSteps; ++step) {
-        EXPECT_NEAR(got.steps[step].loss, expected.steps[step].loss, 1e-4) << step;
-        EXPECT_NEAR(got.steps[step].grad_norm, expected.steps[step].grad_norm,
-                    1e-3 * expected.steps[step].grad_norm)
-            << step;
+    for (const bool fp8 : {false, true}) {
+        const Trained expected = train({}, fp8 ? in_fp8(all_losses()) : all_losses());
+        const Trained got = fp8 ? train({}, in_fp8(on_gpu())) : one_rank();
+        for (size_t step = 0; step < kSteps; ++step) {
+            EXPECT_NEAR(got.steps[step].loss, expected.steps[step].loss, 1e-4) << step;
+            EXPECT_NEAR(got.steps[step].grad_norm, expected.steps[step].grad_norm,
+                        1e-3 * expected.steps[step].grad_norm)
+                << step;
+        }
+    }
+}
+
+TEST(Device, RanksTrainInFp8WhatOneDoes) {
+    if (!kWithCuda) GTEST_SKIP() << "built without CUDA";
+    const Trained expected = train({}, in_fp8(on_gpu()));
+    for (const Ranks& layout : {Ranks{2}, Ranks{2, 2, {"parallel.zero=3"}}}) {
+        SCOPED_TRACE(layout.name());
+        expect_same(train(layout, in_fp8(on_gpu())), expected);
     }
 }
 
