@@ -1,5 +1,5 @@
 // Flash attention (arXiv 2205.14135, 2307.08691): a block has 64 queries of a head and goes through
-// the keys that they see, 32 at a time, with a running maximum.
+// the keys that they see in strips of 128, as the CPU does, with a running maximum.
 #include "kernels/cuda/attention.h"
 
 #include "kernels/cuda/device/functions.h"
@@ -35,36 +35,50 @@ __device__ __forceinline__ float row_sum(float value) {
     return value;
 }
 
-// Scores of keys that begin `before` rows of the document before the first query, to probabilities
-// in tiles.left, not yet normalised; all earlier sums shrink to the new maximum.
+constexpr int kStripTiles = 4;  // of 32 keys
+
+// Scores of a strip's keys, which begin `before` rows of the document before the first query, to
+// probabilities, not yet normalised; all earlier sums shrink to the new maximum.
 template <int kGroups>
-__device__ __forceinline__ void softmax(Scores& scores, const Forward& io, int64_t before,
-                                        RunningSoftmax& state, Tiles& tiles,
+__device__ __forceinline__ void softmax(Scores (&scores)[kStripTiles], const Forward& io,
+                                        int64_t before, RunningSoftmax& state,
                                         RowSums<kGroups>& sums) {
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
         float largest = state.largest[i];
-        for (int j = 0; j < kOwnOthers; ++j) {
-            const bool visible = own_other(j) <= before + own_row(i);
-            scores.at[i][j] = visible ? scores.at[i][j] * io.scale : -INFINITY;
-            largest = fmaxf(largest, scores.at[i][j]);
-        }
+#pragma unroll
+        for (int tile = 0; tile < kStripTiles; ++tile)
+            for (int j = 0; j < kOwnOthers; ++j) {
+                float& score = scores[tile].at[i][j];
+                const bool visible = tile * kTileOthers + own_other(j) <= before + own_row(i);
+                score = visible ? score * io.scale : -INFINITY;
+                largest = fmaxf(largest, score);
+            }
         largest = row_max(largest);
         const float shrink = exp_nonpositive(state.largest[i] - largest);
         state.largest[i] = largest;
         state.lane[i] *= shrink;
         for (int group = 0; group < kGroups; ++group)
             for (int c = 0; c < 4; ++c) sums.at[group][i].at[c] *= shrink;
-        for (int j = 0; j < kOwnOthers; ++j) {
-            const float p = exp_nonpositive(scores.at[i][j] - largest);
-            state.lane[i] += p;
-            tiles.left[own_row(i)][own_other(j)] = io.v.own.rounded(p);
-        }
+#pragma unroll
+        for (int tile = 0; tile < kStripTiles; ++tile)
+            for (int j = 0; j < kOwnOthers; ++j) {
+                float& score = scores[tile].at[i][j];
+                score = exp_nonpositive(score - largest);
+                state.lane[i] += score;
+            }
     }
 }
 
+__device__ __forceinline__ void put_left(const Scores& p, const Forward& io, Tiles& tiles) {
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i)
+        for (int j = 0; j < kOwnOthers; ++j)
+            tiles.left[own_row(i)][own_other(j)] = io.v.own.rounded(p.at[i][j]);
+}
+
 template <int kGroups>
-__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
+__global__ void __launch_bounds__(kTileThreads, kGroups < 2 ? 2 : 1)
     forward_kernel(const Forward io) {
     FUCINA_SHARED(Tiles, tiles);
     // The last tiles of a document take longest: they come first.
@@ -75,11 +89,23 @@ __global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
     RunningSoftmax state{};
     for (float& largest : state.largest) largest = -INFINITY;
     RowSums<kGroups> sums{};
-    for (int64_t key = 0; key < at.first + queries.count; key += kTileOthers) {
-        const RowRange keys = at.range(key, kTileOthers, blockIdx.y / io.group);
-        Scores scores = dot_products(io.q, queries, io.k, keys, tiles);
-        softmax(scores, io, at.first - key, state, tiles, sums);
-        add_products(io.v, keys, column, tiles, sums);
+    const int64_t end = at.first + queries.count;
+    for (int64_t strip = 0; strip < end; strip += kStripTiles * kTileOthers) {
+        Scores scores[kStripTiles] = {};
+#pragma unroll
+        for (int tile = 0; tile < kStripTiles; ++tile)
+            if (const int64_t key = strip + tile * kTileOthers; key < end) {
+                const RowRange keys = at.range(key, kTileOthers, blockIdx.y / io.group);
+                scores[tile] = dot_products(io.q, queries, io.k, keys, tiles);
+            }
+        softmax(scores, io, at.first - strip, state, sums);
+#pragma unroll
+        for (int tile = 0; tile < kStripTiles; ++tile)
+            if (const int64_t key = strip + tile * kTileOthers; key < end) {
+                put_left(scores[tile], io, tiles);
+                const RowRange keys = at.range(key, kTileOthers, blockIdx.y / io.group);
+                add_products(io.v, keys, column, tiles, sums);
+            }
     }
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {

@@ -88,25 +88,26 @@ __global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
     store_sums(sums, kByQueries ? io.dq : kOf == Of::keys ? io.dk : io.dv, rows, column);
 }
 
-constexpr int kRowThreads = 256, kRowWarps = kRowThreads / kWarpSize;
+constexpr int kRowThreads = 256;
+constexpr int kLanes = 16, kDeltas = kRowThreads / kLanes;  // of a block
 
-// delta[head][token] = d_out · out, of which each has `width` columns a head; one warp each.
+// delta[head][token] = d_out · out, of which each has `width` columns a head: 16 chains and a tree.
 struct Delta {
     FloatRows d_out, out;
     int64_t tokens = 0, heads = 0, width = 0;
     float* delta = nullptr;
 };
 __global__ void __launch_bounds__(kRowThreads) delta_kernel(const Delta io) {
-    const int64_t index = int64_t{blockIdx.x} * kRowWarps + threadIdx.x / kWarpSize;
+    const int64_t index = int64_t{blockIdx.x} * kDeltas + threadIdx.x / kLanes;
     const int64_t token = index / io.heads, head = index % io.heads;
-    if (token >= io.tokens) return;
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
     float sum = 0;
-    for (int64_t c = threadIdx.x % kWarpSize; c < io.width; c += kWarpSize) {
+    for (int64_t c = lane; token < io.tokens && c < io.width; c += kLanes) {
         const int64_t column = head * io.width + c;
         sum = fmaf(io.d_out.load<1>(token, column).at[0], io.out.load<1>(token, column).at[0], sum);
     }
-    sum = warp_sum(sum);
-    if (threadIdx.x % kWarpSize == 0) io.delta[head * io.tokens + token] = sum;
+    sum = sum_of_16(sum);
+    if (lane == 0 && token < io.tokens) io.delta[head * io.tokens + token] = sum;
 }
 
 // Heads' gradients of the shared keys, one below the other, to their sum: in order within a chunk,
@@ -142,7 +143,7 @@ Tensor make_delta(const Exec& exec, const AttentionShape& shape, const ops::Atte
                    .width = shape.d_v,
                    .delta = delta.data<float>()};
     launch(delta_kernel,
-           {.grid = blocks_of(io.tokens * io.heads, kRowWarps),
+           {.grid = blocks_of(io.tokens * io.heads, kDeltas),
             .block = dim3(kRowThreads),
             .stream = exec.stream},
            io);
