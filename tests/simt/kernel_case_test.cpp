@@ -30,12 +30,18 @@ std::vector<Setting> schedules() {
     return settings;
 }
 
+// Whose bits the device's are, in exact numerics.
+Setting cpu() {
+    return {"the CPU", [] { set_runtime(1, Numerics::exact, ProductOrder::fma); }, [] {}};
+}
+
 // What is large takes long: two schedules will do, as races are found whatever the schedule.
 void check(const Cases& cases) {
     constexpr double kFlops = 2e7, kBytes = 4 << 20;
     for (const KernelCase& test : cases.kernels) {
         std::vector<Setting> settings = schedules();
         if (test.flops > kFlops || test.bytes > kBytes) settings.resize(2);
+        settings.push_back(cpu());
         check_parity(test, settings);
     }
     for (const GradientCase& test : cases.gradients) check_gradient(test, device());
@@ -45,9 +51,7 @@ void check(const Cases& cases) {
 // of their names. Products are in the order of CUDA cores.
 class CudaOps : public testing::TestWithParam<std::string> {
   protected:
-    void SetUp() override {
-        set_runtime(runtime().threads, Numerics::exact, ProductOrder::fma);
-    }
+    void SetUp() override { set_runtime(runtime().threads, Numerics::exact, ProductOrder::fma); }
     void TearDown() override { set_runtime(runtime().threads, Numerics::exact); }
 };
 
