@@ -20,12 +20,12 @@ pytestmark = pytest.mark.skipif("built without CUDA" in runs.run("doctor").stdou
                                 reason="the program was built without CUDA")
 
 
-def trained(directory, ranks=1, **keys):
+def trained(directory, ranks=1, env=None, **keys):
     runs.write_tokens(directory / "ids.json")
     values = runs.recipe(directory, **{**SMALL, **keys})
     values["exact.products"] = "fma"
     path = runs.write_recipe(directory / "recipe.toml", values)
-    done = runs.run("train", path, ranks=ranks, env=ON_GPU, timeout=300)
+    done = runs.run("train", path, ranks=ranks, env={**ON_GPU, **(env or {})}, timeout=300)
     assert done.returncode == 0, (done.stdout[-2000:], done.stderr)
     return done
 
@@ -53,6 +53,13 @@ def test_saves_and_resumes_to_the_bit(tmp_path, device):
     done = runs.resume(tmp_path / "parts", "--set", f"run.device={device}", env=ON_GPU)
     assert "after step 2" in done.stdout
     assert runs.same_run(tmp_path / "whole", tmp_path / "parts", 4) is None
+
+
+def test_the_host_keeps_off_the_devices_memory(tmp_path):
+    """A step with every loss, a save, an evaluation: whatever touches it but kernels and copies ends the program."""
+    done = trained(tmp_path, env={"FUCINA_SIMT_GUARD": "1"}, train__steps=1, checkpoint__every=1, eval__every=1,
+                   data__valid=[{"path": str(tmp_path / "ids.json"), "format": "tokens"}], train__precision="bf16")
+    assert "valid" in done.stdout
 
 
 def test_two_ranks_train_what_one_does(tmp_path):
