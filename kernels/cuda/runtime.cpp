@@ -43,7 +43,8 @@ std::string obstacle(int& devices) {
                       ": install a newer driver");
     if (status != cudaSuccess || devices == 0)
         return concat(
-            "no GPU is visible (", cudaGetErrorString(status),
+            "no GPU is visible (",
+            driver == 0 ? "there is no NVIDIA driver" : cudaGetErrorString(status),
             "): look at nvidia-smi and CUDA_VISIBLE_DEVICES, or set run.device = \"cpu\"");
     return {};
 }
