@@ -23,12 +23,18 @@
 namespace fucina::test {
 namespace {
 
+// Whose bits the device's are, in exact numerics.
+Setting cpu() {
+    return {"the CPU", [] { set_runtime(1, Numerics::exact, ProductOrder::fma); }, [] {}};
+}
+
 // What is large takes long: two settings will do, as races are found whatever the schedule.
-void check(const Cases& cases) {
+void check(const Cases& cases, const std::vector<Setting>& others = {}) {
     constexpr double kFlops = 2e7, kBytes = 4 << 20;
     for (const KernelCase& test : cases.kernels) {
         std::vector<Setting> settings = gpu_settings();
         if (test.flops > kFlops || test.bytes > kBytes) settings.resize(2);
+        settings.insert(settings.end(), others.begin(), others.end());
         check_parity(test, settings);
     }
     for (const GradientCase& test : cases.gradients) check_gradient(test, device());
@@ -59,7 +65,7 @@ TEST_P(CudaOps, AgreeWithTheReference) {
                          [](const auto& test) { return op_of(test.name) == GetParam(); });
     std::ranges::copy_if(all_cases().gradients, std::back_inserter(cases.gradients),
                          [](const auto& test) { return op_of(test.name) == GetParam(); });
-    check(cases);
+    check(cases, {cpu()});
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, CudaOps, testing::ValuesIn(op_names()),

@@ -26,8 +26,8 @@ class CrashDisk : public FileWatch {
     }
     ~CrashDisk() override { watch_files(nullptr); }
 
-    // Called before every call but reads and most writes: the moments of a crash. What it does
-    // itself is not watched.
+    // Called before every call but reads and most writes: the moments of a crash. What it does itself
+    // is not watched.
     std::function<void()> at_point;
     // The errno of a call, 0 to let it be made; `n` counts the calls from 0.
     std::function<int(FileCall, const std::filesystem::path&, int64_t n)> fails;
