@@ -31,7 +31,7 @@ version=$("$nvcc" --version | sed -n 's/^Cuda compilation tools, release .*, V\(
 # cublasLt.h, from a toolkit that has it or the project's wheels.
 includes=(-I.)
 if ! echo '#include <cublasLt.h>' | "$nvcc" -x cu -E - >/dev/null 2>&1; then
-    bash launch/cuda_wheels.sh --compile
+    bash launch/cuda_wheels.sh
     wheels=(.venv-cuda/lib/python3*/site-packages/nvidia/cu13/include)
     includes+=("-I${wheels[0]}")
 fi
