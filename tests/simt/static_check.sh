@@ -40,14 +40,14 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/90a" "$work/100"
 export nvcc work
-export includes="${includes[*]}"
+export include_flags="${includes[*]}"
 compile() {
     local architecture=$1 source=$2
     local log=$work/$architecture/$(basename "$source").log
     # Two are the tests' own, with every instruction of kernels/cuda/device: not in the table.
     [[ $source != tests/* ]] || log=$work/$architecture/tests.$(basename "$source")
     # shellcheck disable=SC2086
-    "$nvcc" --options-file kernels/cuda/nvcc.flags $includes \
+    "$nvcc" --options-file kernels/cuda/nvcc.flags $include_flags \
         "-gencode=arch=compute_$architecture,code=sm_$architecture" \
         -c "$source" -o "$log.o" >"$log" 2>&1 || echo "does not compile: error" >>"$log"
     rm -f "$log.o"
@@ -66,10 +66,10 @@ if grep -nE 'C75[0-9][0-9]|warning|error|fatal' -r "$work"; then
 fi
 python3 tests/simt/static_table.py "$version" "$work"/90a/*.cu.log >"$work/page" || failed=yes
 cat "$work/page"
-if [ $write = yes ]; then
+if [ $write = yes ] && [ $failed = no ]; then
     mkdir -p "$(dirname $page)"
     cp "$work/page" $page
-elif grep -qF "nvcc $version " $page && ! diff -u $page "$work/page"; then
+elif [ $write = no ] && grep -qF "nvcc $version " $page && ! diff -u $page "$work/page"; then
     echo "static_check: $page is out of date: run tests/simt/static_check.sh --write"
     failed=yes
 fi
