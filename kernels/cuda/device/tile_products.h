@@ -80,10 +80,11 @@ inline HeadRows head_rows(const Tensor& own, int64_t head_columns, int64_t own_w
 }
 
 // Rows are padded so that 16 bytes of eight of them lie in different banks.
+template <int kLeft = kTileOthers>
 struct Tiles {
     alignas(16) float rows[kTileRows][kTileColumns + 4];
     alignas(16) float others[kTileOthers][kTileColumns + 4];
-    alignas(16) float left[kTileRows][kTileOthers + 4];
+    alignas(16) float left[kTileRows][kLeft + 4];
 };
 
 // 64 columns of the rows, from `column`; zeros where there are no rows, or some of four columns.
@@ -103,9 +104,10 @@ struct Scores {
 };
 
 // Rows of a · rows of b. Everyone must have read the tiles before, and has again at the end.
+template <int kLeft>
 __device__ __forceinline__ Scores dot_products(const HeadRows& a, const RowRange& rows,
                                                const HeadRows& b, const RowRange& others,
-                                               Tiles& tiles) {
+                                               Tiles<kLeft>& tiles) {
     Scores sum{};
     for (int column = 0; column < a.width; column += kTileColumns) {
         load_tile(a, rows, column, tiles.rows);
@@ -136,11 +138,12 @@ __device__ __forceinline__ int own_column(int group) {
     return group * kTileColumns + static_cast<int>(threadIdx.x) % kTileSide * 4;
 }
 
-// sums += tiles.left · columns of y from `column`. Barriers as in dot_products; what threads wrote
-// to tiles.left before is seen.
-template <int kGroups>
+// sums += 32 columns of tiles.left, from `first`, · columns of y from `column`. Barriers as in
+// dot_products; what threads wrote to tiles.left before is seen.
+template <int kGroups, int kLeft>
 __device__ __forceinline__ void add_products(const HeadRows& y, const RowRange& others, int column,
-                                             Tiles& tiles, RowSums<kGroups>& sums) {
+                                             Tiles<kLeft>& tiles, RowSums<kGroups>& sums,
+                                             int first = 0) {
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
         load_tile(y, others, column + group * kTileColumns, tiles.others);
@@ -149,7 +152,8 @@ __device__ __forceinline__ void add_products(const HeadRows& y, const RowRange& 
 #pragma unroll 1
         for (int other = 0; wanted && other < others.count; other += 4) {
             Pack<float, 4> left[kOwnRows];
-            for (int i = 0; i < kOwnRows; ++i) left[i] = load<4>(&tiles.left[own_row(i)][other]);
+            for (int i = 0; i < kOwnRows; ++i)
+                left[i] = load<4>(&tiles.left[own_row(i)][first + other]);
             for (int k = 0; k < 4; ++k) {
                 const Pack<float, 4> values = load<4>(&tiles.others[other + k][own_column(0)]);
                 for (int i = 0; i < kOwnRows; ++i)
@@ -178,12 +182,13 @@ __device__ __forceinline__ void store_sums(const RowSums<kGroups>& sums, const H
 // which makes all dot products for itself. kernel(groups) is the one for so many, a constant.
 template <class Io, class Kernel>
 void launch_tiles(const Exec& exec, const Io& io, int64_t heads, int64_t width,
-                  const Kernel& kernel) {
+                  const Kernel& kernel, size_t smem = 0) {
     const int64_t groups = (width + kTileColumns - 1) / kTileColumns;
     const LaunchConfig config{
         .grid = dim3(io.documents.template places<kTileRows>(io.tokens),
                      static_cast<unsigned>(heads), static_cast<unsigned>((groups + 3) / 4)),
         .block = dim3(kTileThreads),
+        .smem = smem,
         .stream = exec.stream};
     if (groups <= 1) return launch(kernel(std::integral_constant<int, 1>()), config, io);
     if (groups == 2) return launch(kernel(std::integral_constant<int, 2>()), config, io);
