@@ -170,6 +170,7 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     check_shapes(io);
     if (io.x.values.rows() == 0 || io.experts == 0 || io.y.row_size() == 0) return;
     FUCINA_CHECK(io.x.values.row_size() > 0, "K = 0");
+    FUCINA_CHECK(has_wgmma(), "a product in FP8 needs a GPU of compute capability 9.0");
     Problem problem{
         .x = map_of(io.x.values, kTile, Swizzle::bytes128),
         .w = map_of(io.w, kTile, Swizzle::bytes128),
