@@ -17,6 +17,10 @@
 //     vdpbf16  one FMA chain over pairs of k, of each pair the odd k first, then the even; a
 //              missing last k is a product of zeros. Needs VDPBF16PS (AVX512_BF16).
 //     fma      one FMA chain over k from 0; on any CPU.
+//   f8_e4m3 (DeepSeek-V3, arXiv 2412.19437 §3.3; kernels/quantize.h): operands are bf16 and are
+//     quantised on the way, along k in blocks of 128 from the start of the leaf, a weight in blocks
+//     of 128 x 128 of [N, K]. The total is fma(scale · scale, part, total) over the blocks, part
+//     being the tensor cores' sum of a block (kernels/tensor_core.h), in fast numerics any.
 // Forward and dgrad have a leaf for each chunk of K (or N), as the weight's KCut says, and add the
 // leaves' sums along a tree; by default one leaf, all of K. The result is rounded once, at the end.
 #pragma once
@@ -31,14 +35,21 @@ namespace fucina {
 
 // A weight in the order that the kernels read: made by pack() once per optimizer step, opaque to
 // everyone else. Reads as [groups, n, k]: y has n columns, x has k. dtype is the compute type
-// (bf16, or f32).
+// (bf16, f32 or f8_e4m3).
 struct PackedWeight {
     DType dtype = DType::f32;
     int64_t groups = 1, n = 0, k = 0;
     bool gate_up = false;  // rows interleaved for gate_up_swiglu
     KCut cut;              // of k
     Tensor storage;
+    Tensor scales;  // of f8_e4m3, where storage has not room for them
     bool defined() const { return storage.defined(); }
+    // Of what is multiplied, and of the result where it is not fp32.
+    DType operands() const { return fp8() ? DType::bf16 : dtype; }
+    bool fp8() const { return dtype == DType::f8_e4m3; }
+    int64_t bytes() const {
+        return (storage.defined() ? storage.bytes() : 0) + (scales.defined() ? scales.bytes() : 0);
+    }
 };
 
 enum class PackKind {
@@ -63,13 +74,14 @@ namespace ops {
 PackedWeight pack(const Exec& exec, const Tensor& w, PackKind kind, DType compute,
                   PackedWeight previous = {});
 
-// x [T, w.k] of w.dtype; y [T, w.n] of w.dtype or f32, which is then the sum unrounded. Row strides
-// are honoured.
+// x [T, w.k] of w.operands(); y [T, w.n] of the same or f32, which is then the sum unrounded. Row
+// strides are honoured.
 void linear(const Exec& exec, const Tensor& x, const PackedWeight& w, const Tensor& y);
 
-// dy [T, N], x [T, K] of one dtype; dw fp32 [N, K] is overwritten. tree.rows() == T.
+// dy [T, N], x [T, K] of one dtype; dw fp32 [N, K] is overwritten. tree.rows() == T. fp8: of bf16,
+// quantised in blocks of 128 rows.
 void linear_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, const LeafTree& tree,
-                  const Tensor& dw);
+                  const Tensor& dw, bool fp8 = false);
 
 // Bytes that one thread of linear_wgrad works in. A thread keeps the most it has needed of each.
 struct WgradScratch {
@@ -87,6 +99,7 @@ struct GroupedWgrad {
     // i64 [E, leaves + 1]: where each leaf of a group's tree, that of so many leaves, begins in the
     // product's rows, and where its last one ends.
     Tensor leaves;
+    bool fp8 = false;
 };
 // dw fp32 [E, N, K] is overwritten; a group without rows gets zeros.
 void grouped_linear_wgrad(const Exec& exec, const GroupedWgrad& in, const Tensor& dw);

@@ -16,6 +16,7 @@
 namespace fucina {
 
 constexpr int64_t kMostChunks = 4;
+constexpr int64_t kFp8Products = 128;  // that an FP8 sum takes before it is promoted to fp32
 
 struct KCut {
     int64_t chunks = 1;  // 1, 2 or 4
@@ -42,5 +43,14 @@ struct KPieces {
     // Where piece `i` begins in K.
     int64_t begin(int64_t i) const { return (i % parts * chunks + i / parts) * length; }
 };
+
+// The same for FP8: the parts of one chunk are one piece, and chunks begin with a block of scales.
+inline KPieces fp8_pieces(KCut cut, int64_t k) {
+    const KPieces pieces(cut.chunks == 1 ? KCut{} : cut, k);
+    FUCINA_CHECK(pieces.count() == 1 || pieces.length % kFp8Products == 0, "K of ", k, " in ",
+                 pieces.count(), " pieces of ", pieces.length, "; FP8 takes multiples of ",
+                 kFp8Products);
+    return pieces;
+}
 
 }  // namespace fucina

@@ -5,8 +5,7 @@
 namespace fucina {
 
 int64_t PackedCopies::bytes() const {
-    return (forward.defined() ? forward.storage.bytes() : 0) +
-           (dgrad.defined() ? dgrad.storage.bytes() : 0);
+    return forward.bytes() + dgrad.bytes();
 }
 
 Tensor PackedCopies::as_matrix(const Tensor& x) const {
@@ -16,7 +15,7 @@ Tensor PackedCopies::as_matrix(const Tensor& x) const {
 }
 
 void PackedCopies::pack(const Exec& exec, const Tensor& w, DType compute, bool with_dgrad) {
-    if (fp32) compute = DType::f32;
+    compute = products(compute);
     MemoryPurpose purpose("packed weights");
     forward = ops::pack(exec, as_matrix(w), kind, compute, std::move(forward));
     if (with_dgrad)

@@ -8,9 +8,14 @@ namespace fucina {
 struct PackedCopies {
     PackKind kind = PackKind::forward;  // of forward; gate_up: the weight is a fused [gate; up]
     bool fp32 = false;                  // the products are fp32 in every precision (the router)
+    bool fp8 = false;                   // they are FP8 in place of bf16
     PackedWeight forward, dgrad;        // dgrad where a backward pass follows
 
     bool defined() const { return forward.defined(); }
+    // Of the products where the model computes in `compute`.
+    DType products(DType compute) const {
+        return fp32 ? DType::f32 : fp8 && compute == DType::bf16 ? DType::f8_e4m3 : compute;
+    }
     int64_t bytes() const;
     // Of the weight's shape, as products take it: [2, F, K] and [E, 2, F, K] with their gate and up
     // rows as those of one matrix. Undefined if x is.
@@ -20,7 +25,7 @@ struct PackedCopies {
     // Makes those again that there are.
     void repack(const Exec& exec, const Tensor& w);
     // Gives their memory back; how they are cut is kept.
-    void release() { forward.storage = dgrad.storage = {}; }
+    void release() { forward.storage = forward.scales = dgrad.storage = dgrad.scales = {}; }
 };
 
 }  // namespace fucina

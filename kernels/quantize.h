@@ -1,9 +1,11 @@
 // FP8 operands after DeepSeek-V3 (arXiv 2412.19437 §3.3): E4M3 values, one scale for 128 neighbours
 // along the dimension that a GEMM sums over.
 //
-// For each block: a = max(|x|, 1e-4) over its elements, scale = a / 448 (fp32; or the next power of
-// two not below it), value = E4M3(x · (1 / scale)), rounded to nearest even, saturating at ±448.
-// value · scale is x again, but for rounding. NaN stays NaN; a block with an infinity has scale
+// For each block: a = max(|x|, 2^-40) over its elements, scale = a / 448 (fp32; or the next power
+// of two not below it), value = E4M3(x · (1 / scale)), rounded to nearest even, saturating at ±448.
+// value · scale is x again, but for rounding. (The floor of DeepSeek's kernels, 1e-4, would make
+// zeros of gradients: those of a batch's mean are 1 / tokens small. Two scales of this one multiply
+// to a normal number.) NaN stays NaN; a block with an infinity has scale
 // infinity and NaN in its place.
 #pragma once
 #include "kernels/tensor.h"
@@ -11,6 +13,7 @@
 namespace fucina {
 
 constexpr int64_t kQuantizeBlock = 128;
+constexpr float kQuantizeFloor = 0x1p-40f;
 
 enum class ScaleFormat { fp32, power_of_two };
 

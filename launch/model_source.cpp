@@ -34,8 +34,9 @@ void add_model_options(Command command, ModelChoice& choice, const char* precisi
         .required();
     command.option("--tokenizer", choice.tokenizer, "tokenizer.json, if not the model's own")
         .path();
-    command.option("--precision", choice.precision, concat("bf16 or fp32; default: ", precision))
-        .one_of({"bf16", "fp32"});
+    command
+        .option("--precision", choice.precision, concat("bf16, fp32 or fp8; default: ", precision))
+        .one_of({"bf16", "fp32", "fp8"});
     command.option("--device", choice.device, "cpu or cuda; default: cpu").one_of({"cpu", "cuda"});
     command
         .option("--pipeline", choice.layout.pipeline,

@@ -27,15 +27,16 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
         const ops::WgradScratch one = ops::linear_wgrad_scratch(tree, n, k, type);
         most = {std::max(most.dy, one.dy), std::max(most.x, one.x), std::max(most.sums, one.sums)};
     };
-    product(down, d, shape.compute, chunks);
-    product(q, mla.q_lora_rank, shape.compute, grains);
-    product(kv, mla.kv_lora_rank, shape.compute, grains);
-    product(d, heads * mla.v_dim, shape.compute, grains);
+    const DType type = shape.fp8 ? DType::f8_e4m3 : shape.compute;
+    product(down, d, type, chunks);
+    product(q, mla.q_lora_rank, type, grains);
+    product(kv, mla.kv_lora_rank, type, grains);
+    product(d, heads * mla.v_dim, type, grains);
     const int64_t dense = spec.dense_layers > 0 ? spec.dense_width : 0;
     for (const int64_t whole : {dense, spec.moe.shared_width}) {
         const int64_t width = whole / shape.tensor;
-        product(2 * width, d, shape.compute, grains);
-        product(d, width, shape.compute, grains);
+        product(2 * width, d, type, grains);
+        product(d, width, type, grains);
     }
     if (spec.moe_layers() > 0) product(spec.moe.router.experts, d, DType::f32, chunks);
     const AttentionShape attention{.heads = heads,

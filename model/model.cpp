@@ -55,7 +55,8 @@ Model::Parts::Parts(const ModelSpec& model_spec, const ModelOptions& model_optio
       options(model_options),
       set(options.exec, options.mesh != nullptr ? options.mesh->shape() : MeshShape(),
           options.mesh != nullptr ? options.mesh->rank() : 0,
-          options.chunks > 0 ? options.chunks : spec.most_chunks(), options.weight_shards) {
+          options.chunks > 0 ? options.chunks : spec.most_chunks(options.fp8),
+          options.weight_shards, options.fp8) {
     make_stages();
     options.chunks = set.chunks();
     if (options.mesh != nullptr && options.mesh->shape().expert > 1)

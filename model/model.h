@@ -25,6 +25,7 @@ namespace fucina {
 struct ModelOptions {
     Exec exec = kHost;            // where its tensors lie
     DType compute = DType::bf16;  // activations and GEMM operands
+    bool fp8 = false;             // these of the blocks' linears, where compute is bf16
     bool training = true;         // keep dgrad copies
     RecomputeKind recompute = RecomputeKind::none;
     bool with_mtp = false;

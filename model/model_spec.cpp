@@ -28,16 +28,20 @@ ModelSpec ModelSpec::from_config(const nlohmann::json& config, const std::string
     return spec;
 }
 
-bool ModelSpec::chunks_divide(int64_t chunks) const {
+bool ModelSpec::chunks_divide(int64_t chunks, bool fp8) const {
     const int64_t dense = dense_layers > 0 ? dense_width : 0;
+    const int64_t heads = attention.heads, kv = attention.nope_dim + attention.v_dim;
+    for (const int64_t width :
+         {heads * attention.qk_dim(), heads * kv, heads * attention.v_dim, dense, moe.shared_width})
+        if (fp8 && chunks > 1 && width % (chunks * kFp8Products) != 0) return false;
     return chunks == 1 ||
            (attention.q_lora_rank > 0 && attention.heads % chunks == 0 &&
             vocab_size % chunks == 0 && dense % chunks == 0 && moe.shared_width % chunks == 0);
 }
 
-int64_t ModelSpec::most_chunks() const {
+int64_t ModelSpec::most_chunks(bool fp8) const {
     for (int64_t chunks = kMostChunks; chunks > 1; chunks /= 2)
-        if (chunks_divide(chunks)) return chunks;
+        if (chunks_divide(chunks, fp8)) return chunks;
     return 1;
 }
 

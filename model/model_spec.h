@@ -56,9 +56,10 @@ struct ModelSpec {
     int64_t moe_layers() const { return dense_layers < layers ? layers - dense_layers : 0; }
 
     // Whether sums over heads, widths of MLPs and vocabulary can be cut into so many equal chunks
-    // (kernels/k_cut.h): 1, 2 or 4. Queries straight from the hidden state are not cut.
-    bool chunks_divide(int64_t chunks) const;
-    int64_t most_chunks() const;
+    // (kernels/k_cut.h): 1, 2 or 4; those that FP8 products are of, in whole blocks of 128. Queries
+    // straight from the hidden state are not cut.
+    bool chunks_divide(int64_t chunks, bool fp8 = false) const;
+    int64_t most_chunks(bool fp8 = false) const;
 
     // Fails (exit 2) in one line that begins with source_name: unknown model_type, wrong type or
     // range, numbers that do not divide (both are named), features that are not supported.

@@ -16,10 +16,10 @@ namespace fucina {
 class ParameterSet {
   public:
     // What `rank` of the mesh holds; sums over what tensor parallelism may cut are of `chunks`.
-    // shards: of what other ranks hold too, only what it owns.
+    // shards: of what other ranks hold too, only what it owns. fp8: the products of matrices are.
     ParameterSet(const Exec& exec, const MeshShape& mesh, int rank, int64_t chunks,
-                 bool shards = false)
-        : exec_(exec), mesh_(mesh), rank_(rank), chunks_(chunks), shards_(shards) {}
+                 bool shards = false, bool fp8 = false)
+        : exec_(exec), mesh_(mesh), rank_(rank), chunks_(chunks), shards_(shards), fp8_(fp8) {}
 
     int64_t chunks() const { return chunks_; }
     // Those that a tensor-parallel rank has.
@@ -33,7 +33,7 @@ class ParameterSet {
     Parameter* matrix(const std::string& name, std::initializer_list<int64_t> shape,
                       const Layout& layout = {}, PackKind kind = PackKind::forward) {
         Parameter* parameter = add(name, shape, layout);
-        parameter->packed.emplace().kind = kind;
+        parameter->packed.emplace() = {.kind = kind, .fp8 = fp8_};
         return parameter;
     }
     // [experts, N, K], or [experts, 2, N, K]: a product each.
@@ -96,7 +96,7 @@ class ParameterSet {
     const MeshShape mesh_;
     const int rank_;
     const int64_t chunks_;
-    const bool shards_;
+    const bool shards_, fp8_;
     int stage_ = 0, other_stage_ = 0;
     std::vector<std::unique_ptr<Parameter>> owned_;
     std::vector<Parameter*> order_;

@@ -11,6 +11,7 @@ namespace fucina {
 
 struct PassShape {
     DType compute = DType::bf16;
+    bool fp8 = false;  // of products; as activations it stays bf16
     RecomputeKind recompute = RecomputeKind::none;
     // Of a pipeline's stage: decoder blocks [begin, end), end -1 being the model's last, and
     // whether it has the embedding, and head and MTP.

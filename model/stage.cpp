@@ -42,6 +42,7 @@ Stage::Stage(ParameterSet& set, const ModelSpec& spec, const Place& place, Param
     else
         projection = set.matrix("head", {spec.vocab_size, spec.hidden_size}, {.tensor = 0});
     projection->packed->dgrad.cut = set.cut();
+    projection->packed->fp8 = false;
     // Uses in a fixed order: embedding, head, MTP's embedding, MTP's head.
     const size_t head_use = spec.tied_head ? 1 : 0;
     head_->use(projection, head_use);

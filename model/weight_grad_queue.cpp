@@ -130,10 +130,11 @@ void WeightGradQueue::run() {
 
 WeightGradQueue::Item matrix_grad(Parameter* parameter, Tensor dy, Tensor x,
                                   std::shared_ptr<const SumNodes> nodes) {
+    const bool fp8 = parameter->packed->forward.fp8();
     return {parameter, std::move(nodes),
-            [exec = parameter->exec, dy = std::move(dy), x = std::move(x)](const SumNode& node,
-                                                                           const Tensor& dw) {
-                ops::linear_wgrad(exec, node.rows(dy), node.rows(x), node.tree, dw);
+            [exec = parameter->exec, fp8, dy = std::move(dy), x = std::move(x)](const SumNode& node,
+                                                                                const Tensor& dw) {
+                ops::linear_wgrad(exec, node.rows(dy), node.rows(x), node.tree, dw, fp8);
             }};
 }
 

@@ -13,7 +13,10 @@ namespace {
 int64_t packed_bytes(const Parameter& parameter, int64_t compute) {
     if (!parameter.packed) return 0;
     if (parameter.packed->defined()) return parameter.packed->bytes();
-    return 2 * (parameter.packed->fp32 ? 4 : compute) * parameter.box.size();
+    const int64_t elements = parameter.box.size();
+    const bool fp8 = parameter.packed->fp8;  // values held as bf16 on CPU, and scales
+    if (fp8 && !parameter.exec.on_host()) compute = 1;
+    return 2 * ((parameter.packed->fp32 ? 4 : compute) * elements + (fp8 ? elements / 32 : 0));
 }
 
 // fp32 values of a block while its weights arrive, in their order (BlockWeights): those that are

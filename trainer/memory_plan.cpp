@@ -65,6 +65,7 @@ class PassPlanner {
         const Train& train = recipe_.train();
         const ModelOptions& options = model_.options();
         PassShape shape{.compute = options.compute,
+                        .fp8 = options.fp8,
                         .recompute = options.recompute,
                         .with_mtp = options.with_mtp,
                         .balance = train.balance_loss() > 0,

@@ -21,6 +21,7 @@ ModelOptions model_options(const Recipe& recipe, const Mesh& mesh) {
     options.mesh = &mesh;
     options.chunks = train.numerics() == "fast" ? 1 : recipe.exact().chunks();
     options.compute = train.precision() == "fp32" ? DType::f32 : DType::bf16;
+    options.fp8 = train.precision() == "fp8";
     options.with_mtp = train.mtp_loss() > 0;
     options.recompute = recompute_kind(train.recompute());
     options.weight_shards = recipe.parallel().zero() >= 3 && mesh.world().size() > 1;
@@ -44,10 +45,12 @@ std::string legal_chunks(int64_t most) {
 // As a number that this model has.
 void settle_chunks(Recipe& recipe, const ModelSpec& spec) {
     const int64_t asked = recipe.exact().chunks();
-    if (asked == 0) recipe.mutable_exact()->set_chunks(spec.most_chunks());
-    if (asked == 0 || ((asked & (asked - 1)) == 0 && spec.chunks_divide(asked))) return;
+    const bool fp8 = recipe.train().precision() == "fp8";
+    if (asked == 0) recipe.mutable_exact()->set_chunks(spec.most_chunks(fp8));
+    if (asked == 0 || ((asked & (asked - 1)) == 0 && spec.chunks_divide(asked, fp8))) return;
     fail(ExitCode::usage, "exact.chunks = ", asked, ", but ", widths(spec),
-         "; legal: ", legal_chunks(spec.most_chunks()));
+         fp8 ? ", and fp8 takes shares of whole 128s" : "",
+         "; legal: ", legal_chunks(spec.most_chunks(fp8)));
 }
 
 // Of the recipe, or else as equal as can be.

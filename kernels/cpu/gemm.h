@@ -30,7 +30,8 @@ void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& 
 void down_swiglu_backward(const ops::DownBackward& io);
 
 // dw fp32 [N, K], or [groups, N, K], contiguous.
-void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw);
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw,
+                  bool fp8 = false);
 void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw);
 
 ops::WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t k, DType type);

@@ -83,7 +83,8 @@ class TaskRows {
     // no hardware prefetcher foresees.
     void pack(int64_t first, std::byte* out) const {
         const int count = static_cast<int>(std::min(kBlock, end_ - first));
-        for (int64_t piece = 0; piece < pieces_.count(); ++piece) {
+        if (in_.w.fp8()) quantize(first, count, out);
+        for (int64_t piece = 0; !in_.w.fp8() && piece < pieces_.count(); ++piece) {
             const void* rows[kBlock] = {};
             const int64_t offset = pieces_.begin(piece) * set_.element;
             for (int i = 0; i < count; ++i) rows[i] = address(first + i) + offset;
@@ -96,6 +97,26 @@ class TaskRows {
     }
 
   private:
+    // Blocks of 128 of k, then the scales of each one's rows.
+    void quantize(int64_t first, int count, std::byte* out) const {
+        const Fp8Kernels& fp8 = FUCINA_PICK(kFp8Kernels);
+        auto* scales = reinterpret_cast<float*>(out + set_.a_bytes(in_.w.k));
+        for (int64_t piece = 0; piece < pieces_.count(); ++piece)
+            for (int64_t k = 0; k < pieces_.length; k += kFp8Block, scales += kBlock) {
+                const int64_t width = std::min(kFp8Block, pieces_.length - k);
+                alignas(64) uint16_t values[kBlock * kFp8Block];
+                const void* rows[kBlock] = {};
+                std::fill_n(scales, kBlock, 0.0f);
+                for (int i = 0; i < count; ++i) {
+                    uint16_t* const row = values + i * kFp8Block;
+                    const auto* x = reinterpret_cast<const uint16_t*>(address(first + i));
+                    scales[i] = fp8.quantize_row(x + pieces_.begin(piece) + k, width, row);
+                    rows[i] = row;
+                }
+                set_.kernel.pack_a(rows, count, width, out);
+                out += set_.a_bytes(width);
+            }
+    }
     const std::byte* address(int64_t row) const {
         return in_.x.raw() + (index_ == nullptr ? row : index_[row]) * row_bytes_;
     }
@@ -129,14 +150,16 @@ class BlockProduct {
           pieces_(pieces_of(w)),
           a_bytes_(set.a_bytes(pieces_.length)),
           b_bytes_(set.b_bytes(pieces_.length)),
-          panel_bytes_(set.b_bytes(pieces_)) {}
+          scale_bytes_(w.fp8() ? GemmSet::scale_bytes(w.k) : 0) {}
 
-    int64_t block_bytes() const { return set_.a_bytes(pieces_); }  // of 32 rows of x
-    int64_t panel_bytes() const { return panel_bytes_; }
+    int64_t block_bytes() const { return set_.a_bytes(pieces_) + scale_bytes_; }  // of 32 rows of x
+    int64_t panel_bytes() const { return set_.b_bytes(pieces_) + scale_bytes_; }
+    bool takes_few() const { return scale_bytes_ == 0 && set_.kernel.multiply_few != nullptr; }
 
     // sums: kPartialSums times kPartialFloats; A · B becomes the first block.
     void one(const std::byte* a, const std::byte* b, int rows, float* sums) const {
         along_tree(sums, [&](int64_t piece, const ChunkSums& to) {
+            if (scale_bytes_ > 0) return add_fp8(a, b, piece, rows, to);
             set_.kernel.multiply_chunk(a + piece * a_bytes_, b + piece * b_bytes_, pieces_.length,
                                        rows, to);
         });
@@ -152,6 +175,29 @@ class BlockProduct {
     }
 
   private:
+    void add_fp8(const std::byte* a, const std::byte* b, int64_t piece, int rows,
+                 ChunkSums to) const {
+        const auto* x_scales = reinterpret_cast<const float*>(a + set_.a_bytes(pieces_));
+        const auto* w_scales = reinterpret_cast<const float*>(b + set_.b_bytes(pieces_));
+        const int64_t begin = piece * (pieces_.length / kFp8Block) * kBlock;
+        a += piece * a_bytes_;
+        b += piece * b_bytes_;
+        x_scales += begin;
+        w_scales += begin;
+        for (int64_t k = 0; k < pieces_.length; k += kFp8Block) {
+            alignas(64) float part[kBlock * kBlock];
+            const int64_t width = std::min(kFp8Block, pieces_.length - k);
+            set_.kernel.multiply(a, b, width, rows, false, part);
+            FUCINA_PICK(kFp8Kernels)
+                .promote(part, x_scales, w_scales, rows, to.more || k > 0, to.c);
+            a += set_.a_bytes(width);
+            b += set_.b_bytes(width);
+            x_scales += kBlock;
+            w_scales += kBlock;
+        }
+        for (; to.merges > 0; --to.merges, to.c -= kPartialFloats)
+            set_.epilogues.add(to.c, to.c - kPartialFloats, rows * kBlock);
+    }
     template <class Multiply>
     void along_tree(float* next, const Multiply& multiply) const {
         for (int64_t chunk = 0; chunk < pieces_.chunks; ++chunk) {
@@ -166,7 +212,7 @@ class BlockProduct {
     const GemmSet& set_;
     const KPieces pieces_;
     const int64_t a_bytes_, b_bytes_;  // of a piece
-    const int64_t panel_bytes_;
+    const int64_t scale_bytes_;        // of FP8, after them
 };
 
 // Epilogue: begin(task), block(c, task, row, rows, panel), end(task), from one thread per task.
@@ -188,7 +234,7 @@ void run_forward(const ForwardProduct& in, const Epilogue& epilogue) {
         alignas(64) float blocks[kPartialSums * kPartialFloats];
         epilogue.begin(task);
         const auto task_rows = static_cast<int>(task.row_end - task.row_begin);
-        if (task_rows <= kFewRows && set.kernel.multiply_few != nullptr) {
+        if (task_rows <= kFewRows && product.takes_few()) {
             rows_of_x.pack(task.row_begin, left);
             for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += kFewPanels) {
                 const int64_t panels = std::min<int64_t>(kFewPanels, task.panel_end - panel);

@@ -1,9 +1,11 @@
 // pack() and repack(): fp32 master weights into panels of the compute type.
 #include <algorithm>
+#include <vector>
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gemm_select.h"
 #include "kernels/parallel_for.h"
+#include "kernels/quantize.h"
 
 namespace fucina::cpu {
 namespace {
@@ -34,6 +36,67 @@ void pack_rows_panel(const GemmSet& set, const WeightMatrix& w, const PackedWeig
     }
 }
 
+// Panel `panel` of y = x W: 32 columns of W.
+void pack_columns_panel(const GemmSet& set, const WeightMatrix& w, const PackedWeight& copy,
+                        int64_t panel, std::byte* out) {
+    const KPieces pieces = pieces_of(copy);
+    const int64_t column = panel * kBlock;
+    for (int64_t piece = 0; piece < pieces.count(); ++piece)
+        set.tools.pack_b_columns({w.data + pieces.begin(piece) * w.k + column, w.k}, pieces.length,
+                                 static_cast<int>(std::min(kBlock, w.k - column)),
+                                 out + piece * set.b_bytes(pieces.length));
+}
+
+// A weight's matrix in FP8: E4M3 values held as fp32, and the scales of its blocks.
+struct Fp8Weight {
+    std::vector<float> values, scales;
+    int64_t n = 0, k = 0, across = 0;
+
+    Fp8Weight(int64_t rows, int64_t columns)
+        : values(static_cast<size_t>(rows * columns)),
+          n(rows),
+          k(columns),
+          across((k + kFp8Block - 1) / kFp8Block) {
+        scales.resize(static_cast<size_t>((n + kFp8Block - 1) / kFp8Block * across));
+    }
+    float scale(int64_t row, int64_t column) const {
+        return scales[static_cast<size_t>(row / kFp8Block * across + column / kFp8Block)];
+    }
+    void set(const float* w) {
+        const Fp8Kernels& fp8 = FUCINA_PICK(kFp8Kernels);
+        parallel_for(std::ssize(scales), kFp8Block * kFp8Block, [&](int64_t block) {
+            const int64_t row = block / across * kFp8Block, column = block % across * kFp8Block;
+            const int64_t end = std::min(row + kFp8Block, n);
+            const int64_t width = std::min(kFp8Block, k - column);
+            float largest = kQuantizeFloor;
+            for (int64_t i = row; i < end; ++i)
+                largest = std::max(largest, fp8.largest(w + i * k + column, width));
+            const float scale = largest / 448.0f;
+            scales[static_cast<size_t>(block)] = scale;
+            for (int64_t i = row; i < end; ++i)
+                fp8.round(w + i * k + column, width, 1.0f / scale, values.data() + i * k + column);
+        });
+    }
+};
+
+// Of a panel, block by block of its k.
+void store_scales(const Fp8Weight& w, const PackedWeight& copy, bool transposed, int64_t panel,
+                  float* out) {
+    const KPieces pieces = pieces_of(copy);
+    for (int64_t piece = 0; piece < pieces.count(); ++piece)
+        for (int64_t k = 0; k < pieces.length; k += kFp8Block)
+            for (int64_t j = 0; j < kBlock; ++j) {
+                int64_t column = panel * kBlock + j;
+                bool inside = column < copy.n;
+                if (copy.gate_up) {
+                    inside = panel * 16 + j % 16 < copy.n / 2;
+                    column = panel * 16 + j % 16 + j / 16 * (copy.n / 2);
+                }
+                const int64_t at = pieces.begin(piece) + k;
+                *out++ = !inside ? 0 : transposed ? w.scale(at, column) : w.scale(column, at);
+            }
+}
+
 // Both copies of 32 rows of a weight; of a gate_up weight, of 32 gate rows and their up rows.
 class StripePacker {
   public:
@@ -55,7 +118,7 @@ class StripePacker {
     // Whether a stripe of each half begins and ends together with whole panels, and lies in one
     // piece of what dgrad sums over.
     bool possible() const {
-        return (halves_ == 1 || half_rows() % kBlock == 0) &&
+        return !forward_.fp8() && (halves_ == 1 || half_rows() % kBlock == 0) &&
                (dgrad_pieces_.count() == 1 || dgrad_pieces_.length % kBlock == 0);
     }
     int64_t count() const { return forward_.groups * stripes(); }
@@ -139,24 +202,31 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight pr
     packed.k = transposed ? n : k;
     packed.gate_up = kind == PackKind::gate_up;
     const KPieces pieces = pieces_of(packed);
-    const int64_t panels = packed_panels(packed), bytes = set.b_bytes(pieces);
+    const int64_t panels = packed_panels(packed), data_bytes = set.b_bytes(pieces);
+    const int64_t bytes = data_bytes + (packed.fp8() ? GemmSet::scale_bytes(packed.k) : 0);
     if (!packed.defined() || packed.storage.bytes() != groups * panels * bytes)
         packed.storage = Tensor::empty({groups * panels * bytes}, DType::u8);
-    parallel_for(groups * panels, kBlock * packed.k, [&](int64_t unit) {
-        const int64_t group = unit / panels, panel = unit % panels;
-        const WeightMatrix matrix{w.data<float>() + group * n * k, n, k};
-        std::byte* out = packed.storage.raw() + unit * bytes;
-        if (transposed) {
-            const int64_t column = panel * kBlock;
-            for (int64_t piece = 0; piece < pieces.count(); ++piece)
-                set.tools.pack_b_columns({matrix.data + pieces.begin(piece) * k + column, k},
-                                         pieces.length,
-                                         static_cast<int>(std::min(kBlock, k - column)),
-                                         out + piece * set.b_bytes(pieces.length));
-        } else {
-            pack_rows_panel(set, matrix, packed, panel, out);
-        }
-    });
+    const auto pack_panel = [&](const WeightMatrix& matrix, int64_t panel, std::byte* out) {
+        (transposed ? pack_columns_panel : pack_rows_panel)(set, matrix, packed, panel, out);
+    };
+    const auto* data = w.data<float>();
+    if (!packed.fp8()) {
+        parallel_for(groups * panels, kBlock * packed.k, [&](int64_t unit) {
+            pack_panel({data + unit / panels * n * k, n, k}, unit % panels,
+                       packed.storage.raw() + unit * bytes);
+        });
+        return packed;
+    }
+    Fp8Weight quantized(n, k);
+    for (int64_t group = 0; group < groups; ++group) {
+        quantized.set(data + group * n * k);
+        parallel_for(panels, kBlock * packed.k, [&](int64_t panel) {
+            std::byte* const out = packed.storage.raw() + (group * panels + panel) * bytes;
+            pack_panel({quantized.values.data(), n, k}, panel, out);
+            store_scales(quantized, packed, transposed, panel,
+                         reinterpret_cast<float*>(out + data_bytes));
+        });
+    }
     return packed;
 }
 

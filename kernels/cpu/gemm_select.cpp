@@ -44,7 +44,12 @@ GemmSet gemm_set(DType type) {
     if (type == DType::f32)
         return {FUCINA_PICK(kFp32Kernel), FUCINA_PICK(kFp32Tools), FUCINA_PICK(kFp32Epilogues),
                 size_of(type)};
-    FUCINA_CHECK(type == DType::bf16, "matrix products take BF16 or F32, not ", name_of(type));
+    if (type == DType::f8_e4m3 && runtime().numerics == Numerics::exact)
+        return {FUCINA_PICK(kTensorCoreKernel), FUCINA_PICK(kBf16Tools),
+                FUCINA_PICK(kBf16Epilogues), size_of(DType::bf16)};
+    if (type == DType::f8_e4m3) type = DType::bf16;
+    FUCINA_CHECK(type == DType::bf16, "matrix products take BF16, F32 or F8_E4M3, not ",
+                 name_of(type));
     return {bf16_kernel(), FUCINA_PICK(kBf16Tools), FUCINA_PICK(kBf16Epilogues), size_of(type)};
 }
 

@@ -25,6 +25,8 @@ struct GroupWgrads {
     const int32_t *dy_index = nullptr, *x_index = nullptr;
     std::vector<int64_t> first_rows = {};  // of each group
     std::vector<LeafTree> trees = {};
+    bool fp8 = false;
+    int64_t step() const { return fp8 ? kFp8Block : kBlock; }  // rows that are packed together
 };
 
 struct WgradTask {
@@ -56,10 +58,10 @@ int64_t stack_depth(const LeafTree& tree) {
 
 // One leaf goes by spans of rows that leave room in L2, equal but for the last; more leaves go all
 // at once.
-int64_t rows_at_once(const LeafTree& tree) {
+int64_t rows_at_once(const LeafTree& tree, int64_t step) {
     if (tree.leaves() != 1) return padded_offsets(tree).back();
     const int64_t spans = std::max<int64_t>(1, (tree.rows() + kSpan / 2) / kSpan);
-    return round_up((tree.rows() + spans - 1) / spans, kBlock);
+    return round_up((tree.rows() + spans - 1) / spans, step);
 }
 
 void cut(std::vector<WgradTask>& tasks, int64_t WgradTask::*begin, int64_t WgradTask::*end,
@@ -80,7 +82,7 @@ std::vector<WgradTask> wgrad_tasks(const GroupWgrads& in, const GemmSet& set, in
     int64_t most_rows = 1;
     for (size_t g = 0; g < in.trees.size(); ++g) {
         tasks.push_back({static_cast<int64_t>(g), 0, blocks, 0, panels});
-        most_rows = std::max(most_rows, rows_at_once(in.trees[g]));
+        most_rows = std::max(most_rows, rows_at_once(in.trees[g], in.step()));
     }
     const int64_t width = std::max<int64_t>(1, kRightBytes / set.b_bytes(most_rows));
     cut(tasks, &WgradTask::panel_begin, &WgradTask::panel_end, width);
@@ -153,8 +155,16 @@ class GroupWgrad {
         return rows;
     }
 
-    int64_t left_bytes() const { return padded_.back() * set_.kernel.a_bytes_per_k; }
-    int64_t right_bytes() const { return padded_.back() * kBlock * set_.element; }
+    // Then, with FP8, the scales of a block of tokens, as many floats as it has columns.
+    int64_t left_bytes() const { return left_data() + scale_bytes(); }
+    int64_t right_bytes() const { return right_data() + scale_bytes(); }
+    int64_t left_data() const { return padded_.back() * set_.kernel.a_bytes_per_k; }
+    int64_t right_data() const { return padded_.back() * kBlock * set_.element; }
+    int64_t scale_bytes() const { return in_.fp8 ? padded_.back() * 4 : 0; }
+    float* scales(const std::byte* operand, int64_t data, int64_t leaf, int64_t token) const {
+        return reinterpret_cast<float*>(const_cast<std::byte*>(operand) + data) +
+               padded_[static_cast<size_t>(leaf)] + token;
+    }
     int64_t left_offset(int64_t leaf) const {
         return padded_[static_cast<size_t>(leaf)] * set_.kernel.a_bytes_per_k;
     }
@@ -170,40 +180,70 @@ class GroupWgrad {
         const std::vector<const void*>& rows;
         int64_t width;
     };
-    // pack(columns, leaf, block) for blocks of 32 columns in [begin, end), all columns of 32 tokens
-    // before the next 32: rows are read along.
+    // pack(columns, leaf, block) for blocks of 32 columns in [begin, end), all columns of some
+    // tokens before the next: rows are read along.
     template <class Pack>
     void pack_blocks(const Source& from, int64_t begin, int64_t end, const Pack& pack) const {
         for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf) {
             const int64_t rows = leaf_rows(leaf);
             const void* const* first = from.rows.data() + tree_.offsets[static_cast<size_t>(leaf)];
-            for (int64_t token = 0; token < rows; token += kBlock)
+            for (int64_t token = 0; token < rows; token += in_.step())
                 for (int64_t block = begin; block < end; ++block) {
                     const int64_t column = block * kBlock;
-                    pack(TokenColumns{first, rows, token, std::min(token + kBlock, rows), column,
-                                      static_cast<int>(std::min(kBlock, from.width - column))},
-                         leaf, block - begin);
+                    pack(
+                        TokenColumns{first, rows, token, std::min(token + in_.step(), rows), column,
+                                     static_cast<int>(std::min(kBlock, from.width - column))},
+                        leaf, block - begin);
                 }
         }
     }
     const std::byte* pack_left(int64_t begin, int64_t end) const {
         std::byte* left = scratch(ScratchSlot::left, (end - begin) * left_bytes());
-        pack_blocks({dy_rows_, in_.dy.row_size()}, begin, end,
-                    [&](const TokenColumns& columns, int64_t leaf, int64_t block) {
-                        set_.kernel.pack_a_transposed(
-                            columns, left + block * left_bytes() + left_offset(leaf));
-                    });
+        pack_blocks(
+            {dy_rows_, in_.dy.row_size()}, begin, end,
+            [&](const TokenColumns& columns, int64_t leaf, int64_t block) {
+                std::byte* const to = left + block * left_bytes() + left_offset(leaf);
+                if (in_.fp8)
+                    return quantize(
+                        columns,
+                        scales(left + block * left_bytes(), left_data(), leaf, columns.begin),
+                        [&](const TokenColumns& values) {
+                            set_.kernel.pack_a_transposed(
+                                values, to + columns.begin * set_.kernel.a_bytes_per_k);
+                        });
+                set_.kernel.pack_a_transposed(columns, to);
+            });
         return left;
     }
     const std::byte* pack_right(const WgradTask& task) const {
         std::byte* right =
             scratch(ScratchSlot::right, (task.panel_end - task.panel_begin) * right_bytes());
-        pack_blocks({x_rows_, in_.x.row_size()}, task.panel_begin, task.panel_end,
-                    [&](const TokenColumns& columns, int64_t leaf, int64_t panel) {
-                        set_.tools.pack_b_tokens(
-                            columns, right + panel * right_bytes() + right_offset(leaf));
-                    });
+        pack_blocks(
+            {x_rows_, in_.x.row_size()}, task.panel_begin, task.panel_end,
+            [&](const TokenColumns& columns, int64_t leaf, int64_t panel) {
+                std::byte* const to = right + panel * right_bytes() + right_offset(leaf);
+                if (in_.fp8)
+                    return quantize(
+                        columns,
+                        scales(right + panel * right_bytes(), right_data(), leaf, columns.begin),
+                        [&](const TokenColumns& values) {
+                            set_.tools.pack_b_tokens(values, to + set_.b_bytes(columns.begin));
+                        });
+                set_.tools.pack_b_tokens(columns, to);
+            });
         return right;
+    }
+
+    template <class Pack>
+    static void quantize(const TokenColumns& in, float* scales, const Pack& pack) {
+        alignas(64) uint16_t values[kFp8Block * kBlock];
+        const void* rows[kFp8Block];
+        const int64_t count = in.end - in.begin;
+        FUCINA_PICK(kFp8Kernels)
+            .quantize_tokens({in.rows + in.begin, count, 0, count, in.column, in.columns}, values,
+                             scales);
+        for (int64_t i = 0; i < kFp8Block; ++i) rows[i] = values + i * kBlock;
+        pack({rows, count, 0, count, 0, in.columns});
     }
 
     StoreBlock target_block(int64_t block, int64_t panel, float* dw) const {
@@ -231,15 +271,35 @@ class GroupWgrad {
         std::fill_n(stack_, tree_.leaves() == 0 ? kBlockFloats : 0, 0.0f);
         int64_t depth = 0;
         for (int64_t leaf = 0; leaf < tree_.leaves(); ++leaf) {
-            set_.kernel.multiply_transposed(left + left_offset(leaf), right + right_offset(leaf),
-                                            leaf_rows(leaf), rows, target_.more && leaf == 0,
-                                            stack_ + depth * kBlockFloats);
+            float* const sum = stack_ + depth * kBlockFloats;
+            const bool more = target_.more && leaf == 0;
+            if (in_.fp8)
+                multiply_fp8(left, right, leaf, rows, more, sum);
+            else
+                set_.kernel.multiply_transposed(left + left_offset(leaf),
+                                                right + right_offset(leaf), leaf_rows(leaf), rows,
+                                                more, sum);
             ++depth;
             for (int merge = tree_.merges[static_cast<size_t>(leaf)]; merge > 0; --merge) {
                 --depth;
                 set_.epilogues.add(stack_ + depth * kBlockFloats,
                                    stack_ + (depth - 1) * kBlockFloats, rows * kBlock);
             }
+        }
+    }
+
+    void multiply_fp8(const std::byte* left, const std::byte* right, int64_t leaf, int rows,
+                      bool more, float* sum) const {
+        alignas(64) float part[kBlockFloats];
+        if (leaf_rows(leaf) == 0 && !more) std::fill_n(sum, rows * kBlock, 0.0f);
+        for (int64_t token = 0; token < leaf_rows(leaf); token += kFp8Block) {
+            set_.kernel.multiply_transposed(
+                left + left_offset(leaf) + token * set_.kernel.a_bytes_per_k,
+                right + right_offset(leaf) + set_.b_bytes(token),
+                std::min(kFp8Block, leaf_rows(leaf) - token), rows, false, part);
+            FUCINA_PICK(kFp8Kernels)
+                .promote(part, scales(left, left_data(), leaf, token),
+                         scales(right, right_data(), leaf, token), rows, more || token > 0, sum);
         }
     }
 
@@ -258,7 +318,7 @@ void run_task(const GroupWgrads& in, const GemmSet& set, const WgradTask& task, 
     const int64_t first_row = in.first_rows[group];
     const LeafTree& tree = in.trees[group];
     if (tree.leaves() != 1) return GroupWgrad(in, set, first_row, tree, target).run(task, dw);
-    const int64_t span = rows_at_once(tree);
+    const int64_t span = rows_at_once(tree, in.step());
     int64_t row = 0;
     do {
         const int64_t rows = std::min(span, tree.rows() - row);
@@ -275,7 +335,7 @@ void run_wgrad(const GroupWgrads& in, Target target, const Tensor& dw) {
     FUCINA_CHECK(in.dy.dtype() == in.x.dtype() && dw.dtype() == DType::f32 && dw.contiguous() &&
                      dw.size() == groups * n * k,
                  "wgrad of ", in.dy.describe(), " and ", in.x.describe(), " into ", dw.describe());
-    const GemmSet set = gemm_set(in.x.dtype());
+    const GemmSet set = gemm_set(in.fp8 ? DType::f8_e4m3 : in.x.dtype());
     const std::vector<WgradTask> tasks =
         wgrad_tasks(in, set, (n + kBlock - 1) / kBlock, (k + kBlock - 1) / kBlock);
     parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
@@ -290,7 +350,8 @@ void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
     GroupWgrads groups{.dy = in.dy,
                        .x = in.x,
                        .dy_index = in.dy_index.data_or_null<int32_t>(),
-                       .x_index = in.x_index.data_or_null<int32_t>()};
+                       .x_index = in.x_index.data_or_null<int32_t>(),
+                       .fp8 = in.fp8};
     for (int64_t g = 0; g < in.leaves.rows(); ++g) {
         const int64_t* const rows = in.leaves.row<int64_t>(g);
         std::vector<int64_t> offsets(rows, rows + in.leaves.row_size());
@@ -301,8 +362,9 @@ void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw) {
     run_wgrad(groups, {.finished = true}, dw);
 }
 
-void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
-    run_wgrad({.dy = dy, .x = x, .first_rows = {0}, .trees = {summation_tree(tree)}},
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw,
+                  bool fp8) {
+    run_wgrad({.dy = dy, .x = x, .first_rows = {0}, .trees = {summation_tree(tree)}, .fp8 = fp8},
               {.finished = true}, dw);
 }
 
@@ -310,12 +372,15 @@ ops::WgradScratch linear_wgrad_scratch(const LeafTree& tree, int64_t n, int64_t 
     const GemmSet set = gemm_set(type);
     const LeafTree summed = summation_tree(tree);
     ops::WgradScratch most{.sums = stack_depth(summed) * kBlockFloats * 4};
-    for (const WgradTask& task : wgrad_tasks({.trees = {summed}}, set, (n + kBlock - 1) / kBlock,
-                                             (k + kBlock - 1) / kBlock)) {
-        const int64_t rows = rows_at_once(summed);
+    const GroupWgrads product{.trees = {summed}, .fp8 = type == DType::f8_e4m3};
+    const int64_t scales = product.fp8 ? 4 : 0;  // bytes a row
+    for (const WgradTask& task :
+         wgrad_tasks(product, set, (n + kBlock - 1) / kBlock, (k + kBlock - 1) / kBlock)) {
+        const int64_t rows = rows_at_once(summed, product.step());
         const int64_t blocks = std::min(kLeftBlocks, task.block_end - task.block_begin);
-        most.dy = std::max(most.dy, blocks * rows * set.kernel.a_bytes_per_k);
-        most.x = std::max(most.x, (task.panel_end - task.panel_begin) * set.b_bytes(rows));
+        most.dy = std::max(most.dy, blocks * rows * (set.kernel.a_bytes_per_k + scales));
+        most.x = std::max(
+            most.x, (task.panel_end - task.panel_begin) * (set.b_bytes(rows) + scales * rows));
     }
     return most;
 }

@@ -8,6 +8,7 @@
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/leaf_tree.h"
 #include "kernels/cuda/device/product_tile.h"
+#include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/gemm_wgmma.h"
 #include "kernels/cuda/swiglu.h"
 
@@ -146,6 +147,7 @@ void run_product(const Exec& exec, const Tensor& x, const RowGroups& rows, const
 
 void product(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
              const Tensor& y) {
+    if (w.fp8()) return product_fp8(exec, x, rows, w, y);
     if (wgmma_product(exec, {.x = x, .rows = rows, .w = w, .y = y})) return;
     const Store store{.y = y, .columns = w.n};
     w.dtype == DType::bf16 ? run_product<__nv_bfloat16>(exec, x, rows, w, w.n, store)
@@ -162,6 +164,12 @@ void grouped_linear(const Exec& exec, const Tensor& x, const RowGroups& rows, co
 void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, const PackedWeight& w,
                     const Tensor& gate_up, const Tensor& h) {
     const int64_t ffn = w.n / 2;
+    if (w.fp8()) {
+        const Tensor both = gate_up.defined() ? gate_up.slice(0, rows.rows)
+                                              : exec.empty({rows.rows, w.n}, DType::bf16);
+        product_fp8(exec, x, rows, w, both);
+        return swiglu(exec, both, h.slice(0, rows.rows));
+    }
     if (wgmma_product(exec, {.x = x, .rows = rows, .w = w, .y = gate_up, .h = h})) return;
     if (w.dtype == DType::bf16)
         run_product<__nv_bfloat16>(exec, x, rows, w, ffn, Swiglu<__nv_bfloat16>{gate_up, h, ffn});

@@ -16,7 +16,7 @@ void gate_up_swiglu(const Exec& exec, const Tensor& x, const RowGroups& rows, co
 void down_swiglu_backward(const Exec& exec, const ops::DownBackward& io);
 
 void linear_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, const LeafTree& tree,
-                  const Tensor& dw);
+                  const Tensor& dw, bool fp8 = false);
 void grouped_linear_wgrad(const Exec& exec, const ops::GroupedWgrad& in, const Tensor& dw);
 // Rows of one leaf: dw [N, K] is overwritten, or with `more` the leaf's chain goes on from it.
 void leaf_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, bool more, const Tensor& dw);

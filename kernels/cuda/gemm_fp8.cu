@@ -4,8 +4,8 @@
 // stored.
 #include "kernels/cuda/device/async_copy.h"
 #include "kernels/cuda/device/block.h"
+#include "kernels/cuda/device/float_rows.h"
 #include "kernels/cuda/device/launch.h"
-#include "kernels/cuda/device/matrix.h"
 #include "kernels/cuda/device/ring.h"
 #include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/gemm_fp8.h"
@@ -35,8 +35,15 @@ struct Problem {
     const float* w_scales = nullptr;
     int64_t w_scale_stride = 0;
     TileGrid grid;
-    int columns = 0, depth_blocks = 0;
-    Matrix<__nv_bfloat16> y;
+    int columns = 0, depth_blocks = 0;            // of a chunk
+    int chunk = 0, chunks = 1, piece_blocks = 0;  // piece_blocks: of a chunk's share of a part
+    FloatRows y;
+    bool packed = false;  // y is written 16 bytes at a time
+
+    // Where a chunk's block lies in K.
+    __device__ __forceinline__ int depth_block(int block) const {
+        return (block / piece_blocks * chunks + chunk) * piece_blocks + block % piece_blocks;
+    }
 };
 
 using Place = RingPlace<kSlots>;
@@ -47,7 +54,8 @@ __device__ void produce(const Problem& io, Memory& memory) {
     while (walk.advance(io.grid)) {
         const int row = static_cast<int>(walk.row);
         const int w_row = walk.group * io.columns + walk.column * kTile;
-        for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
+        for (int i = 0; i < io.depth_blocks; ++i, place.advance()) {
+            const int block = io.depth_block(i);
             Slot& slot = memory.slots[place.slot];
             Mbarrier* full = &memory.ring.full[place.slot];
             place.wait_empty(memory.ring, kSlotBytes);
@@ -78,6 +86,12 @@ __device__ __forceinline__ void promote(const float (&part)[kTile / 2], float lo
     for (int i = 0; i < kTile / 2; ++i) sum[i] = fmaf(part[i], i / 2 % 2 == 0 ? low : high, sum[i]);
 }
 
+__device__ __forceinline__ void store_pack(const Problem& io, int64_t row, int column,
+                                           const Pack<__nv_bfloat162, 4>& values) {
+    auto* const y = static_cast<__nv_bfloat16*>(io.y.data);
+    cuda::store<4>(reinterpret_cast<__nv_bfloat162*>(y + row * io.y.stride + column), values);
+}
+
 // A warp's 16 rows through shared memory, so that rows are written 256 bytes at a time.
 __device__ __forceinline__ void store(const Problem& io, const TileWalk& walk, Memory& memory,
                                       const float (&sum)[kTile / 2]) {
@@ -95,9 +109,21 @@ __device__ __forceinline__ void store(const Problem& io, const TileWalk& walk, M
         const int64_t to = walk.row + warp * kWarpRows + row;
         const int column = walk.column * kTile + pack * kPack;
         if (to < walk.row_end && column < io.columns)
-            cuda::store<4>(reinterpret_cast<__nv_bfloat162*>(io.y.row(to) + column),
-                           load<4>(&out[row][(pack ^ row % 8) * 4]));
+            store_pack(io, to, column, load<4>(&out[row][(pack ^ row % 8) * 4]));
     }
+}
+
+// Fp32, or rows that are not aligned.
+__device__ __forceinline__ void store_apart(const Problem& io, const TileWalk& walk,
+                                            const float (&sum)[kTile / 2]) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const int64_t row = walk.row + warp * kWarpRows + lane / 4;
+    const int column = walk.column * kTile + 2 * (lane % 4);
+#pragma unroll
+    for (int i = 0; i < kTile / 2; ++i)
+        if (row + 8 * (i / 2 % 2) < walk.row_end && column + 8 * (i / 4) + i % 2 < io.columns)
+            io.y.store<1>(row + 8 * (i / 2 % 2), column + 8 * (i / 4) + i % 2, {sum[i]});
 }
 
 __device__ void consume(const Problem& io, Memory& memory) {
@@ -109,8 +135,8 @@ __device__ void consume(const Problem& io, Memory& memory) {
         const int64_t w_tile = int64_t{walk.group} * io.grid.column_tiles + walk.column;
         const float* w_scales = io.w_scales + w_tile * io.w_scale_stride;
         float part[kTile / 2], sum[kTile / 2] = {};
-        for (int block = 0; block < io.depth_blocks; ++block, place.advance()) {
-            const float w_scale = w_scales[block];
+        for (int i = 0; i < io.depth_blocks; ++i, place.advance()) {
+            const float w_scale = w_scales[io.depth_block(i)];
             place.wait_full(memory.ring);
             const float low = memory.x_scales[place.slot][row] * w_scale;
             const float high = memory.x_scales[place.slot][row + 8] * w_scale;
@@ -118,7 +144,7 @@ __device__ void consume(const Problem& io, Memory& memory) {
             place.release(memory.ring);
             promote(part, low, high, sum);
         }
-        store(io, walk, memory, sum);
+        io.packed ? store(io, walk, memory, sum) : store_apart(io, walk, sum);
     }
 }
 
@@ -148,8 +174,7 @@ void check_shapes(const GroupedGemmFp8& io) {
                      io.w.rows() == io.experts * columns && io.w.row_size() == depth,
                  "x ", x.describe(), ", w ", io.w.describe(), " for ", io.experts, " experts of ",
                  columns, " columns");
-    FUCINA_CHECK(io.y.dtype() == DType::bf16 && io.y.rows() == rows, io.y.describe(), " for ", rows,
-                 " rows");
+    FUCINA_CHECK(io.y.rows() == rows, io.y.describe(), " for ", rows, " rows");
     FUCINA_CHECK(io.x.scales.dtype() == DType::f32 && io.x.scales.rows() == blocks &&
                      io.x.scales.row_size() == rows,
                  "x's scales ", io.x.scales.describe(), " for [", blocks, ", ", rows, "]");
@@ -157,10 +182,6 @@ void check_shapes(const GroupedGemmFp8& io) {
                      io.w_scales.row_size() == blocks,
                  "w's scales ", io.w_scales.describe(), " for [", io.experts * tiles, ", ", blocks,
                  "]");
-    FUCINA_CHECK(depth % 16 == 0 && columns % kPack == 0, "K = ", depth,
-                 " must be a multiple of 16, N = ", columns, " of 8");
-    FUCINA_CHECK(aligned(io.y.raw(), 16) && io.y.row_stride() % kPack == 0, "rows of ",
-                 io.y.describe(), " are not aligned to 16 bytes");
     FUCINA_CHECK(rows < int64_t{1} << 31 && io.w.rows() < int64_t{1} << 31, "more than 2^31 rows");
 }
 
@@ -179,11 +200,18 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
         .w_scale_stride = io.w_scales.row_stride(),
         .grid = {.offsets = io.offsets,
                  .groups = static_cast<int>(io.experts),
+                 .rows = io.x.values.rows(),
                  .tile_rows = kTile,
                  .column_tiles = static_cast<int>((io.y.row_size() + kTile - 1) / kTile)},
         .columns = static_cast<int>(io.y.row_size()),
-        .depth_blocks = static_cast<int>(io.w_scales.row_size())};
-    problem.y = Matrix<__nv_bfloat16>(io.y);
+        .chunk = static_cast<int>(io.chunk),
+        .y = io.y,
+        .packed = io.y.dtype() == DType::bf16 && io.y.row_size() % kPack == 0 &&
+                  io.y.row_stride() % kPack == 0 && aligned(io.y.raw(), 16)};
+    const KPieces pieces = fp8_pieces(io.cut, io.x.values.row_size());
+    problem.chunks = static_cast<int>(pieces.chunks);
+    problem.piece_blocks = static_cast<int>((pieces.length + kTile - 1) / kTile);
+    problem.depth_blocks = static_cast<int>(pieces.parts) * problem.piece_blocks;
     launch(gemm_kernel,
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),
             .block = dim3(kRingThreads),

@@ -4,6 +4,7 @@
 #include "kernels/cuda/device/launch.h"
 #include "kernels/cuda/device/matrix.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/rows.h"
 
 namespace fucina::cuda {
@@ -63,6 +64,7 @@ PackedWeight pack(const Exec& exec, const Tensor& w, PackKind kind, DType comput
     packed.n = transposed ? k : n;
     packed.k = transposed ? n : k;
     packed.gate_up = kind == PackKind::gate_up;
+    if (packed.fp8()) return pack_fp8(exec, w, kind, std::move(packed));
     KPieces(packed.cut, packed.k);  // checks
     if (!packed.defined() || packed.storage.dtype() != compute || packed.storage.size() != w.size())
         packed.storage = exec.empty({w.size()}, compute);

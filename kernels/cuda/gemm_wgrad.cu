@@ -5,6 +5,7 @@
 #include "kernels/cuda/device/matrix.h"
 #include "kernels/cuda/device/product_tile.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/gemm_wgmma.h"
 #include "kernels/runtime.h"
 
@@ -115,7 +116,8 @@ void leaf_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, bool more, 
 }
 
 void linear_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, const LeafTree& tree,
-                  const Tensor& dw) {
+                  const Tensor& dw, bool fp8) {
+    if (fp8) return linear_wgrad_fp8(exec, dy, x, tree, dw);
     if (one_leaf() || tree.leaves() == 1) return leaf_wgrad(exec, dy, x, false, dw);
     std::vector<int64_t> table = tree.offsets;
     int waiting = 0, most = 0;
@@ -138,6 +140,7 @@ void linear_wgrad(const Exec& exec, const Tensor& dy, const Tensor& x, const Lea
 void grouped_linear_wgrad(const Exec& exec, const ops::GroupedWgrad& in, const Tensor& dw) {
     const int64_t stored = in.leaves.row_size() - 1;
     FUCINA_CHECK(in.leaves.contiguous(), "leaves are a strided ", in.leaves.describe());
+    if (in.fp8) return grouped_linear_wgrad_fp8(exec, in, dw);
     const int64_t step = one_leaf() ? std::max<int64_t>(stored, 1) : 1, count = stored / step;
     wgrad(exec, in,
           {.offsets = in.leaves.data<int64_t>(),

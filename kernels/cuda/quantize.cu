@@ -1,7 +1,8 @@
 // Quantisation, one block a tile of 128 x 128: rows are quantised as they are read, and kept in
 // shared memory for the columns. A word holds two neighbours of a row.
-#include "kernels/cuda/device/block.h"
+#include "kernels/cuda/device/fp8.h"
 #include "kernels/cuda/device/launch.h"
+#include "kernels/cuda/device/matrix.h"
 #include "kernels/cuda/quantize.h"
 
 namespace fucina::cuda {
@@ -9,10 +10,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kTile = 128;
+constexpr int kTile = kFp8Tile;
 constexpr int kRowWords = kTile / 2;
-constexpr float kLargest = 448.0f, kFloor = 1e-4f;
-static_assert(kTile == kQuantizeBlock && kTile == 4 * kWarpSize);
 
 // A column pass reads rows 4·lane + i: one word of skew every four rows puts the 32 lanes into 32
 // banks.
@@ -26,6 +25,8 @@ struct Tile {
 struct Shape {
     const uint16_t* x = nullptr;  // bf16
     int64_t x_stride = 0, rows = 0, columns = 0;
+    const int32_t* index = nullptr;  // of x's rows, or null
+    bool words = false;              // four neighbours can be read as one
     uint8_t* row_values = nullptr;
     int64_t row_stride = 0;
     float* row_scales = nullptr;
@@ -43,27 +44,19 @@ __device__ __forceinline__ float high(uint32_t word) {
     return __uint_as_float(word & 0xffff0000u);
 }
 
-template <ScaleFormat kFormat>
-__device__ __forceinline__ float scale_of(float largest) {
-    const float scale = largest / kLargest;
-    if (kFormat == ScaleFormat::fp32) return scale;
-    // Cut the mantissa; one exponent up if there was any. Infinity has none.
-    const uint32_t bits = __float_as_uint(scale);
-    return __uint_as_float((bits + 0x7fffffu) & 0xff800000u);
-}
-
-// Four neighbours as four E4M3 bytes, the first lowest.
-__device__ __forceinline__ uint32_t to_e4m3(const float (&x)[4], float inverse) {
-    const auto pair = [&](int i) -> uint32_t {
-        return __nv_cvt_float2_to_fp8x2(float2{x[i] * inverse, x[i + 1] * inverse}, __NV_SATFINITE,
-                                        __NV_E4M3);
-    };
-    return pair(0) | pair(2) << 16;
+// Columns [column, column + 4) of a row, zeros beyond its end.
+__device__ __forceinline__ uint2 load_four(const Shape& io, int64_t row, int64_t column) {
+    const uint16_t* from =
+        io.x + (io.index != nullptr ? io.index[row] : row) * io.x_stride + column;
+    if (io.words && column + 4 <= io.columns) return *reinterpret_cast<const uint2*>(from);
+    uint32_t x[4];
+    for (int i = 0; i < 4; ++i) x[i] = column + i < io.columns ? from[i] : 0u;
+    return {x[0] | x[1] << 16, x[2] | x[3] << 16};
 }
 
 __device__ __forceinline__ float largest_of(const float (&x)[4]) {
     const float mine = fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3])));
-    return fmaxf(warp_max(mine), kFloor);
+    return fmaxf(warp_max(mine), kQuantizeFloor);
 }
 
 // Lane l of a warp has columns 4l to 4l + 3 of a row. What is read goes to the tile too, if any.
@@ -76,13 +69,13 @@ __device__ __forceinline__ void quantize_rows(const Shape& io, Tile* tile) {
         const int64_t row = first_row + r;
         const bool inside = row < io.rows && column < io.columns;
         uint2 words{0, 0};
-        if (inside) words = *reinterpret_cast<const uint2*>(io.x + row * io.x_stride + column);
+        if (inside) words = load_four(io, row, column);
         if (tile != nullptr) {
             tile->at(r, 2 * lane) = words.x;
             tile->at(r, 2 * lane + 1) = words.y;
         }
         const float x[4] = {low(words.x), high(words.x), low(words.y), high(words.y)};
-        const float scale = scale_of<kFormat>(largest_of(x));
+        const float scale = fp8_scale<kFormat>(largest_of(x));
         if (inside)
             *reinterpret_cast<uint32_t*>(io.row_values + row * io.row_stride + column) =
                 to_e4m3(x, 1.0f / scale);
@@ -101,10 +94,10 @@ __device__ __forceinline__ void quantize_columns(const Shape& io, Tile& tile) {
         for (int i = 0; i < 4; ++i) words[i] = tile.at(4 * lane + i, word);
         const int64_t column = int64_t{blockIdx.x} * kTile + 2 * word;
         if (column >= io.columns) return;  // the same for all lanes
-        for (int side = 0; side < 2; ++side) {
+        for (int side = 0; side < 2 && column + side < io.columns; ++side) {
             float x[4];
             for (int i = 0; i < 4; ++i) x[i] = side == 0 ? low(words[i]) : high(words[i]);
-            const float scale = scale_of<kFormat>(largest_of(x));
+            const float scale = fp8_scale<kFormat>(largest_of(x));
             uint8_t* values = io.column_values + (column + side) * io.column_stride;
             *reinterpret_cast<uint32_t*>(values + first_row) = to_e4m3(x, 1.0f / scale);
             if (lane == 0)
@@ -126,6 +119,25 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const Shape io) {
     }
 }
 
+// 128 tokens of a group, as they lie in blocks.
+__global__ void __launch_bounds__(kThreads)
+    tokens_kernel(const Shape io, const TokenBlocks blocks) {
+    FUCINA_SHARED(Tile, tile);
+    const int64_t block = blockIdx.y, group = blocks.group_of(block), end = blocks.end(group);
+    const int64_t begin = blocks.begin(group) + (block - blocks.first_block(group)) * kTile;
+    if (begin >= end) return;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const int64_t column = int64_t{blockIdx.x} * kTile + lane * 4;
+    for (int r = static_cast<int>(threadIdx.x) / kWarpSize; r < kTile; r += kWarps) {
+        uint2 words{0, 0};
+        if (begin + r < end && column < io.columns) words = load_four(io, begin + r, column);
+        tile.at(r, 2 * lane) = words.x;
+        tile.at(r, 2 * lane + 1) = words.y;
+    }
+    __syncthreads();
+    quantize_columns<ScaleFormat::fp32>(io, tile);
+}
+
 void check_output(const QuantizedRows& out, int64_t rows, int64_t columns) {
     const int64_t blocks = (columns + kQuantizeBlock - 1) / kQuantizeBlock;
     FUCINA_CHECK(out.values.dtype() == DType::f8_e4m3 && out.values.rows() == rows &&
@@ -139,48 +151,62 @@ void check_output(const QuantizedRows& out, int64_t rows, int64_t columns) {
                  "rows of ", out.values.describe(), " are not aligned to 16 bytes");
 }
 
-Shape shape_of(const Quantize& io) {
-    Shape shape{.x = reinterpret_cast<const uint16_t*>(io.x.data<bfloat16>()),
-                .x_stride = io.x.row_stride(),
-                .rows = io.x.rows(),
-                .columns = io.x.row_size(),
-                .row_values = reinterpret_cast<uint8_t*>(io.rows.values.raw()),
-                .row_stride = io.rows.values.row_stride(),
-                .row_scales = io.rows.scales.data<float>(),
-                .row_scale_stride = io.rows.scales.row_stride()};
-    if (!io.columns.defined()) return shape;
-    shape.column_values = reinterpret_cast<uint8_t*>(io.columns.values.raw());
-    shape.column_stride = io.columns.values.row_stride();
-    shape.column_scales = io.columns.scales.data<float>();
-    shape.column_scale_stride = io.columns.scales.row_stride();
-    return shape;
+Shape shape_of(const Tensor& x, const Tensor& index) {
+    return {.x = reinterpret_cast<const uint16_t*>(x.data<bfloat16>()),
+            .x_stride = x.row_stride(),
+            .rows = index.defined() ? index.size() : x.rows(),
+            .columns = x.row_size(),
+            .index = index.data_or_null<int32_t>(),
+            .words = x.row_stride() % 4 == 0 && aligned(x.raw(), 8)};
+}
+
+void set_columns(const QuantizedRows& columns, Shape& shape) {
+    shape.column_values = reinterpret_cast<uint8_t*>(columns.values.raw());
+    shape.column_stride = columns.values.row_stride();
+    shape.column_scales = columns.scales.data<float>();
+    shape.column_scale_stride = columns.scales.row_stride();
 }
 
 template <ScaleFormat kFormat>
-void run(const Quantize& io, const LaunchConfig& config) {
-    launch(io.columns.defined() ? quantize_kernel<kFormat, true> : quantize_kernel<kFormat, false>,
-           config, shape_of(io));
+void run(const Shape& io, const LaunchConfig& config) {
+    launch(io.column_values != nullptr ? quantize_kernel<kFormat, true>
+                                       : quantize_kernel<kFormat, false>,
+           config, io);
+}
+
+LaunchConfig config_of(const Exec& exec, int64_t columns, int64_t row_tiles) {
+    FUCINA_CHECK(row_tiles <= 65535, "more than 65535 x 128 rows");
+    return {.grid = dim3(blocks_of(columns, kTile).x, static_cast<unsigned>(row_tiles)),
+            .block = dim3(kThreads),
+            .stream = exec.stream};
 }
 
 }  // namespace
 
-void quantize(const Exec& exec, const Quantize& io) {
-    const int64_t rows = io.x.rows(), columns = io.x.row_size();
+void quantize(const Exec& exec, const Quantize& io, const Tensor& index) {
+    Shape shape = shape_of(io.x, index);
+    const int64_t rows = shape.rows, columns = shape.columns;
     const int64_t row_tiles = (rows + kTile - 1) / kTile;
-    const int64_t column_tiles = (columns + kTile - 1) / kTile;
-    FUCINA_CHECK(columns % 16 == 0, io.x.describe(), ": K is no multiple of 16");
     check_output(io.rows, rows, columns);
     if (io.columns.defined()) check_output(io.columns, columns, row_tiles * kTile);
-    FUCINA_CHECK(io.x.row_stride() % 8 == 0 && reinterpret_cast<uintptr_t>(io.x.raw()) % 16 == 0,
-                 "rows of ", io.x.describe(), " are not aligned to 16 bytes");
-    FUCINA_CHECK(row_tiles <= 65535, io.x.describe(), " has more than 65535 x 128 rows");
     if (rows == 0 || columns == 0) return;
-    const LaunchConfig config{
-        .grid = dim3(static_cast<unsigned>(column_tiles), static_cast<unsigned>(row_tiles)),
-        .block = dim3(kThreads),
-        .stream = exec.stream};
-    io.format == ScaleFormat::fp32 ? run<ScaleFormat::fp32>(io, config)
-                                   : run<ScaleFormat::power_of_two>(io, config);
+    shape.row_values = reinterpret_cast<uint8_t*>(io.rows.values.raw());
+    shape.row_stride = io.rows.values.row_stride();
+    shape.row_scales = io.rows.scales.data<float>();
+    shape.row_scale_stride = io.rows.scales.row_stride();
+    if (io.columns.defined()) set_columns(io.columns, shape);
+    const LaunchConfig config = config_of(exec, columns, row_tiles);
+    io.format == ScaleFormat::fp32 ? run<ScaleFormat::fp32>(shape, config)
+                                   : run<ScaleFormat::power_of_two>(shape, config);
+}
+
+void quantize_tokens(const Exec& exec, const Tensor& x, const Tensor& index,
+                     const TokenBlocks& blocks, const QuantizedRows& columns) {
+    Shape shape = shape_of(x, index);
+    check_output(columns, shape.columns, blocks.count() * kTile);
+    if (shape.rows == 0 || shape.columns == 0) return;
+    set_columns(columns, shape);
+    launch(tokens_kernel, config_of(exec, shape.columns, blocks.count()), shape, blocks);
 }
 
 }  // namespace fucina::cuda

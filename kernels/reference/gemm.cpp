@@ -2,9 +2,11 @@
 // scaled rows, in the order that gemm.h fixes.
 #include "kernels/gemm.h"
 
+#include "kernels/reference/quantize.h"
 #include "kernels/reference/reference.h"
 #include "kernels/reference/rows.h"
 #include "kernels/runtime.h"
+#include "kernels/tensor_core.h"
 
 namespace fucina::reference {
 namespace {
@@ -19,6 +21,8 @@ struct ScaledRows {
     int64_t count = 0;
     const float* rows = nullptr;
     int64_t stride = 0;
+    // Of E4M3 values, beside each of scale and rows its own scale.
+    const float *scale_scales = nullptr, *row_scales = nullptr;
 };
 
 // TDPBF16PS
@@ -52,15 +56,84 @@ void accumulate_chain(const ScaledRows& in, int64_t width, float* sum) {
         fma_row(in.scale[i], in.rows + i * in.stride, sum, width);
 }
 
+// n values, `stride` apart, and their scales: E4M3 in blocks of 128.
+void quantize_line(float* values, float* scales, int64_t n, int64_t stride) {
+    for (int64_t begin = 0; begin < n; begin += kQuantizeBlock) {
+        const int64_t end = std::min(begin + kQuantizeBlock, n);
+        float largest = kQuantizeFloor;
+        for (int64_t i = begin; i < end; ++i)
+            largest = std::max(largest, std::fabs(values[i * stride]));
+        const float scale = quantize_scale(largest, ScaleFormat::fp32), inverse = 1.0f / scale;
+        for (int64_t i = begin; i < end; ++i) {
+            values[i * stride] = from_e4m3(to_e4m3(values[i * stride] * inverse));
+            scales[i * stride] = scale;
+        }
+    }
+}
+
+// The same of a matrix in blocks of 128 x 128.
+void quantize_matrix(float* values, float* scales, int64_t rows, int64_t columns) {
+    for (int64_t row = 0; row < rows; row += kQuantizeBlock)
+        for (int64_t column = 0; column < columns; column += kQuantizeBlock) {
+            const int64_t row_end = std::min(row + kQuantizeBlock, rows);
+            const int64_t column_end = std::min(column + kQuantizeBlock, columns);
+            const auto each = [&](const auto& body) {
+                for (int64_t i = row; i < row_end; ++i)
+                    for (int64_t j = column; j < column_end; ++j) body(i * columns + j);
+            };
+            float largest = kQuantizeFloor;
+            each([&](int64_t i) { largest = std::max(largest, std::fabs(values[i])); });
+            const float scale = quantize_scale(largest, ScaleFormat::fp32), inverse = 1.0f / scale;
+            each([&](int64_t i) {
+                values[i] = from_e4m3(to_e4m3(values[i] * inverse));
+                scales[i] = scale;
+            });
+        }
+}
+
+// The tensor cores' sums of 128 products, promoted.
+void accumulate_fp8(const ScaledRows& in, int64_t width, float* sum) {
+    struct Terms {
+        std::vector<double> value;
+        std::vector<int> exponent;
+        explicit Terms(int64_t n)
+            : value(static_cast<size_t>(n)), exponent(static_cast<size_t>(n), kZeroExponent) {}
+        void set(int64_t i, float x) {
+            value[static_cast<size_t>(i)] = double{x};
+            exponent[static_cast<size_t>(i)] = exponent_of(x, kSmallestE4m3);
+        }
+    };
+    for (int64_t first = 0; first < in.count; first += kQuantizeBlock) {
+        std::vector<float> part(static_cast<size_t>(width));
+        const int64_t end = std::min(first + kQuantizeBlock, in.count);
+        for (int64_t begin = first; begin < end; begin += kBlock) {
+            Terms a(kBlock), b(kBlock * width);
+            for (int64_t i = begin; i < std::min(begin + kBlock, end); ++i) {
+                a.set(i - begin, in.scale[i]);
+                for (int64_t j = 0; j < width; ++j)
+                    b.set((i - begin) * width + j, in.rows[i * in.stride + j]);
+            }
+            tensor_core_row<double, double, kColumns>(
+                kTensorCoreE4m3, static_cast<int>(width), {a.value.data(), a.exponent.data(), 1},
+                {b.value.data(), b.exponent.data(), static_cast<int>(width)}, part.data());
+        }
+        for (int64_t j = 0; j < width; ++j)
+            sum[j] = std::fma(in.scale_scales[first] * in.row_scales[first * in.stride + j],
+                              part[static_cast<size_t>(j)], sum[j]);
+    }
+}
+
 void accumulate(const ScaledRows& in, int64_t width, float* sum) {
     const ProductOrder order = in.type == DType::bf16 ? runtime().products : ProductOrder::fma;
-    const auto part_sum = order == ProductOrder::amx       ? accumulate_tiles
+    const auto part_sum = in.type == DType::f8_e4m3        ? accumulate_fp8
+                          : order == ProductOrder::amx     ? accumulate_tiles
                           : order == ProductOrder::vdpbf16 ? accumulate_dots
                                                            : accumulate_chain;
     for (int64_t begin = 0; begin < width; begin += kColumns) {
         const int64_t columns = std::min(kColumns, width - begin);
         ScaledRows part = in;
         part.rows += begin;
+        if (part.row_scales != nullptr) part.row_scales += begin;
         part_sum(part, columns, sum + begin);
     }
 }
@@ -71,20 +144,29 @@ const float* packed_group(const PackedWeight& w, int64_t group) {
 
 // out[w.n] = row `row` of x times weight `group`.
 std::vector<float> product(const Tensor& x, int64_t row, const PackedWeight& w, int64_t group) {
-    FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.dtype, "product of ", x.describe(), " with ",
-                 name_of(w.dtype), " [", w.n, ", ", w.k, "]");
-    const std::vector<float> in = load_row(x, row);
+    FUCINA_CHECK(x.row_size() == w.k && x.dtype() == w.operands(), "product of ", x.describe(),
+                 " with ", name_of(w.dtype), " [", w.n, ", ", w.k, "]");
+    std::vector<float> in = load_row(x, row), scales(in.size());
     std::vector<float> out(static_cast<size_t>(w.n));
-    const KPieces pieces(w.cut, w.k);
-    sum_along_tree(
-        tree_of_chunks(w.cut.chunks), w.n, out.data(), [&](int64_t chunk, int64_t, float* sum) {
-            for (int64_t part = 0; part < w.cut.parts; ++part) {
-                const int64_t k = pieces.begin(chunk * w.cut.parts + part);
-                accumulate(
-                    {w.dtype, in.data() + k, pieces.length, packed_group(w, group) + k * w.n, w.n},
-                    w.n, sum);
-            }
-        });
+    const KPieces pieces = w.fp8() ? fp8_pieces(w.cut, w.k) : KPieces(w.cut, w.k);
+    const float* const w_scales = w.fp8() ? w.scales.data<float>() + group * w.n * w.k : nullptr;
+    for (int64_t piece = 0; w.fp8() && piece < pieces.count(); ++piece)
+        quantize_line(in.data() + pieces.begin(piece), scales.data() + pieces.begin(piece),
+                      pieces.length, 1);
+    sum_along_tree(tree_of_chunks(pieces.chunks), w.n, out.data(),
+                   [&](int64_t chunk, int64_t, float* sum) {
+                       for (int64_t part = 0; part < pieces.parts; ++part) {
+                           const int64_t k = pieces.begin(chunk * pieces.parts + part);
+                           accumulate({.type = w.dtype,
+                                       .scale = in.data() + k,
+                                       .count = pieces.length,
+                                       .rows = packed_group(w, group) + k * w.n,
+                                       .stride = w.n,
+                                       .scale_scales = scales.data() + k,
+                                       .row_scales = w.fp8() ? w_scales + k * w.n : nullptr},
+                                      w.n, sum);
+                       }
+                   });
     return out;
 }
 
@@ -119,11 +201,26 @@ void group_wgrad(const ops::GroupedWgrad& in, int64_t begin, const LeafTree& tre
             dy_columns[static_cast<size_t>(j * rows + i)] = dy_row[static_cast<size_t>(j)];
         load_row(in.x, source_row(in.x_index, begin + i), 0, k, x.data() + i * k);
     }
+    std::vector<float> dy_scales(dy_columns.size()), x_scales(x.size());
+    for (size_t leaf = 0; in.fp8 && leaf < tree.merges.size(); ++leaf) {
+        const int64_t first = tree.offsets[leaf], count = tree.offsets[leaf + 1] - first;
+        for (int64_t j = 0; j < n; ++j)
+            quantize_line(dy_columns.data() + j * rows + first, dy_scales.data() + j * rows + first,
+                          count, 1);
+        for (int64_t j = 0; j < k; ++j)
+            quantize_line(x.data() + first * k + j, x_scales.data() + first * k + j, count, k);
+    }
     parallel_for(n, rows * k, [&](int64_t j) {
         const float* scale = dy_columns.data() + j * rows;
         sum_along_tree(tree, k, dw + j * k, [&](int64_t first, int64_t last, float* sum) {
-            accumulate({in.x.dtype(), scale + first, last - first, x.data() + first * k, k}, k,
-                       sum);
+            accumulate({.type = in.fp8 ? DType::f8_e4m3 : in.x.dtype(),
+                        .scale = scale + first,
+                        .count = last - first,
+                        .rows = x.data() + first * k,
+                        .stride = k,
+                        .scale_scales = dy_scales.data() + j * rows + first,
+                        .row_scales = in.fp8 ? x_scales.data() + first * k : nullptr},
+                       k, sum);
         });
     });
 }
@@ -146,11 +243,24 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight pr
     KPieces(packed.cut, packed.k);  // checks
     float* to = packed.storage.data<float>();
     const float* from = w.data<float>();
+    Tensor values = w, scales;
+    if (packed.fp8()) {
+        values = w.clone();
+        scales = w.clone();
+        packed.scales = Tensor::empty({groups, in, out}, DType::f32);
+        for (int64_t g = 0; g < groups; ++g)
+            quantize_matrix(values.data<float>() + g * out * in,
+                            scales.data<float>() + g * out * in, out, in);
+        from = values.data<float>();
+    }
     parallel_for(groups * out, in, [&](int64_t row) {
         const int64_t group = row / out, i = row % out;
-        for (int64_t j = 0; j < in; ++j)
-            to[group * in * out + (transposed ? i * in + j : j * out + i)] =
-                round_to(compute, from[row * in + j]);
+        for (int64_t j = 0; j < in; ++j) {
+            const int64_t place = group * in * out + (transposed ? i * in + j : j * out + i);
+            to[place] = round_to(compute, from[row * in + j]);
+            if (packed.fp8())
+                packed.scales.data<float>()[place] = scales.data<float>()[row * in + j];
+        }
     });
     return packed;
 }
@@ -159,8 +269,9 @@ void linear(const Tensor& x, const PackedWeight& w, const Tensor& y) {
     parallel_for(x.rows(), w.n * w.k, [&](int64_t t) { store_row(y, t, product(x, t, w, 0)); });
 }
 
-void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw) {
-    group_wgrad({.dy = dy, .x = x}, 0, tree, dw.data<float>());
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw,
+                  bool fp8) {
+    group_wgrad({.dy = dy, .x = x, .fp8 = fp8}, 0, tree, dw.data<float>());
 }
 
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w,
@@ -189,7 +300,7 @@ void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& 
     for_each_row(rows, w, [&](int64_t group, int64_t row) {
         std::vector<float> both = product(x, source_row(rows.index, row), w, group);
         std::vector<float> hidden(static_cast<size_t>(ffn));
-        for (float& value : both) value = round_to(w.dtype, value);
+        for (float& value : both) value = round_to(w.operands(), value);
         for (size_t j = 0; j < hidden.size(); ++j)
             hidden[j] = both[j] * sigmoid(both[j]) * both[j + hidden.size()];
         if (gate_up.defined()) store_row(gate_up, row, both);
@@ -199,7 +310,7 @@ void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& 
 
 void down_swiglu_backward(const ops::DownBackward& io) {
     const auto ffn = static_cast<size_t>(io.down.n);
-    const DType type = io.down.dtype;
+    const DType type = io.down.operands();
     for_each_row(io.rows, io.down, [&](int64_t group, int64_t row) {
         const std::vector<float> dh =
             product(io.dy, source_row(io.rows.index, row), io.down, group);

@@ -9,7 +9,7 @@
 namespace fucina::reference {
 namespace {
 
-constexpr float kLargest = 448.0f, kFloor = 1e-4f;
+constexpr float kLargest = 448.0f;
 constexpr int kSmallestExponent = -6;  // of a normal number
 constexpr int kMantissaBits = 3;
 constexpr uint8_t kNaN = 0x7f;
@@ -22,7 +22,7 @@ void quantize_row(int64_t row, int64_t present, const QuantizedRows& out, ScaleF
     const int64_t columns = out.values.row_size();
     for (int64_t begin = 0; begin < columns; begin += kQuantizeBlock) {
         const int64_t end = std::min(begin + kQuantizeBlock, columns);
-        float largest = kFloor;
+        float largest = kQuantizeFloor;
         for (int64_t c = begin; c < std::min(end, present); ++c)
             largest = std::fmax(largest, std::fabs(x(c)));
         const float scale = quantize_scale(largest, format), inverse = 1.0f / scale;

@@ -1,6 +1,7 @@
 // The oracle: every op of kernels/*.h once more, in plain loops of fixed order, with the same
 // signatures and contracts. Complete on every CPU. Its PackedWeight is its own (fp32 [groups, k, n]
-// rounded to the compute type) and must come from reference::pack.
+// rounded to the compute type; of FP8 E4M3 values and [groups, n, k] scales) and must come from
+// reference::pack.
 #pragma once
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
@@ -14,7 +15,8 @@ namespace fucina::reference {
 
 PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight previous = {});
 void linear(const Tensor& x, const PackedWeight& w, const Tensor& y);
-void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw);
+void linear_wgrad(const Tensor& dy, const Tensor& x, const LeafTree& tree, const Tensor& dw,
+                  bool fp8 = false);
 void grouped_linear(const Tensor& x, const RowGroups& rows, const PackedWeight& w, const Tensor& y);
 void grouped_linear_wgrad(const ops::GroupedWgrad& in, const Tensor& dw);
 void gate_up_swiglu(const Tensor& x, const RowGroups& rows, const PackedWeight& w,

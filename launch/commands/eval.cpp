@@ -164,6 +164,7 @@ void run_eval(const EvalOptions& options) {
     const auto mesh = make_mesh(ranks, options.layout);
     Model model = source.load({.exec = mesh->exec(),
                                .compute = compute_type(options, source),
+                               .fp8 = options.precision == "fp8",
                                .training = !options.gradients.empty(),
                                .with_mtp = options.mtp_loss > 0,
                                .mesh = mesh.get()});

@@ -169,8 +169,11 @@ void run_generate(const GenerateOptions& options) {
     if (!note.empty()) std::cerr << note << std::endl;
     std::optional<Tokenizer> tokenizer;
     if (options.tokens.empty()) tokenizer = source.tokenizer(options.tokenizer);
-    Model model = source.load(
-        {.exec = mesh->exec(), .compute = compute, .training = false, .mesh = mesh.get()});
+    Model model = source.load({.exec = mesh->exec(),
+                               .compute = compute,
+                               .fp8 = options.precision == "fp8",
+                               .training = false,
+                               .mesh = mesh.get()});
     if (options.chat)
         answer(options, source, model, *tokenizer);
     else if (tokenizer)

@@ -52,7 +52,9 @@ void print_lines(Console& console, const std::string& text) {
 // "bf16 products in the order vdpbf16".
 std::string products_in_words(const Recipe& recipe) {
     if (recipe.train().precision() == "fp32") return "fp32 products";
-    return concat("bf16 products in the order ", name_of(runtime().products));
+    return concat(recipe.train().precision() == "fp8" ? "fp8 products, bf16 ones in the order "
+                                                      : "bf16 products in the order ",
+                  name_of(runtime().products));
 }
 
 // "layers over 2 ranks by 1f1b, 3 + 2".

@@ -40,12 +40,14 @@ RoutedExperts::Map sent_slots(const Exec& exec, const RoutedExperts::Map& map,
 
 // dW = dyᵀ x of experts here, the others have no rows; rows: what those taken through a map are.
 ops::GroupedWgrad wgrad(const Operand& dy, const Operand& x, const Tensor& rows,
-                        const Tensor& slots, const Tensor& leaves, WeightGradQueue::Rows experts) {
+                        const Tensor& slots, const Tensor& leaves, WeightGradQueue::Rows experts,
+                        bool fp8) {
     return {.dy = dy.rows,
             .dy_index = dy.by_row ? rows : slots,
             .x = x.rows,
             .x_index = x.by_row ? rows : slots,
-            .leaves = leaves.slice(experts.begin, experts.end)};
+            .leaves = leaves.slice(experts.begin, experts.end),
+            .fp8 = fp8};
 }
 
 WeightGradQueue::Item expert_grad(Parameter* parameter, WeightGradQueue::Rows experts, Operand dy,
@@ -54,9 +56,10 @@ WeightGradQueue::Item expert_grad(Parameter* parameter, WeightGradQueue::Rows ex
             .compute =
                 [=, dy = std::move(dy), x = std::move(x), map = std::move(map)](const SumNode&,
                                                                                 const Tensor& dw) {
-                    ops::grouped_linear_wgrad(
-                        parameter->exec,
-                        wgrad(dy, x, map->slot_token, Tensor(), map->leaves, experts), dw);
+                    ops::grouped_linear_wgrad(parameter->exec,
+                                              wgrad(dy, x, map->slot_token, Tensor(), map->leaves,
+                                                    experts, parameter->packed->forward.fp8()),
+                                              dw);
                 },
             .rows = experts};
 }
@@ -73,9 +76,10 @@ WeightGradQueue::Item part_grad(Parameter* parameter, WeightGradQueue::Rows expe
                 [=, dy = std::move(dy), x = std::move(x), parts = std::move(parts)](
                     const SumNode& node, const Tensor& dw) {
                     const SlotPart& part = (*parts)[static_cast<size_t>(node.begin)];
-                    ops::grouped_linear_wgrad(
-                        parameter->exec, wgrad(dy, x, part.rows, part.slots, part.leaves, experts),
-                        dw);
+                    ops::grouped_linear_wgrad(parameter->exec,
+                                              wgrad(dy, x, part.rows, part.slots, part.leaves,
+                                                    experts, parameter->packed->forward.fp8()),
+                                              dw);
                 },
             .rows = experts};
 }

@@ -10,7 +10,15 @@ constexpr const char* kOrder = "gemm.h fixes the order of summation";
 constexpr const char* kSwiglu = "exp within 2 ulp, F-term sums; in bf16 one rounding step";
 
 double swiglu_tolerance(DType type) {
-    return type == DType::bf16 ? 8e-3 : 1e-5;
+    return type == DType::f32 ? 1e-5 : 8e-3;
+}
+
+bool is_fp8(DType products) {
+    return products == DType::f8_e4m3;
+}
+// What products in FP8 take, too.
+DType data(DType products) {
+    return is_fp8(products) ? DType::bf16 : products;
 }
 
 Tensor empty_like(int64_t rows, int64_t columns, DType type) {
@@ -38,10 +46,10 @@ struct LinearShape {
 KernelCase linear_case(const LinearShape& s) {
     const int64_t in = s.dgrad ? s.n : s.k, out = s.dgrad ? s.k : s.n;
     const PackKind kind = s.dgrad ? PackKind::dgrad : PackKind::forward;
-    const DType result = s.wide_output ? DType::f32 : s.type;
+    const DType result = s.wide_output ? DType::f32 : data(s.type);
     return {.name = concat(s.dgrad ? "linear dgrad " : "linear ", name_of(s.type), " to ",
                            name_of(result), " [", s.rows, ", ", in, "] -> ", out, describe(s.cut)),
-            .inputs = {random_tensor({s.rows, in + 3}, s.type, 51),
+            .inputs = {random_tensor({s.rows, in + 3}, data(s.type), 51),
                        random_tensor({s.n, s.k}, DType::f32, 52, 0.1f)},
             .run =
                 [=](Version version, const Tensors& t) {
@@ -69,14 +77,15 @@ LeafTree leaves(int64_t rows) {
 
 KernelCase wgrad_case(int64_t rows, int64_t n, int64_t k, DType type) {
     return {.name = concat("linear_wgrad ", name_of(type), " ", rows, " rows, [", n, ", ", k, "]"),
-            .inputs = {random_tensor({rows, n}, type, 53), random_tensor({rows, k}, type, 54)},
+            .inputs = {random_tensor({rows, n}, data(type), 53),
+                       random_tensor({rows, k}, data(type), 54)},
             .run =
                 [=](Version version, const Tensors& t) {
                     const Tensor dw = empty_like(n, k, DType::f32);
                     if (version == Version::fast)
-                        ops::linear_wgrad(exec(), t[0], t[1], leaves(rows), dw);
+                        ops::linear_wgrad(exec(), t[0], t[1], leaves(rows), dw, is_fp8(type));
                     else
-                        reference::linear_wgrad(t[0], t[1], leaves(rows), dw);
+                        reference::linear_wgrad(t[0], t[1], leaves(rows), dw, is_fp8(type));
                     return Tensors{dw};
                 },
             .reason = kOrder,
@@ -128,11 +137,11 @@ KernelCase grouped_case(const GroupedShape& s) {
     const int64_t sources = s.rows;
     return {
         .name = grouped_name("grouped_linear", s),
-        .inputs = {random_tensor({sources, s.k}, s.type, 56),
+        .inputs = {random_tensor({sources, s.k}, data(s.type), 56),
                    random_tensor({s.groups, s.n, s.k}, DType::f32, 57, 0.1f)},
         .run =
             [=](Version version, const Tensors& t) {
-                const Tensor y = empty_like(s.rows, s.n, s.type);
+                const Tensor y = empty_like(s.rows, s.n, data(s.type));
                 const PackedWeight w = packed(version, t[1], PackKind::forward, s.type, s.cut);
                 if (version == Version::fast)
                     ops::grouped_linear(exec(), t[0], ragged(s, s.rows).groups(s.through_index), w,
@@ -147,7 +156,7 @@ KernelCase grouped_case(const GroupedShape& s) {
         .bytes =
             static_cast<double>((s.rows * (s.n + s.k) + s.groups * s.n * s.k) * size_of(s.type)),
         .timed = [=](const Tensors& t) -> std::function<void()> {
-            const Tensor y = empty_like(s.rows, s.n, s.type);
+            const Tensor y = empty_like(s.rows, s.n, data(s.type));
             const PackedWeight w = packed(Version::fast, t[1], PackKind::forward, s.type, s.cut);
             return [=] {
                 ops::grouped_linear(exec(), t[0], ragged(s, s.rows).groups(s.through_index), w, y);
@@ -157,15 +166,16 @@ KernelCase grouped_case(const GroupedShape& s) {
 
 KernelCase grouped_wgrad_case(const GroupedShape& s) {
     return {.name = grouped_name("grouped_linear_wgrad", s),
-            .inputs = {random_tensor({s.rows, s.n}, s.type, 58),
-                       random_tensor({s.rows, s.k}, s.type, 59)},
+            .inputs = {random_tensor({s.rows, s.n}, data(s.type), 58),
+                       random_tensor({s.rows, s.k}, data(s.type), 59)},
             .run =
                 [=](Version version, const Tensors& t) {
                     const ops::GroupedWgrad in{
                         .dy = t[0],
                         .x = t[1],
                         .x_index = s.through_index ? ragged(s, s.rows).index : Tensor(),
-                        .leaves = ragged(s, s.rows).leaves};
+                        .leaves = ragged(s, s.rows).leaves,
+                        .fp8 = is_fp8(s.type)};
                     const Tensor dw = exec().empty({s.groups, s.n, s.k}, DType::f32);
                     if (version == Version::fast)
                         ops::grouped_linear_wgrad(exec(), in, dw);
@@ -185,12 +195,12 @@ KernelCase gate_up_case(const GroupedShape& s) {
         return packed(version, w, PackKind::gate_up, s.type, s.cut);
     };
     return {.name = grouped_name("gate_up_swiglu", s),
-            .inputs = {random_tensor({s.rows, s.k}, s.type, 60),
+            .inputs = {random_tensor({s.rows, s.k}, data(s.type), 60),
                        random_tensor({s.groups, 2 * s.n, s.k}, DType::f32, 61, 0.2f)},
             .run =
                 [=](Version version, const Tensors& t) {
-                    const Tensor gate_up = empty_like(s.rows, 2 * s.n, s.type);
-                    const Tensor h = empty_like(s.rows, s.n, s.type);
+                    const Tensor gate_up = empty_like(s.rows, 2 * s.n, data(s.type));
+                    const Tensor h = empty_like(s.rows, s.n, data(s.type));
                     const PackedWeight w = weight(version, t[1]);
                     if (version == Version::fast)
                         ops::gate_up_swiglu(exec(), t[0], ragged(s, s.rows).groups(s.through_index),
@@ -206,8 +216,8 @@ KernelCase gate_up_case(const GroupedShape& s) {
             .bytes = static_cast<double>((s.rows * (3 * s.n + s.k) + 2 * s.groups * s.n * s.k) *
                                          size_of(s.type)),
             .timed = [=](const Tensors& t) -> std::function<void()> {
-                const Tensor gate_up = empty_like(s.rows, 2 * s.n, s.type);
-                const Tensor h = empty_like(s.rows, s.n, s.type);
+                const Tensor gate_up = empty_like(s.rows, 2 * s.n, data(s.type));
+                const Tensor h = empty_like(s.rows, s.n, data(s.type));
                 const PackedWeight w = weight(Version::fast, t[1]);
                 return [=] {
                     ops::gate_up_swiglu(exec(), t[0], ragged(s, s.rows).groups(s.through_index), w,
@@ -219,8 +229,8 @@ KernelCase gate_up_case(const GroupedShape& s) {
 // n is F, k is D; down is [E, D, F]. inputs: dy, gate_up, row weights, down.
 Tensors down_backward(Version version, const GroupedShape& s, const Ragged& rows, const Tensors& t,
                       const PackedWeight& down) {
-    const Tensors out{empty_like(s.rows, 2 * s.n, s.type), empty_like(s.rows, s.n, s.type),
-                      empty_like(s.rows, 1, DType::f32)};
+    const Tensors out{empty_like(s.rows, 2 * s.n, data(s.type)),
+                      empty_like(s.rows, s.n, data(s.type)), empty_like(s.rows, 1, DType::f32)};
     const ops::DownBackward io{.dy = t[0],
                                .rows = rows.groups(s.through_index),
                                .down = down,
@@ -238,8 +248,8 @@ Tensors down_backward(Version version, const GroupedShape& s, const Ragged& rows
 
 KernelCase down_backward_case(const GroupedShape& s) {
     return {.name = grouped_name("down_swiglu_backward", s),
-            .inputs = {random_tensor({s.rows, s.k}, s.type, 62),
-                       random_tensor({s.rows, 2 * s.n}, s.type, 63),
+            .inputs = {random_tensor({s.rows, s.k}, data(s.type), 62),
+                       random_tensor({s.rows, 2 * s.n}, data(s.type), 63),
                        random_tensor({s.rows, 1}, DType::f32, 64),
                        random_tensor({s.groups, s.k, s.n}, DType::f32, 65, 0.2f)},
             .run =
@@ -359,6 +369,34 @@ void add_chunks(Cases& cases, DType type) {
     }
 }
 
+// Whole blocks of 128 and not, widths that no 16 bytes hold, chunks, leaves longer than a block.
+void add_fp8(Cases& cases) {
+    constexpr DType kType = DType::f8_e4m3;
+    for (const auto& [rows, n, k] : {std::array<int64_t, 3>{1, 1, 1},
+                                     {3, 130, 128},
+                                     {33, 70, 31},
+                                     {400, 136, 144},
+                                     {65, 200, 300}}) {
+        cases.kernels.push_back(linear_case({rows, n, k, kType}));
+        cases.kernels.push_back(linear_case({rows, n, k, kType, true, true}));
+        cases.kernels.push_back(wgrad_case(rows, n, k, kType));
+    }
+    for (const KCut cut : {KCut{1, 2}, {2, 1}, {2, 2}, {4, 2}}) {
+        const int64_t k = 128 * cut.chunks * cut.parts;
+        cases.kernels.push_back(linear_case({5, 70, k, kType, false, false, cut}));
+        cases.kernels.push_back(linear_case({35, k, 72, kType, true, true, cut}));
+    }
+    for (const bool index : {false, true})
+        for (const GroupedShape& s :
+             {GroupedShape{2, 1, 3, 5, kType, index}, GroupedShape{5, 70, 48, 40, kType, index},
+              GroupedShape{3, 900, 80, 144, kType, index}}) {
+            cases.kernels.push_back(grouped_case(s));
+            cases.kernels.push_back(grouped_wgrad_case(s));
+            cases.kernels.push_back(gate_up_case(s));
+            cases.kernels.push_back(down_backward_case(s));
+        }
+}
+
 const AddCases kGemm([](Cases& cases) {
     add_bench(cases);
     for (const DType type : {DType::f32, DType::bf16}) {
@@ -382,6 +420,7 @@ const AddCases kGemm([](Cases& cases) {
                 cases.kernels.push_back(down_backward_case(s));
             }
     }
+    add_fp8(cases);
     cases.kernels.push_back(linear_case({3, 256, 7168, DType::f32}));
     cases.kernels.push_back(linear_case({3, 2048, 7168, DType::bf16}));
     cases.kernels.push_back(linear_case({2, 7168, 2048, DType::bf16, true}));

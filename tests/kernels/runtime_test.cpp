@@ -88,6 +88,8 @@ TEST_P(KernelCaseOrders, SameBitsForAnyNumberOfThreads) {
 
 // Fast numerics may sum in another order and round denormals away, so a last bit of bf16 may differ
 // here and there: 2^-7 of the largest element; fp32 outputs come of bf16 intermediates in some ops.
+// Blocks of FP8's tokens begin where a leaf does, and it has other leaves: 2^-4 of values that add
+// up to much less than the sum of their magnitudes.
 TEST(KernelCases, FastNumericsAgreeWithExact) {
     for (const test::KernelCase& kernel : test::all_cases().kernels) {
         const test::Tensors exact = run_with(kernel, 2, Numerics::exact);
@@ -105,7 +107,9 @@ TEST(KernelCases, FastNumericsAgreeWithExact) {
                     largest = std::max(largest, std::abs(want));
                     error = std::max(error, std::abs(test::get(fast[k], i, j) - want));
                 }
-            EXPECT_LE(error, largest / 128) << kernel.name << ", output " << k;
+            const bool other_blocks = kernel.name.find("wgrad F8_E4M3") != std::string::npos;
+            EXPECT_LE(error, largest / (other_blocks ? 16 : 128))
+                << kernel.name << ", output " << k;
         }
     }
     set_runtime(0, Numerics::exact);

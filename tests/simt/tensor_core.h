@@ -1,9 +1,4 @@
-// H100's tensor-core arithmetic, bit for bit as published: the accumulator and one instruction's
-// products are aligned to their largest exponent, cut toward zero there, added exactly, and the sum
-// is cut again. Products' exponents are those of their factors added, denormals' as they are.
-//   bf16: 16 products, 25 bits below the leading one's place, results of 24 bits;
-//   e4m3: 32 products, 13 bits below it, results of 14 bits: hence FP8's promotion every 128.
-// Sources: the H100 models of Hawkeye (github.com/badasherez/gpu-simulator) and mmaemu (PyPI).
+// The instruction of kernels/tensor_core.h on tiles, and what becomes of what is not finite.
 #pragma once
 #include <cstdint>
 
