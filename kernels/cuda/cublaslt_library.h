@@ -6,7 +6,6 @@
 #if defined(FUCINA_SIMT)
 
 #include "kernels/reference/reference.h"
-#include "tests/simt/device_memory.h"
 
 namespace fucina::cuda {
 

@@ -34,11 +34,11 @@ RING_FP8 = memory(5 * (128 + 128) * 128, 8 * 16 * 64 * 4, 5 * 128 * 4, 2 * 5 * 8
 THREADS = {  # the others have 256
     "embedding.cu sort_kernel": 1024,
     "gemm_fp8.cu": 384,
+    "gemm_fp8_wgrad.cu": 384,
     "gemm_wgmma.cu": 384,
     "gemm_wgmma_wgrad.cu": 384,
     "latent_attention.cu": 512,
-    "norm.cu weight_leaf_kernel": 128,
-    "norm.cu copy_kernel": 128,
+    "norm.cu": 128,
     "router.cu": 128,
     "token_map.cu count_kernel": 128,
     "token_map.cu fill_kernel": 128,
@@ -50,6 +50,7 @@ DYNAMIC = {  # bytes of shared memory at these shapes, one chunk and one leaf
     "gemm_wgmma.cu": RING_BF16,
     "gemm_wgmma_wgrad.cu": RING_BF16,
     "gemm_fp8.cu": RING_FP8,
+    "gemm_fp8_wgrad.cu": memory(5 * (128 + 128) * 128, 2 * 5 * 128 * 4, 2 * 5 * 8),
     "latent_attention.cu": (NOPE + ROPE + 2 * KV_RANK) * 4,
     "router.cu forward_kernel": 4 * (EXPERTS + 2 * 8 + CHOICES) * 4,
 }
@@ -62,8 +63,8 @@ def product(what, m, k, n, in_bytes=2, out_bytes=2, groups=1, unit="bf16"):
     return Call(what, in_bytes * (m * k + groups * k * n) + out_bytes * m * n, 2 * m * k * n, unit)
 
 
-def wgrad(what, m, k, n, groups=1, unit="bf16"):
-    return Call(what, 2 * m * (k + n) + 4 * groups * k * n, 2 * m * k * n, unit)
+def wgrad(what, m, k, n, groups=1, unit="bf16", in_bytes=2):
+    return Call(what, in_bytes * m * (k + n) + 4 * groups * k * n, 2 * m * k * n, unit)
 
 
 PAIRS = TOKENS * (TOKENS + 1) // 2 * HEADS  # (query, key) of one document
@@ -95,6 +96,10 @@ WORK = {
         product("router", TOKENS, HIDDEN, EXPERTS, 4, 4, unit="fp32"),
     "gemm_fp8.cu gemm_kernel": product("routed gate and up", ROWS, HIDDEN, 2 * WIDTH, 1, 2,
                                        OWN_EXPERTS, "fp8"),
+    "gemm_fp8_pack.cu pack_kernel": Call("o_proj", 5 * HEADS * VALUE * HIDDEN),
+    "gemm_fp8_wgrad.cu wgrad_kernel": Call("routed gate and up", ROWS * (HIDDEN + 2 * WIDTH)
+                                           + 8 * OWN_EXPERTS * HIDDEN * WIDTH,
+                                           4 * ROWS * HIDDEN * WIDTH, "fp8"),
     "gemm_pack.cu transpose_kernel<__nv_bfloat16>": Call("o_proj", 4 * HEADS * VALUE * HIDDEN),
     "gemm_wgmma.cu product_kernel": product("routed gate and up", ROWS, HIDDEN, 2 * WIDTH,
                                             groups=OWN_EXPERTS),
@@ -112,8 +117,8 @@ WORK = {
              2 * TOKENS * HEADS * (2 * KV_RANK + ROPE)),
     "moe.cu combine_kernel<8>": Call("8 choices, shared, residual", 2 * HIDDEN * (ROWS + 3 * TOKENS)),
     "moe.cu copy_kernel<uint4>": Call("permute", 2 * 2 * ROWS * HIDDEN),
-    "norm.cu forward_kernel<__nv_bfloat16, 8>": Call("7,168", 4 * TOKENS * HIDDEN),
-    "norm.cu backward_kernel<__nv_bfloat16, 8>": Call("7,168", 6 * TOKENS * HIDDEN),
+    "norm.cu forward_kernel<__nv_bfloat16, 8,": Call("7,168", 4 * TOKENS * HIDDEN),
+    "norm.cu backward_kernel<__nv_bfloat16, 8,": Call("7,168", 6 * TOKENS * HIDDEN),
     "norm.cu weight_leaf_kernel<__nv_bfloat16>": Call("7,168", 4 * TOKENS * HIDDEN),
     "optimizer.cu adamw_kernel<8>": Call("2^28 weights", 22 << 28),
     "optimizer.cu squares_kernel": Call("2^28 weights", 4 << 28),
@@ -121,6 +126,7 @@ WORK = {
     "quantize.cu quantize_kernel<power_of_two, false>": Call("7,168", int(TOKENS * HIDDEN * 3.03)),
     "quantize.cu quantize_kernel<fp32, true>": Call("both ways", int(TOKENS * HIDDEN * 4.06)),
     "quantize.cu quantize_kernel<power_of_two, true>": Call("both ways", int(TOKENS * HIDDEN * 4.06)),
+    "quantize.cu tokens_kernel": Call("7,168, along tokens", int(TOKENS * HIDDEN * 3.03)),
     "rope.cu rope_kernel<__nv_bfloat16>": Call("queries", 4 * TOKENS * HEADS * ROPE),
     "router.cu forward_kernel": Call("8 of 256", TOKENS * (8 * EXPERTS + 8 * CHOICES)),
     "router.cu backward_kernel": Call("8 of 256", TOKENS * (12 * EXPERTS + 8 * CHOICES)),
@@ -132,26 +138,27 @@ WORK = {
 }
 
 
-def projections(unit):
-    """The matrices of a layer: (rows, inputs, outputs, groups)."""
-    shapes = [("q_a", TOKENS, HIDDEN, Q_RANK, 1), ("q_b", TOKENS, Q_RANK, HEADS * QK, 1),
-              ("kv_a", TOKENS, HIDDEN, KV_RANK + ROPE, 1),
-              ("kv_b", TOKENS, KV_RANK, HEADS * (NOPE + VALUE), 1),
-              ("o", TOKENS, HEADS * VALUE, HIDDEN, 1),
-              ("shared up", TOKENS, HIDDEN, 2 * WIDTH, 1), ("shared down", TOKENS, WIDTH, HIDDEN, 1),
-              ("routed up", ROWS, HIDDEN, 2 * WIDTH, OWN_EXPERTS),
-              ("routed down", ROWS, WIDTH, HIDDEN, OWN_EXPERTS)]
+# The matrices of a layer: rows, inputs, outputs, groups.
+PROJECTIONS = {
+    "q_a": (TOKENS, HIDDEN, Q_RANK, 1), "q_b": (TOKENS, Q_RANK, HEADS * QK, 1),
+    "kv_a": (TOKENS, HIDDEN, KV_RANK + ROPE, 1), "kv_b": (TOKENS, KV_RANK, HEADS * (NOPE + VALUE), 1),
+    "o": (TOKENS, HEADS * VALUE, HIDDEN, 1), "shared up": (TOKENS, HIDDEN, 2 * WIDTH, 1),
+    "shared down": (TOKENS, WIDTH, HIDDEN, 1), "routed up": (ROWS, HIDDEN, 2 * WIDTH, OWN_EXPERTS),
+    "routed down": (ROWS, WIDTH, HIDDEN, OWN_EXPERTS)}
+
+
+def products(unit):
     size = 1 if unit == "fp8" else 2
-    for name, m, k, n, groups in shapes:
+    for name, (m, k, n, groups) in PROJECTIONS.items():
         yield product(name, m, k, n, size, groups=groups, unit=unit)
         yield product(name + " dgrad", m, n, k, size, groups=groups, unit=unit)
-        yield wgrad(name + " wgrad", m, k, n, groups, unit)
+        yield wgrad(name + " wgrad", m, k, n, groups, unit, size)
 
 
 def layer(unit):
     """Forward and backward of one MoE layer without recomputation, as (group, calls)."""
     of = WORK.__getitem__
-    yield "products of weights, " + unit, list(projections(unit))
+    yield "products of weights, " + unit, list(products(unit))
     yield "attention, fp32 on CUDA cores", [call for key, call in WORK.items()
                                             if key.startswith("attention")]
     yield "router and its product, fp32", [
@@ -161,17 +168,15 @@ def layer(unit):
         of("token_map.cu count_kernel"), of("token_map.cu fill_kernel")]
     moves = 4  # to experts and from them, both ways
     yield "rows: norms, SwiGLU, RoPE, to experts and back", (
-        2 * [of("norm.cu forward_kernel<__nv_bfloat16, 8>"),
-             of("norm.cu backward_kernel<__nv_bfloat16, 8>"),
+        2 * [of("norm.cu forward_kernel<__nv_bfloat16, 8,"),
+             of("norm.cu backward_kernel<__nv_bfloat16, 8,"),
              of("norm.cu weight_leaf_kernel<__nv_bfloat16>"), of("rope.cu rope_kernel<__nv_bfloat16>")]
         + [of("swiglu.cu forward_kernel<__nv_bfloat16, 8>"), of("swiglu.cu backward_kernel"),
            of("moe.cu combine_kernel<8>"), of("moe.cu combine_kernel<8>")]
         + moves * [of("moe.cu copy_kernel<uint4>")])
-    if unit == "fp8":
-        both = of("quantize.cu quantize_kernel<fp32, true>")
-        inputs = 6 * TOKENS * HIDDEN + ROWS * (2 * HIDDEN + 3 * WIDTH)
-        yield "quantisation of operands, both ways", [
-            Call("", int(both.bytes * inputs / (TOKENS * HIDDEN)))]
+    if unit == "fp8":  # of x and dy, along a row and along tokens
+        elements = sum(2 * m * (k + n) for m, k, n, _ in PROJECTIONS.values())
+        yield "quantisation of operands", [Call("", int(3.03 * elements))]
 
 
 def seconds(call):
