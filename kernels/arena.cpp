@@ -109,6 +109,20 @@ struct Arena::State {
         file_as_free(blocks.insert(std::move(node)).position);
     }
 
+    [[noreturn]] void fail_for_want_of(int64_t bytes, const std::string& purpose) const {
+        if constexpr (kWithCuda) {
+            if (device != Device::cpu) {
+                const cuda::DeviceMemory memory = cuda::device_memory();
+                fail(ExitCode::internal, "out of the GPU's memory: ", bytes, " bytes asked for ",
+                     purpose, ", ", memory.free, " free of ", memory.total, ", ", total.current,
+                     " in tensors; what helps: train.recompute = \"block\", a smaller "
+                     "train.micro_batch, or experts over more ranks (parallel.expert)");
+            }
+        }
+        fail(ExitCode::internal, "out of memory: ", bytes, " bytes asked for ", purpose, ", ",
+             total.current, " bytes in use; lower train.micro_batch or data.sequence_length");
+    }
+
     // Of a GPU's memory what is asked for is taken at once: a large segment, else just enough.
     bool grow_on_device(int64_t bytes) {
         if constexpr (kWithCuda) {
@@ -254,11 +268,7 @@ std::shared_ptr<std::byte> Arena::allocate(int64_t bytes) {
         std::lock_guard lock(state_->mutex);
         use = &state_->uses[purpose];
         at = state_->take(rounded);
-        if (at == nullptr)
-            fail(ExitCode::internal, "out of ", on_host ? "" : "the GPU's ", "memory: ", rounded,
-                 " bytes asked for ", purpose, ", ", state_->total.current, " bytes in use of ",
-                 state_->reserved, " reserved; lower train.micro_batch or data.sequence_length",
-                 on_host ? "" : ", or set train.recompute = \"block\"");
+        if (at == nullptr) state_->fail_for_want_of(rounded, purpose);
         permit(at, bytes);
         state_->charge(*use, rounded);
     }

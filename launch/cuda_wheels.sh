@@ -4,27 +4,21 @@
 # a CUDA toolkit.
 #   launch/cuda_wheels.sh --headers   what the tests need: headers, and NCCL, which has no other
 #                                     wheel, 0.4 GB on disk
-#   launch/cuda_wheels.sh --compile   and cuBLAS, which building kernels/cuda needs, 1 GB
-#   launch/cuda_wheels.sh             and cuDNN, 2 GB
+#   launch/cuda_wheels.sh             and cuBLAS, which building kernels/cuda needs, 1 GB
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # The headers are of nvcc's own version.
 wheels=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
     nvidia-nccl-cu13==2.32.3)
-cublas=nvidia-cublas==13.10.0.20
 case ${1:-} in
     --headers) what="the headers and NCCL" ;;
-    --compile)
-        what="the headers, NCCL and cuBLAS"
-        wheels+=("$cublas")
-        ;;
     "")
-        what="all wheels"
-        wheels+=("$cublas" nvidia-cudnn-cu13==9.28.0.42 nvidia-cudnn-frontend==1.32.0)
+        what="the headers, NCCL and cuBLAS"
+        wheels+=(nvidia-cublas==13.10.0.20)
         ;;
     *)
-        echo "error: cuda_wheels.sh: unknown argument $1; known: --headers, --compile" >&2
+        echo "error: cuda_wheels.sh: unknown argument $1; known: --headers" >&2
         exit 2
         ;;
 esac

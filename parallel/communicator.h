@@ -6,6 +6,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -62,6 +63,10 @@ class Communicator {
     // Collective: a communicator of its own for the ranks that name the same color (at least 0), in
     // the order of their ranks here. It must not outlive what it was made of.
     virtual std::unique_ptr<Communicator> split(int color) = 0;
+    // Collective: what make() makes of this communicator, or of the one that it watches, which it
+    // then watches too. It must not outlive this one.
+    using Make = std::function<std::unique_ptr<Communicator>(Communicator&)>;
+    virtual std::unique_ptr<Communicator> wrapped(const Make& make) { return make(*this); }
 
     // What this rank does from here on, and that it is alive, for those that wait for it: to be
     // said wherever more than a second or so may pass without a collective. step: the one being

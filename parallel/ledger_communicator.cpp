@@ -153,9 +153,17 @@ void LedgerCommunicator::all_reduce_max(std::span<int64_t> values) {
 std::unique_ptr<Communicator> LedgerCommunicator::split(int color) {
     const Inside inside(*this, Call::split, 0);
     meet(Call::split, 0, kAny);
-    auto part = std::make_unique<LedgerCommunicator>(inner_->split(color), &record_);
-    part->shared_ = shared_;
-    return part;
+    return with(inner_->split(color));
+}
+
+std::unique_ptr<Communicator> LedgerCommunicator::wrapped(const Make& make) {
+    return with(make(*inner_));
+}
+
+std::unique_ptr<Communicator> LedgerCommunicator::with(std::unique_ptr<Communicator> other) {
+    auto ledger = std::make_unique<LedgerCommunicator>(std::move(other), &record_);
+    ledger->shared_ = shared_;
+    return ledger;
 }
 
 void LedgerCommunicator::progress(Phase phase, int64_t step) {

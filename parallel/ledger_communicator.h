@@ -48,6 +48,7 @@ class LedgerCommunicator final : public Communicator {
     void all_reduce_max(std::span<int64_t> values) override;
     // A ledger of its own, which counts time and keeps the heartbeat together with this one.
     std::unique_ptr<Communicator> split(int color) override;
+    std::unique_ptr<Communicator> wrapped(const Make& make) override;
     void progress(Phase phase, int64_t step) override;
     double seconds_inside() const override {
         return static_cast<double>(shared_->inside_ns) * 1e-9;
@@ -69,6 +70,7 @@ class LedgerCommunicator final : public Communicator {
         int64_t inside_ns = 0;
     };
 
+    std::unique_ptr<Communicator> with(std::unique_ptr<Communicator> other);
     void meet(Call call, int64_t bytes, int64_t root, int64_t started = kAny);
     static std::string disagreement(const std::vector<Entry>& entries);
     static std::string place(const Entry& entry);

@@ -14,6 +14,13 @@
 
 namespace fucina {
 
+// Whether the program was linked with NCCL; without it, make_nccl_communicator does not exist.
+#if defined(FUCINA_NCCL)
+constexpr bool kWithNccl = true;
+#else
+constexpr bool kWithNccl = false;
+#endif
+
 // Collective over `ranks`, which carries what NCCL needs to begin and is not used after. device:
 // this rank's alone, as NCCL lets no two ranks share one; it becomes the thread's, and all calls
 // come from this thread.

@@ -51,26 +51,35 @@ class StagedRequest final : public Request {
 
 class StagedCommunicator final : public Communicator {
   public:
-    StagedCommunicator(Communicator& inner, const Exec& exec) : inner_(inner), exec_(exec) {}
-    StagedCommunicator(std::unique_ptr<Communicator> inner, const Exec& exec)
-        : owned_(std::move(inner)), inner_(*owned_), exec_(exec) {}
+    StagedCommunicator(Communicator& inner, const Exec& exec,
+                       std::unique_ptr<Communicator> collectives)
+        : inner_(inner), collectives_(std::move(collectives)), exec_(exec) {}
+    StagedCommunicator(std::unique_ptr<Communicator> inner, const Exec& exec,
+                       std::unique_ptr<Communicator> collectives)
+        : owned_(std::move(inner)),
+          inner_(*owned_),
+          collectives_(std::move(collectives)),
+          exec_(exec) {}
 
     int rank() const override { return inner_.rank(); }
     int size() const override { return inner_.size(); }
     const Exec& exec() const override { return exec_; }
     void barrier() override { inner_.barrier(); }
     void broadcast(std::span<std::byte> data, int root) override {
+        if (collectives_) return collectives_->broadcast(data, root);
         const Staged staged(exec_, data);
         inner_.broadcast(staged.fetch().span(), root);
         staged.store();
     }
     void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override {
+        if (collectives_) return collectives_->all_gather(in, out);
         const Staged from(exec_, in), to(exec_, out);
         inner_.all_gather(from.fetch().span(), to.span());
         to.store();
     }
     void all_to_all_v(std::span<const std::byte> in, std::span<const int64_t> send_counts,
                       std::span<std::byte> out, std::span<const int64_t> receive_counts) override {
+        if (collectives_) return collectives_->all_to_all_v(in, send_counts, out, receive_counts);
         const Staged from(exec_, in), to(exec_, out);
         inner_.all_to_all_v(from.fetch().span(), send_counts, to.span(), receive_counts);
         to.store();
@@ -85,6 +94,7 @@ class StagedCommunicator final : public Communicator {
     }
     std::unique_ptr<Request> start_all_gather(std::span<const std::byte> in,
                                               std::span<std::byte> out) override {
+        if (collectives_) return collectives_->start_all_gather(in, out);
         Staged from(exec_, in), to(exec_, out);
         auto request = inner_.start_all_gather(from.fetch().span(), to.span());
         return started(std::move(request), std::move(from), std::move(to));
@@ -93,6 +103,8 @@ class StagedCommunicator final : public Communicator {
                                                 std::span<const int64_t> send_counts,
                                                 std::span<std::byte> out,
                                                 std::span<const int64_t> receive_counts) override {
+        if (collectives_)
+            return collectives_->start_all_to_all_v(in, send_counts, out, receive_counts);
         Staged from(exec_, in), to(exec_, out);
         auto request =
             inner_.start_all_to_all_v(from.fetch().span(), send_counts, to.span(), receive_counts);
@@ -111,7 +123,9 @@ class StagedCommunicator final : public Communicator {
     void all_reduce_sum(std::span<int64_t> values) override { inner_.all_reduce_sum(values); }
     void all_reduce_max(std::span<int64_t> values) override { inner_.all_reduce_max(values); }
     std::unique_ptr<Communicator> split(int color) override {
-        return std::make_unique<StagedCommunicator>(inner_.split(color), exec_);
+        auto collectives = collectives_ ? collectives_->split(color) : nullptr;
+        return std::make_unique<StagedCommunicator>(inner_.split(color), exec_,
+                                                    std::move(collectives));
     }
     void progress(Phase phase, int64_t step) override { inner_.progress(phase, step); }
     double seconds_inside() const override { return inner_.seconds_inside(); }
@@ -123,13 +137,15 @@ class StagedCommunicator final : public Communicator {
 
     std::unique_ptr<Communicator> owned_;
     Communicator& inner_;
+    std::unique_ptr<Communicator> collectives_;
     const Exec exec_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_staged_communicator(Communicator& inner, const Exec& exec) {
-    return std::make_unique<StagedCommunicator>(inner, exec);
+std::unique_ptr<Communicator> make_staged_communicator(Communicator& inner, const Exec& exec,
+                                                       std::unique_ptr<Communicator> collectives) {
+    return std::make_unique<StagedCommunicator>(inner, exec, std::move(collectives));
 }
 
 }  // namespace fucina

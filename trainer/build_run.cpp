@@ -123,7 +123,8 @@ std::vector<NamedTensor> TrainingRun::state() const {
 
 TrainingRun build_run(Communicator& communicator, const NewRun& request, Console& console) {
     TrainingRun run;
-    run.ranks = on_device(communicator, request.recipe.run().device());
+    run.ranks = on_device(communicator, request.recipe.run().device(),
+                          [&](const std::string& note) { console.line(note); });
     run.mesh = make_mesh(run.ranks ? *run.ranks : communicator, request.recipe);
     run.recipe = request.recipe;
     run.path = request.recipe.run().dir();
@@ -274,7 +275,8 @@ std::optional<TrainingRun> build_resumed_run(Communicator& communicator, ResumeP
                                              const Recipe& recipe, const std::string& toml,
                                              Console& console) {
     TrainingRun run;
-    run.ranks = on_device(communicator, recipe.run().device());
+    run.ranks = on_device(communicator, recipe.run().device(),
+                          [&](const std::string& note) { console.line(note); });
     run.mesh = make_mesh(run.ranks ? *run.ranks : communicator, recipe);
     run.recipe = recipe;
     run.path = point.path;

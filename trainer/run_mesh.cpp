@@ -2,10 +2,8 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/runtime.h"
 #include "kernels/error.h"
-#include "parallel/agreement.h"
-#include "parallel/staged_communicator.h"
+#include "parallel/device_ranks.h"
 #include "trainer/pass_batch.h"
 
 namespace fucina {
@@ -79,17 +77,17 @@ std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe) {
     return std::make_unique<Mesh>(world, shape);
 }
 
-std::unique_ptr<Communicator> on_device(Communicator& ranks, const std::string& device) {
+std::unique_ptr<Communicator> on_device(Communicator& ranks, const std::string& device,
+                                        const std::function<void(const std::string&)>& say) {
     if (device != "cuda") return nullptr;
-    if constexpr (kWithCuda) {
-        Exec exec;
-        agree(ranks, [&] { exec = cuda::open_device(ranks.rank()); });
-        return make_staged_communicator(ranks, exec);
-    }
-    fail(
-        ExitCode::usage,
-        "run.device = \"cuda\": this program was built without CUDA; `cmake --preset cuda` sets up "
-        "a build with it");
+    if (!kWithCuda)
+        fail(ExitCode::usage,
+             "run.device = \"cuda\": this program was built without CUDA; `cmake --preset cuda` "
+             "sets "
+             "up a build with it");
+    DeviceRanks made = make_device_ranks(ranks);
+    if (ranks.rank() == 0 && !made.note.empty()) say(made.note);
+    return std::move(made.ranks);
 }
 
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const RunOnlyLayout& layout) {

@@ -1,6 +1,8 @@
 // The mesh that a recipe asks for.
 #pragma once
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "configs/recipe.pb.h"
 #include "parallel/mesh.h"
@@ -11,8 +13,9 @@ namespace fucina {
 // impossible, with the legal choices.
 std::unique_ptr<Mesh> make_mesh(Communicator& world, const Recipe& recipe);
 // The same ranks with their tensors on that device: null of "cpu", where they are so. Fails (exit
-// 2) where there is no GPU that the program can use.
-std::unique_ptr<Communicator> on_device(Communicator& ranks, const std::string& device);
+// 2) where there is no GPU that the program can use. say: on rank 0, of ranks that share a GPU.
+std::unique_ptr<Communicator> on_device(Communicator& ranks, const std::string& device,
+                                        const std::function<void(const std::string&)>& say);
 
 // The same for a command that only runs a model, by its options on the command line.
 struct RunOnlyLayout {

@@ -145,8 +145,9 @@ void Trainer::check_replicas() {
 void Trainer::make_faults() {
     if (fault_here("step.flip", communicator_.rank())) {
         const Tensor master = run_.model->parameters().back()->master();
-        edit_on_host(communicator_.exec(), master.as(DType::i32).slice(0, 1),
-                     [](const Tensor& x) { *x.data<int32_t>() ^= 1 << 12; });  // of the mantissa
+        edit_on_host(communicator_.exec(), master.as(DType::i32).slice(0, 1), [](const Tensor& x) {
+            HostValues<int32_t>(kHost, x)[0] ^= 1 << 12;
+        });  // of the mantissa
     }
     if (fault_here("step.extra_barrier", communicator_.rank())) communicator_.barrier();
 }

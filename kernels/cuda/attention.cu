@@ -1,5 +1,5 @@
 // Flash attention (arXiv 2205.14135, 2307.08691): a block has 64 queries of a head and goes through
-// the keys that they see, 32 at a time, with a running maximum.
+// the keys that they see, with a running maximum over strips of 128 from the document's start.
 #include "kernels/cuda/attention.h"
 
 #include "kernels/cuda/device/functions.h"
@@ -35,38 +35,49 @@ __device__ __forceinline__ float row_sum(float value) {
     return value;
 }
 
-// Scores of keys that begin `before` rows of the document before the first query, to probabilities
-// in tiles.left, not yet normalised; all earlier sums shrink to the new maximum.
+constexpr int kStrip = 128;  // keys between two maxima
+using Strip = Tiles<kStrip>;
+
+// Scores to the strip's columns from `first`, which begin `before` rows of the document before the
+// first query. A thread reads back what it wrote itself.
+__device__ __forceinline__ void keep_scores(const Scores& scores, float scale, int64_t before,
+                                            int first, Strip& tiles) {
+    for (int i = 0; i < kOwnRows; ++i)
+        for (int j = 0; j < kOwnOthers; ++j)
+            tiles.left[own_row(i)][first + own_other(j)] =
+                own_other(j) <= before + own_row(i) ? scores.at[i][j] * scale : -INFINITY;
+}
+
+// The first `keys` scores of the strip to probabilities, not yet normalised; all earlier sums
+// shrink to the new maximum.
 template <int kGroups>
-__device__ __forceinline__ void softmax(Scores& scores, const Forward& io, int64_t before,
-                                        RunningSoftmax& state, Tiles& tiles,
-                                        RowSums<kGroups>& sums) {
+__device__ __forceinline__ void softmax(int keys, const FloatRows& rounding, RunningSoftmax& state,
+                                        Strip& tiles, RowSums<kGroups>& sums) {
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
+        float* const row = tiles.left[own_row(i)];
         float largest = state.largest[i];
-        for (int j = 0; j < kOwnOthers; ++j) {
-            const bool visible = own_other(j) <= before + own_row(i);
-            scores.at[i][j] = visible ? scores.at[i][j] * io.scale : -INFINITY;
-            largest = fmaxf(largest, scores.at[i][j]);
-        }
+        for (int key = own_other(0); key < keys; key += kTileSide)
+            largest = fmaxf(largest, row[key]);
         largest = row_max(largest);
         const float shrink = exp_nonpositive(state.largest[i] - largest);
         state.largest[i] = largest;
         state.lane[i] *= shrink;
         for (int group = 0; group < kGroups; ++group)
             for (int c = 0; c < 4; ++c) sums.at[group][i].at[c] *= shrink;
-        for (int j = 0; j < kOwnOthers; ++j) {
-            const float p = exp_nonpositive(scores.at[i][j] - largest);
+        for (int key = own_other(0); key < keys; key += kTileSide) {
+            const float p = exp_nonpositive(row[key] - largest);
             state.lane[i] += p;
-            tiles.left[own_row(i)][own_other(j)] = io.v.own.rounded(p);
+            row[key] = rounding.rounded(p);
         }
     }
 }
 
 template <int kGroups>
-__global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
+__global__ void __launch_bounds__(kTileThreads, kGroups < 3 ? 2 : 1)
     forward_kernel(const Forward io) {
-    FUCINA_SHARED(Tiles, tiles);
+    FUCINA_DYNAMIC_SHARED(memory, 16);
+    Strip& tiles = *reinterpret_cast<Strip*>(memory);
     // The last tiles of a document take longest: they come first.
     const DocumentTile at = tile_at<kTileRows>(io.documents, gridDim.x - 1 - blockIdx.x);
     if (at.first >= at.rows) return;
@@ -75,11 +86,17 @@ __global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
     RunningSoftmax state{};
     for (float& largest : state.largest) largest = -INFINITY;
     RowSums<kGroups> sums{};
-    for (int64_t key = 0; key < at.first + queries.count; key += kTileOthers) {
-        const RowRange keys = at.range(key, kTileOthers, blockIdx.y / io.group);
-        Scores scores = dot_products(io.q, queries, io.k, keys, tiles);
-        softmax(scores, io, at.first - key, state, tiles, sums);
-        add_products(io.v, keys, column, tiles, sums);
+    const int64_t end = at.first + queries.count, kv_head = blockIdx.y / io.group;
+    for (int64_t strip = 0; strip < end; strip += kStrip) {
+        int keys = 0;
+        for (; keys < kStrip && strip + keys < end; keys += kTileOthers)
+            keep_scores(dot_products(io.q, queries, io.k,
+                                     at.range(strip + keys, kTileOthers, kv_head), tiles),
+                        io.scale, at.first - strip - keys, keys, tiles);
+        softmax(keys, io.v.own, state, tiles, sums);
+        for (int first = 0; first < keys; first += kTileOthers)
+            add_products(io.v, at.range(strip + first, kTileOthers, kv_head), column, tiles, sums,
+                         first);
     }
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
@@ -113,8 +130,9 @@ void attention(const Exec& exec, const AttentionShape& shape, const Tensor& q,
                      .tokens = q.rows(),
                      .group = static_cast<int>(shape.heads / shape.kv_heads),
                      .scale = shape.scale};
-    launch_tiles(exec, io, shape.heads, shape.d_v,
-                 [](auto groups) { return forward_kernel<groups>; });
+    launch_tiles(
+        exec, io, shape.heads, shape.d_v, [](auto groups) { return forward_kernel<groups>; },
+        sizeof(Strip));
 }
 
 }  // namespace fucina::cuda

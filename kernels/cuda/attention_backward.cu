@@ -30,7 +30,7 @@ struct Pairs {
 template <Of kOf>
 __device__ __forceinline__ void gradient_of_scores(const Scores& scores, const Scores& d_p,
                                                    const Pairs& pairs, const Backward& io,
-                                                   Tiles& tiles) {
+                                                   Tiles<>& tiles) {
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i)
         for (int j = 0; j < kOwnOthers; ++j) {
@@ -49,7 +49,7 @@ __device__ __forceinline__ void gradient_of_scores(const Scores& scores, const S
 template <Of kOf, int kGroups>
 __global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
     gradient_kernel(const Backward io) {
-    FUCINA_SHARED(Tiles, tiles);
+    FUCINA_SHARED(Tiles<>, tiles);
     constexpr bool kByQueries = kOf == Of::queries;
     // The longest first: the last queries, the first keys.
     const DocumentTile at =
@@ -88,25 +88,26 @@ __global__ void __launch_bounds__(kTileThreads, kGroups < 4 ? 2 : 1)
     store_sums(sums, kByQueries ? io.dq : kOf == Of::keys ? io.dk : io.dv, rows, column);
 }
 
-constexpr int kRowThreads = 256, kRowWarps = kRowThreads / kWarpSize;
+constexpr int kRowThreads = 256, kLanes = 16;
 
-// delta[head][token] = d_out · out, of which each has `width` columns a head; one warp each.
+// delta[head][token] = d_out · out, of which each has `width` columns a head; half a warp each.
 struct Delta {
     FloatRows d_out, out;
     int64_t tokens = 0, heads = 0, width = 0;
     float* delta = nullptr;
 };
 __global__ void __launch_bounds__(kRowThreads) delta_kernel(const Delta io) {
-    const int64_t index = int64_t{blockIdx.x} * kRowWarps + threadIdx.x / kWarpSize;
+    const int64_t index = (int64_t{blockIdx.x} * kRowThreads + threadIdx.x) / kLanes;
     const int64_t token = index / io.heads, head = index % io.heads;
-    if (token >= io.tokens) return;
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
     float sum = 0;
-    for (int64_t c = threadIdx.x % kWarpSize; c < io.width; c += kWarpSize) {
+    for (int64_t c = lane; c < io.width && token < io.tokens; c += kLanes) {
         const int64_t column = head * io.width + c;
         sum = fmaf(io.d_out.load<1>(token, column).at[0], io.out.load<1>(token, column).at[0], sum);
     }
-    sum = warp_sum(sum);
-    if (threadIdx.x % kWarpSize == 0) io.delta[head * io.tokens + token] = sum;
+    for (int distance = kLanes / 2; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(kAllLanes, sum, distance);
+    if (lane == 0 && token < io.tokens) io.delta[head * io.tokens + token] = sum;
 }
 
 // Heads' gradients of the shared keys, one below the other, to their sum: in order within a chunk,
@@ -142,7 +143,7 @@ Tensor make_delta(const Exec& exec, const AttentionShape& shape, const ops::Atte
                    .width = shape.d_v,
                    .delta = delta.data<float>()};
     launch(delta_kernel,
-           {.grid = blocks_of(io.tokens * io.heads, kRowWarps),
+           {.grid = blocks_of(io.tokens * io.heads * kLanes, kRowThreads),
             .block = dim3(kRowThreads),
             .stream = exec.stream},
            io);

@@ -11,6 +11,7 @@ namespace fucina::cuda {
 
 struct CublasLt::Library {
     void linear(const LinearTn& io, Stream) {
+        const simt::DeviceAccess access;
         const Tensor w = Tensor::empty({io.w.rows(), io.w.row_size()}, DType::f32);
         reference::cast(io.w, w);
         const PackedWeight packed = reference::pack(w, PackKind::forward, DType::bf16);

@@ -164,6 +164,7 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     check_shapes(io);
     if (io.x.values.rows() == 0 || io.experts == 0 || io.y.row_size() == 0) return;
     FUCINA_CHECK(io.x.values.row_size() > 0, "K = 0");
+    FUCINA_CHECK(has_wgmma(), "a product in FP8 needs a GPU of compute capability 9.0");
     Problem problem{
         .x = fp8_map(io.x.values),
         .w = fp8_map(io.w),

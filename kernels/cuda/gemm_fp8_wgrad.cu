@@ -130,6 +130,7 @@ void grouped_wgrad_fp8(const Exec& exec, const GroupedWgradFp8& io) {
     FUCINA_CHECK(io.dw.dtype() == DType::f32 && io.dw.contiguous() &&
                      io.dw.size() == io.blocks.groups * io.dy.values.rows() * io.x.values.rows(),
                  io.dw.describe());
+    FUCINA_CHECK(has_wgmma(), "a product in FP8 needs a GPU of compute capability 9.0");
     launch(wgrad_kernel,
            {.grid = dim3(static_cast<unsigned>(multiprocessors())),
             .block = dim3(kRingThreads),

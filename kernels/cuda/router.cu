@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward io) {
     }
 }
 
-// balance_loss of kernels/moe.h: sums over experts and tokens in fp64 and in integers.
+// balance_loss of kernels/moe.h, in fp64 and integers, sums in the CPU's order.
 struct Balance {
     Matrix<const float> scores;
     const int32_t* indices = nullptr;  // [T, k]
@@ -169,21 +169,17 @@ struct Balance {
     Matrix<float> d_scores;
 };
 constexpr double kShareUnit = 0x1p40;  // shares add up in integers, so that no cut shows
-
-__device__ __forceinline__ double warp_sum_of(double value) {
-    for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
-        value += __shfl_xor_sync(kAllLanes, value, distance);
-    return value;
-}
+constexpr int kChains = 8;             // of a token's sum of scores
 
 __global__ void __launch_bounds__(kThreads) inverse_kernel(const Balance io) {
     const int64_t token = token_of_warp();
     if (token >= io.tokens) return;
-    double sum = 0;
-    for (int e = lane_of_warp(); e < io.experts; e += kWarpSize)
-        sum += static_cast<double>(io.scores.row(token)[e]);
-    sum = warp_sum_of(sum);
-    if (lane_of_warp() == 0) io.inverse[token] = 1.0 / sum;
+    double chain = 0;
+    for (int e = lane_of_warp(); lane_of_warp() < kChains && e < io.experts; e += kChains)
+        chain += static_cast<double>(io.scores.row(token)[e]);
+    for (int distance = 1; distance < kChains; distance *= 2)
+        chain += __shfl_xor_sync(kAllLanes, chain, distance);
+    if (lane_of_warp() == 0) io.inverse[token] = 1.0 / chain;
 }
 
 // One block a sequence, one thread an expert at a time.
@@ -222,10 +218,10 @@ __global__ void __launch_bounds__(kThreads) balance_grad_kernel(const Balance io
     const double* const frequency = io.frequency + sequence * io.experts;
     const float* const s = io.scores.row(token);
     const int lane = lane_of_warp();
-    double mean = 0;
-    for (int e = lane; e < io.experts; e += kWarpSize)
+    double mean = 0;  // one chain
+    for (int e = 0; lane == 0 && e < io.experts; ++e)
         mean += frequency[e] * static_cast<double>(s[e]);
-    mean = warp_sum_of(mean) * io.inverse[token];
+    mean = __shfl_sync(kAllLanes, mean, 0) * io.inverse[token];
     const double factor = static_cast<double>(io.scale) * io.inverse[token] /
                           static_cast<double>(io.offsets[sequence + 1] - io.offsets[sequence]);
     for (int e = lane; e < io.experts; e += kWarpSize)
@@ -308,7 +304,14 @@ ExactSum balance_loss(const Exec& exec, const RouterConfig& config, const Tensor
             .stream = exec.stream},
            io);
     if (d_scores.defined()) launch(balance_grad_kernel, of_tokens(tokens, exec.stream), io);
-    for (const double term : HostValues<double>(exec, terms).span()) total.add(term);
+    const HostValues<double> by_expert(exec, terms);
+    for (size_t first = 0; first < by_expert.size(); first += static_cast<size_t>(shape.experts)) {
+        double loss = 0;
+        for (const double term :
+             by_expert.span().subspan(first, static_cast<size_t>(shape.experts)))
+            loss += term;
+        total.add(loss);
+    }
     return total;
 }
 

@@ -2,13 +2,24 @@
 
 #include <cuda_runtime_api.h>
 
+#include <sstream>
+
 #include "kernels/arena.h"
 #include "kernels/error.h"
 
 namespace fucina::cuda {
 namespace {
 
-constexpr int kLeastMajor = 9;  // wgmma and TMA
+// Of the GPUs that the kernels were compiled for, the first number of their compute capability.
+#if !defined(FUCINA_CUDA_CAPABILITIES)
+#define FUCINA_CUDA_CAPABILITIES "9"
+#endif
+bool compiled_for(int major) {
+    std::istringstream majors(FUCINA_CUDA_CAPABILITIES);
+    for (int one = 0; majors >> one;)
+        if (one == major) return true;
+    return false;
+}
 
 void check(cudaError_t status, const char* what) {
     if (status != cudaSuccess)
@@ -32,28 +43,43 @@ std::string obstacle(int& devices) {
                       ": install a newer driver");
     if (status != cudaSuccess || devices == 0)
         return concat(
-            "no GPU is visible (", cudaGetErrorString(status),
+            "no GPU is visible (",
+            driver == 0 ? "there is no NVIDIA driver" : cudaGetErrorString(status),
             "): look at nvidia-smi and CUDA_VISIBLE_DEVICES, or set run.device = \"cpu\"");
     return {};
 }
 
 }  // namespace
 
-Exec open_device(int rank) {
+Exec open_device(int local_rank) {
     int devices = 0;
     const std::string why = obstacle(devices);
     if (!why.empty()) fail(ExitCode::usage, "run.device = \"cuda\": ", why);
-    const int device = rank % devices;
+    const int device = local_rank % devices;
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device), "properties of the device");
-    if (properties.major < kLeastMajor)
+    if (properties.major < 9)
         fail(ExitCode::usage, "run.device = \"cuda\": ", properties.name,
              " has compute capability ", properties.major, ".", properties.minor,
              ", and the kernels need 9.0 (H100) or newer");
+    if (!compiled_for(properties.major))
+        fail(ExitCode::usage, "run.device = \"cuda\": this program has no kernels for ",
+             properties.name, ", compute capability ", properties.major, ".", properties.minor,
+             "; build it with -DFUCINA_CUDA_ARCH=", properties.major, properties.minor);
     check(cudaSetDevice(device), "choice of the device");
     cudaStream_t stream = nullptr;
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
     return {.device = Device::cuda, .stream = stream, .arena = &Arena::device_memory()};
+}
+
+DeviceIdentity current_device() {
+    DeviceIdentity device;
+    char bus_id[32] = "";
+    check(cudaGetDevice(&device.number), "the current device");
+    check(cudaGetDeviceCount(&device.visible), "number of devices");
+    check(cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, device.number), "a device's bus");
+    device.bus_id = bus_id;
+    return device;
 }
 
 void copy_rows(const RowCopy& io, Stream stream) {

@@ -9,11 +9,19 @@
 
 namespace fucina::cuda {
 
-// Of the first GPU that the process sees, or of number `rank` of them where it sees several: makes
+// Of the GPUs that the process sees the rank's, by its number among the ranks of its machine: makes
 // it current in this thread and gives its stream and arena. Throws Error(usage) in one line where
 // there is no device, it is older than compute capability 9.0, or its driver is older than the
 // toolkit that the program was built with.
-Exec open_device(int rank);
+Exec open_device(int local_rank);
+
+// The current device.
+struct DeviceIdentity {
+    int number = 0;      // among those that the process sees
+    int visible = 0;     // so many
+    std::string bus_id;  // "0000:1B:00.0", of the machine
+};
+DeviceIdentity current_device();
 
 // Rows of row_bytes at two strides, between the device and itself or the host.
 struct RowCopy {

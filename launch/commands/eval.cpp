@@ -152,7 +152,8 @@ void run_eval(const EvalOptions& options) {
     const bool speaks = communicator->rank() == 0;
     Console console(speaks);
     const ModelSource source(options.model, speaks);
-    const auto on_gpu = on_device(*communicator, options.device);
+    const auto on_gpu = on_device(*communicator, options.device,
+                                  [&](const std::string& text) { console.line(text); });
     Communicator& ranks = on_gpu ? *on_gpu : *communicator;
     const std::string note = compute_as_trained(ranks, source, compute_type(options, source));
     if (!note.empty()) console.line(note);

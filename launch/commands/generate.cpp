@@ -157,7 +157,8 @@ void run_generate(const GenerateOptions& options) {
     if (!options.layout.one_rank()) communicator = process().make_communicator();
     if (communicator->rank() != 0)
         for (std::ostream* stream : {&std::cout, &std::cerr}) stream->setstate(std::ios::failbit);
-    const auto on_gpu = on_device(*communicator, options.device);
+    const auto on_gpu = on_device(*communicator, options.device,
+                                  [](const std::string& note) { std::cerr << note << '\n'; });
     Communicator& ranks = on_gpu ? *on_gpu : *communicator;
     const auto mesh = make_mesh(ranks, options.layout);
     const ModelSource source(options.model, false);

@@ -63,6 +63,8 @@ Trained train(const Ranks& layout, const Overrides& base, const Prepare& prepare
     overrides.insert(overrides.end(), layout.more.begin(), layout.more.end());
     const bool fast = std::ranges::count(base, "train.numerics=fast") > 0;
     if (fast) set_runtime(1, Numerics::fast);
+    if (std::ranges::count(base, "exact.products=fma") > 0)
+        set_runtime(1, Numerics::exact, ProductOrder::fma);
     Trained trained;
     std::mutex mutex;
     std::vector<Part> parts;

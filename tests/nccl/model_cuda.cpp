@@ -110,6 +110,16 @@ cudaError_t cudaSetDevice(int device) {
     return cudaSuccess;
 }
 
+cudaError_t cudaGetDevice(int* device) {
+    *device = current_device();
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int device) {
+    std::snprintf(id, static_cast<size_t>(length), "0000:%02x:00.0", static_cast<unsigned>(device));
+    return cudaSuccess;
+}
+
 const char* cudaGetErrorName(cudaError_t status) {
     return status == cudaErrorInvalidDevice ? "cudaErrorInvalidDevice" : "cudaError";
 }

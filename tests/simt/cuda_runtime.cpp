@@ -27,18 +27,18 @@ int64_t described(const std::string& key, int64_t otherwise) {
     return at == std::string::npos ? otherwise : std::atoll(text.c_str() + at + key.size() + 1);
 }
 
-int protection_key() {
-    static const int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
-    return key;
-}
-
-thread_local int inside = 0;
-
 struct Memory {
     std::mutex mutex;
     std::map<void*, size_t> blocks;
     size_t used = 0;
     const size_t total = static_cast<size_t>(described("memory", int64_t{64} << 30));
+    // With FUCINA_SIMT_GUARD=1 nobody may touch the memory but kernels and copies.
+    const bool guarded = std::getenv("FUCINA_SIMT_GUARD") != nullptr;
+    int users = 0;
+
+    void protect(int protection) const {
+        for (const auto& [at, bytes] : blocks) mprotect(at, bytes, protection);
+    }
 };
 Memory& memory() {
     static Memory all;
@@ -48,11 +48,17 @@ Memory& memory() {
 }  // namespace
 
 DeviceAccess::DeviceAccess() {
-    if (inside++ == 0 && protection_key() >= 0) pkey_set(protection_key(), 0);
+    Memory& all = memory();
+    if (!all.guarded) return;
+    const std::lock_guard lock(all.mutex);
+    if (all.users++ == 0) all.protect(PROT_READ | PROT_WRITE);
 }
 
 DeviceAccess::~DeviceAccess() {
-    if (--inside == 0 && protection_key() >= 0) pkey_set(protection_key(), PKEY_DISABLE_ACCESS);
+    Memory& all = memory();
+    if (!all.guarded) return;
+    const std::lock_guard lock(all.mutex);
+    if (--all.users == 0) all.protect(PROT_NONE);
 }
 
 }  // namespace fucina::simt
@@ -88,14 +94,23 @@ WEAK cudaError_t cudaSetDevice(int device) {
     return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
+WEAK cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
+    return cudaSuccess;
+}
+
+WEAK cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int) {
+    std::strncpy(id, "0000:00:00.0", static_cast<size_t>(length));
+    return cudaSuccess;
+}
+
 WEAK cudaError_t cudaMalloc(void** at, size_t bytes) {
     Memory& all = memory();
     const std::lock_guard lock(all.mutex);
     if (all.used + bytes > all.total) return cudaErrorMemoryAllocation;
-    *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-               -1, 0);
+    const int protection = all.guarded && all.users == 0 ? PROT_NONE : PROT_READ | PROT_WRITE;
+    *at = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (*at == MAP_FAILED) return cudaErrorMemoryAllocation;
-    if (protection_key() >= 0) pkey_mprotect(*at, bytes, PROT_READ | PROT_WRITE, protection_key());
     all.blocks[*at] = bytes;
     all.used += bytes;
     return cudaSuccess;

@@ -1,5 +1,6 @@
-// The memory of the GPU that the SIMT model is: the host may not touch it, as with a GPU, wherever
-// the CPU has protection keys (pkeys(7)). A thread may while it runs a kernel or copies.
+// While one lives, this process may touch the memory of the GPU that the SIMT model is: kernels and
+// copies make one. With FUCINA_SIMT_GUARD=1 in the environment the host that touches it otherwise
+// ends by SIGSEGV, as with a GPU; a system call or two a kernel.
 #pragma once
 
 namespace fucina::simt {

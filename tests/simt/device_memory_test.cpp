@@ -1,8 +1,8 @@
-// Memory of the device: what moves to, from and within it, and that the host keeps off it.
+// Memory of the device: what moves to, from and within it, and what it is charged to.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <csignal>
+#include <cstdlib>
 
 #include "kernels/arena.h"
 #include "tests/simt/device.h"
@@ -13,12 +13,13 @@ namespace {
 
 using test::device;
 
-TEST(DeviceMemoryDeathTest, TheHostMayNotTouchIt) {
-    const int key = pkey_alloc(0, 0);
-    if (key < 0) GTEST_SKIP() << "this CPU has no protection keys";
-    pkey_free(key);
-    const Tensor x = device().zeros({4}, DType::f32);
-    EXPECT_EXIT(x.data<float>()[1] = 1, testing::KilledBySignal(SIGSEGV), "");
+// The child begins anew, with the guard.
+TEST(DeviceMemoryDeathTest, TheHostMayNotTouchWhatIsGuarded) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    setenv("FUCINA_SIMT_GUARD", "1", 1);
+    const auto touch = [] { device().zeros({4}, DType::f32).data<float>()[1] = 1; };
+    EXPECT_EXIT(touch(), testing::KilledBySignal(SIGSEGV), "");
+    unsetenv("FUCINA_SIMT_GUARD");
 }
 
 TEST(DeviceMemory, RowsMoveAtAnyStride) {

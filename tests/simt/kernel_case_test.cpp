@@ -1,6 +1,6 @@
-// Every CUDA kernel through the same harness as the CPU's: each KernelCase under several schedules
-// of the SIMT executor, which must agree bit for bit, and against the reference; each backward
-// against finite differences.
+// Every CUDA kernel through the same harness as the CPU's: each KernelCase in every setting of the
+// GPU, which must agree bit for bit, and against the reference; each backward against finite
+// differences. The GPU is the SIMT model, whose settings are schedules, or (tests/gpu) a real one.
 #include "tests/support/kernel_case.h"
 
 #include <gtest/gtest.h>
@@ -11,31 +11,30 @@
 
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/quantize.h"
+#include "kernels/cuda/rows.h"
 #include "kernels/cuda/swiglu.h"
 #include "kernels/reference/quantize.h"
 #include "kernels/reference/reference.h"
 #include "kernels/runtime.h"
 #include "tests/simt/device.h"
-#include "tests/simt/every_order.h"
+#include "tests/support/gpu_settings.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina::test {
 namespace {
 
-std::vector<Setting> schedules() {
-    std::vector<Setting> settings;
-    for (const simt::Options& order : simt::every_order())
-        settings.push_back({simt::name_of(order), [order] { simt::options = order; },
-                            [] { simt::options = {}; }, device()});
-    return settings;
+// Whose bits the device's are, in exact numerics.
+Setting cpu() {
+    return {"the CPU", [] { set_runtime(1, Numerics::exact, ProductOrder::fma); }, [] {}};
 }
 
-// What is large takes long: two schedules will do, as races are found whatever the schedule.
-void check(const Cases& cases) {
+// What is large takes long: two settings will do, as races are found whatever the schedule.
+void check(const Cases& cases, const std::vector<Setting>& others = {}) {
     constexpr double kFlops = 2e7, kBytes = 4 << 20;
     for (const KernelCase& test : cases.kernels) {
-        std::vector<Setting> settings = schedules();
+        std::vector<Setting> settings = gpu_settings();
         if (test.flops > kFlops || test.bytes > kBytes) settings.resize(2);
+        settings.insert(settings.end(), others.begin(), others.end());
         check_parity(test, settings);
     }
     for (const GradientCase& test : cases.gradients) check_gradient(test, device());
@@ -45,9 +44,7 @@ void check(const Cases& cases) {
 // of their names. Products are in the order of CUDA cores.
 class CudaOps : public testing::TestWithParam<std::string> {
   protected:
-    void SetUp() override {
-        set_runtime(runtime().threads, Numerics::exact, ProductOrder::fma);
-    }
+    void SetUp() override { set_runtime(runtime().threads, Numerics::exact, ProductOrder::fma); }
     void TearDown() override { set_runtime(runtime().threads, Numerics::exact); }
 };
 
@@ -68,14 +65,14 @@ TEST_P(CudaOps, AgreeWithTheReference) {
                          [](const auto& test) { return op_of(test.name) == GetParam(); });
     std::ranges::copy_if(all_cases().gradients, std::back_inserter(cases.gradients),
                          [](const auto& test) { return op_of(test.name) == GetParam(); });
-    check(cases);
+    check(cases, {cpu()});
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, CudaOps, testing::ValuesIn(op_names()),
                          [](const auto& info) { return info.param; });
 
 Tensor like(const Tensor& x) {
-    return Tensor::empty({x.rows(), x.row_size()}, x.dtype());
+    return exec().empty({x.rows(), x.row_size()}, x.dtype());
 }
 
 struct Matrix {
@@ -109,9 +106,9 @@ KernelCase swiglu_case(Matrix shape, DType type) {
             .inputs = {random_tensor({shape.rows, 2 * shape.width}, type, 1, 4.0f)},
             .run =
                 [shape, type](Version version, const Tensors& in) {
-                    const Tensor h = Tensor::empty({shape.rows, shape.width}, type);
+                    const Tensor h = exec().empty({shape.rows, shape.width}, type);
                     if (version == Version::fast)
-                        cuda::swiglu(kHost, in[0], h);
+                        cuda::swiglu(exec(), in[0], h);
                     else
                         reference_swiglu(in[0], h);
                     return Tensors{h};
@@ -147,12 +144,12 @@ Tensors reference_swiglu_backward(const Tensors& in) {
 
 Tensors device_swiglu_backward(const Tensors& in) {
     const Tensors out{like(in[1]), like(in[0]), like(in[2])};
-    cuda::swiglu_backward(kHost, {.dh = in[0],
-                                  .gate_up = in[1],
-                                  .row_weight = in[2].data<float>(),
-                                  .d_gate_up = out[0],
-                                  .weighted_h = out[1],
-                                  .d_row_weight = out[2].data<float>()});
+    cuda::swiglu_backward(exec(), {.dh = in[0],
+                                   .gate_up = in[1],
+                                   .row_weight = in[2].data<float>(),
+                                   .d_gate_up = out[0],
+                                   .weighted_h = out[1],
+                                   .d_row_weight = out[2].data<float>()});
     return out;
 }
 
@@ -221,8 +218,8 @@ Tensor awkward(Matrix shape) {
 
 QuantizedRows empty_quantized(int64_t rows, int64_t columns) {
     const int64_t blocks = (columns + kQuantizeBlock - 1) / kQuantizeBlock;
-    return {Tensor::empty({rows, columns}, DType::f8_e4m3),
-            Tensor::empty({blocks, rows}, DType::f32)};
+    return {exec().empty({rows, columns}, DType::f8_e4m3),
+            exec().empty({blocks, rows}, DType::f32)};
 }
 
 KernelCase quantize_case(Matrix shape, ScaleFormat format) {
@@ -237,7 +234,7 @@ KernelCase quantize_case(Matrix shape, ScaleFormat format) {
                                       .columns = empty_quantized(shape.width, padded),
                                       .format = format};
                     if (version == Version::fast)
-                        cuda::quantize(kHost, io);
+                        cuda::quantize(exec(), io);
                     else
                         reference::quantize(io);
                     return Tensors{io.rows.values, io.rows.scales, io.columns.values,
@@ -278,11 +275,12 @@ KernelCase linear_case(Product shape, DType out) {
                        rounded(random_tensor({shape.n, shape.k}, DType::f32, 2))},
             .run =
                 [=](Version version, const Tensors& in) {
-                    const Tensor y = Tensor::empty({shape.m, shape.n}, out);
+                    const Tensor y = exec().empty({shape.m, shape.n}, out);
                     if (version == Version::fast) {
-                        const Tensor w = Tensor::empty({shape.n, shape.k}, DType::bf16);
-                        reference::cast(in[1], w);
-                        cuda::CublasLt().linear({.x = in[0], .w = w, .y = y}, nullptr);
+                        const Tensor w = exec().empty({shape.n, shape.k}, DType::bf16);
+                        cuda::cast(exec(), in[1], w);
+                        cuda::CublasLt().linear({.x = in[0], .w = w, .y = y}, exec().stream);
+                        exec().wait();  // before the library's workspace goes
                     } else {
                         reference::linear(
                             in[0], reference::pack(in[1], PackKind::forward, DType::bf16), y);

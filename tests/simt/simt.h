@@ -18,6 +18,8 @@
 #include <string>
 #include <type_traits>
 
+#include "tests/simt/device_memory.h"
+
 // The toolkit's host headers define __shared__ as nothing: a kernel would silently get one copy a
 // thread. An undeclared name makes it an error instead.
 #undef __shared__

@@ -79,6 +79,10 @@ const Exec& exec() {
     return running_on;
 }
 
+void set_exec(const Exec& where) {
+    running_on = where;
+}
+
 std::vector<std::string> isa_levels() {
     std::vector<std::string> levels;
     for (int i = 0; i <= static_cast<int>(best_isa()); ++i)

@@ -33,6 +33,7 @@ struct KernelCase {
 
 // Where run() and backward() run now: the host, or the setting's back end.
 const Exec& exec();
+void set_exec(const Exec& where);  // for a bench; the checks below do so themselves
 
 struct GradientCase {
     std::string name;

@@ -8,8 +8,8 @@ namespace fucina::cuda {
 // 128 neighbouring threads, the first a multiple of 128.
 constexpr int kWarpgroupSize = 128;
 
-// Waits for kThreads threads of the block, this one counted. Ids are 1 to 15; 0 is __syncthreads. An
-// id that is no constant makes ptxas reserve all 16.
+// Waits for kThreads threads of the block, this one counted. Ids are 1 to 15; 0 is __syncthreads.
+// An id that is no constant makes ptxas reserve all 16.
 template <int kThreads>
 __device__ __forceinline__ void named_barrier_sync(int id, Site site = Site::here()) {
     static_assert(kThreads % 32 == 0);
@@ -86,14 +86,14 @@ __device__ __forceinline__ void fence_proxy_async() {
 template <int kRegisters>
 __device__ __forceinline__ void registers_increase(Site site = Site::here()) {
     static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
-    FUCINA_PTX(simt::set_registers(kRegisters, site),
-               "setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+    FUCINA_PTX_90A(simt::set_registers(kRegisters, site),
+                   "setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>
 __device__ __forceinline__ void registers_decrease(Site site = Site::here()) {
     static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
-    FUCINA_PTX(simt::set_registers(kRegisters, site),
-               "setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+    FUCINA_PTX_90A(simt::set_registers(kRegisters, site),
+                   "setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 }  // namespace fucina::cuda

@@ -28,24 +28,36 @@ inline void check(cudaError_t status, const char* what) {
 }
 #endif
 
+#if defined(__CUDACC__)
+inline int of_current_device(cudaDeviceAttr attribute) {
+    int device = 0, value = 0;
+    check(cudaGetDevice(&device), "the current device");
+    check(cudaDeviceGetAttribute(&value, attribute, device), "an attribute of the device");
+    return value;
+}
 // Of the current device: a grid of persistent kernels.
 inline int multiprocessors() {
-#if defined(__CUDACC__)
-    int device = 0, count = 0;
-    check(cudaGetDevice(&device), "the current device");
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-          "number of multiprocessors");
-    return count;
-#else
-    return simt::kMultiprocessors;
-#endif
+    return of_current_device(cudaDevAttrMultiProcessorCount);
 }
+// What Hopper alone has: wgmma, and registers that warpgroups pass to each other.
+inline bool has_wgmma() {
+    return of_current_device(cudaDevAttrComputeCapabilityMajor) == 9;
+}
+#else
+inline int multiprocessors() {
+    return simt::kMultiprocessors;
+}
+inline bool has_wgmma() {
+    return true;
+}
+#endif
 
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), const LaunchConfig& config,
             std::type_identity_t<Parameters>... arguments) {
 #if defined(__CUDACC__)
-    constexpr size_t kWithoutOptIn = 48 << 10;
+    // A kernel gets 48 KiB, its static ones counted, without asking for more.
+    constexpr size_t kWithoutOptIn = 8 << 10;
     if (config.smem > kWithoutOptIn)
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(config.smem)),

@@ -4,6 +4,7 @@
 //   FUCINA_SHARED(float[32], partial);     static shared memory; the type may be an array
 //   FUCINA_DYNAMIC_SHARED(memory, 1024);   the launch's smem bytes, aligned so
 //   FUCINA_PTX(model, "ptx;" : outputs : inputs : clobbers);   an instruction, or the model's call
+//   FUCINA_PTX_90A(...)   the same for what Hopper alone has; compiled for others it traps
 //
 // Kernels call no memcpy on shared memory: the race build would not see it.
 #pragma once
@@ -37,10 +38,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     extern __shared__ __align__(alignment)     \
     unsigned char name[]
 #define FUCINA_PTX(model, ...) asm volatile(__VA_ARGS__)
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define FUCINA_PTX_90A(model, ...) __trap()
+#else
+#define FUCINA_PTX_90A(model, ...) FUCINA_PTX(model, __VA_ARGS__)
+#endif
 #elif !defined(FUCINA_SIMT)
 #error "CUDA sources are built by nvcc, or by the host compiler against the SIMT model"
 #else
 #define FUCINA_PTX(model, ...) model
+#define FUCINA_PTX_90A(model, ...) model
 namespace fucina::cuda {
 using simt::shared_address;
 using simt::Site;

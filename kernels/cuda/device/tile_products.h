@@ -28,17 +28,33 @@ struct HeadRows {
     int64_t head_columns = 0;  // between heads
     int64_t shared_rows = 0;
     int own_width = 0, width = 0;
-    bool packed = false;  // kFloatPack columns can be moved at a time
+    bool packed = false;  // four columns can be moved at a time
 
+    // Four columns from `column`, a multiple of four; zeros beyond the last.
+    __device__ __forceinline__ Pack<float, 4> load(int64_t row, int64_t head, int column) const {
+        if (packed) return load_pack<4>(row, head, column);
+        Pack<float, 4> values{};
+        for (int c = 0; c < 4; ++c)
+            if (column + c < width) values.at[c] = load_pack<1>(row, head, column + c).at[0];
+        return values;
+    }
+    __device__ __forceinline__ void store(int64_t row, int64_t head, int column,
+                                          const Pack<float, 4>& values) const {
+        if (packed) return store_pack(row, head, column, values);
+        for (int c = 0; c < 4; ++c)
+            if (column + c < width) store_pack(row, head, column + c, Pack<float, 1>{values.at[c]});
+    }
+
+  private:
     template <int kPack>
-    __device__ __forceinline__ Pack<float, kPack> load(int64_t row, int64_t head,
-                                                       int column) const {
+    __device__ __forceinline__ Pack<float, kPack> load_pack(int64_t row, int64_t head,
+                                                            int column) const {
         if (column < own_width) return own.load<kPack>(row, head * head_columns + column);
         return shared.load<kPack>(head * shared_rows + row, column - own_width);
     }
     template <int kPack>
-    __device__ __forceinline__ void store(int64_t row, int64_t head, int column,
-                                          const Pack<float, kPack>& values) const {
+    __device__ __forceinline__ void store_pack(int64_t row, int64_t head, int column,
+                                               const Pack<float, kPack>& values) const {
         if (column < own_width)
             own.store(row, head * head_columns + column, values);
         else
@@ -58,46 +74,29 @@ inline HeadRows head_rows(const Tensor& own, int64_t head_columns, int64_t own_w
                .shared_rows = shared.head_rows,
                .own_width = static_cast<int>(own_width),
                .width = static_cast<int>(own_width + shared.width)};
-    x.packed = packs<kFloatPack>(own_width, x.own, x.shared) && shared.width % kFloatPack == 0 &&
-               head_columns % kFloatPack == 0;
+    x.packed =
+        packs<4>(own_width, x.own, x.shared) && shared.width % 4 == 0 && head_columns % 4 == 0;
     return x;
 }
 
 // Rows are padded so that 16 bytes of eight of them lie in different banks.
+template <int kLeft = kTileOthers>
 struct Tiles {
     alignas(16) float rows[kTileRows][kTileColumns + 4];
     alignas(16) float others[kTileOthers][kTileColumns + 4];
-    alignas(16) float left[kTileRows][kTileOthers + 4];
+    alignas(16) float left[kTileRows][kLeft + 4];
 };
-
-template <int kPack, int kRows>
-__device__ __forceinline__ void load_tile_in_packs(const HeadRows& x, const RowRange& rows,
-                                                   int column,
-                                                   float (&tile)[kRows][kTileColumns + 4]) {
-    constexpr int kPacks = kTileColumns / kPack, kWord = kPack < 4 ? kPack : 4;
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kTileThreads) {
-        const int row = i / kPacks, at = i % kPacks * kPack;
-        if (column + at >= (x.width + 3) / 4 * 4) continue;  // nobody reads them
-        Pack<float, kPack> values{};
-        if (row < rows.count && column + at < x.width)
-            values = x.load<kPack>(rows.first + row, rows.head, column + at);
-        for (int first = 0; first < kPack; first += kWord) {
-            Pack<float, kWord> word;
-            for (int k = 0; k < kWord; ++k) word.at[k] = values.at[first + k];
-            store(&tile[row][at + first], word);
-        }
-    }
-}
 
 // 64 columns of the rows, from `column`; zeros where there are no rows, or some of four columns.
 template <int kRows>
 __device__ __forceinline__ void load_tile(const HeadRows& x, const RowRange& rows, int column,
                                           float (&tile)[kRows][kTileColumns + 4]) {
-    if (x.packed)
-        load_tile_in_packs<kFloatPack>(x, rows, column, tile);
-    else
-        load_tile_in_packs<1>(x, rows, column, tile);
+    const int at = static_cast<int>(threadIdx.x) % kTileSide * 4;
+    if (column + at >= x.width) return;  // nobody reads them
+#pragma unroll 2
+    for (int row = static_cast<int>(threadIdx.x) / kTileSide; row < kRows; row += kTileSide)
+        store(&tile[row][at], row < rows.count ? x.load(rows.first + row, rows.head, column + at)
+                                               : Pack<float, 4>{});
 }
 
 struct Scores {
@@ -105,9 +104,10 @@ struct Scores {
 };
 
 // Rows of a · rows of b. Everyone must have read the tiles before, and has again at the end.
+template <int kLeft>
 __device__ __forceinline__ Scores dot_products(const HeadRows& a, const RowRange& rows,
                                                const HeadRows& b, const RowRange& others,
-                                               Tiles& tiles) {
+                                               Tiles<kLeft>& tiles) {
     Scores sum{};
     for (int column = 0; column < a.width; column += kTileColumns) {
         load_tile(a, rows, column, tiles.rows);
@@ -138,11 +138,12 @@ __device__ __forceinline__ int own_column(int group) {
     return group * kTileColumns + static_cast<int>(threadIdx.x) % kTileSide * 4;
 }
 
-// sums += tiles.left · columns of y from `column`. Barriers as in dot_products; what threads wrote
-// to tiles.left before is seen.
-template <int kGroups>
+// sums += 32 columns of tiles.left, from `first`, · columns of y from `column`. Barriers as in
+// dot_products; what threads wrote to tiles.left before is seen.
+template <int kGroups, int kLeft>
 __device__ __forceinline__ void add_products(const HeadRows& y, const RowRange& others, int column,
-                                             Tiles& tiles, RowSums<kGroups>& sums) {
+                                             Tiles<kLeft>& tiles, RowSums<kGroups>& sums,
+                                             int first = 0) {
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
         load_tile(y, others, column + group * kTileColumns, tiles.others);
@@ -151,7 +152,8 @@ __device__ __forceinline__ void add_products(const HeadRows& y, const RowRange& 
 #pragma unroll 1
         for (int other = 0; wanted && other < others.count; other += 4) {
             Pack<float, 4> left[kOwnRows];
-            for (int i = 0; i < kOwnRows; ++i) left[i] = load<4>(&tiles.left[own_row(i)][other]);
+            for (int i = 0; i < kOwnRows; ++i)
+                left[i] = load<4>(&tiles.left[own_row(i)][first + other]);
             for (int k = 0; k < 4; ++k) {
                 const Pack<float, 4> values = load<4>(&tiles.others[other + k][own_column(0)]);
                 for (int i = 0; i < kOwnRows; ++i)
@@ -172,14 +174,7 @@ __device__ __forceinline__ void store_sums(const RowSums<kGroups>& sums, const H
         for (int i = 0; i < kOwnRows; ++i) {
             const int row = own_row(i), at = column + own_column(group);
             if (row >= rows.count || at >= out.width) continue;
-            if (out.packed) {
-                out.store(rows.first + row, rows.head, at, sums.at[group][i]);
-                continue;
-            }
-            for (int c = 0; c < 4; ++c)
-                if (at + c < out.width)
-                    out.store(rows.first + row, rows.head, at + c,
-                              Pack<float, 1>{sums.at[group][i].at[c]});
+            out.store(rows.first + row, rows.head, at, sums.at[group][i]);
         }
 }
 
@@ -187,12 +182,13 @@ __device__ __forceinline__ void store_sums(const RowSums<kGroups>& sums, const H
 // which makes all dot products for itself. kernel(groups) is the one for so many, a constant.
 template <class Io, class Kernel>
 void launch_tiles(const Exec& exec, const Io& io, int64_t heads, int64_t width,
-                  const Kernel& kernel) {
+                  const Kernel& kernel, size_t smem = 0) {
     const int64_t groups = (width + kTileColumns - 1) / kTileColumns;
     const LaunchConfig config{
         .grid = dim3(io.documents.template places<kTileRows>(io.tokens),
                      static_cast<unsigned>(heads), static_cast<unsigned>((groups + 3) / 4)),
         .block = dim3(kTileThreads),
+        .smem = smem,
         .stream = exec.stream};
     if (groups <= 1) return launch(kernel(std::integral_constant<int, 1>()), config, io);
     if (groups == 2) return launch(kernel(std::integral_constant<int, 2>()), config, io);

@@ -36,16 +36,16 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* start, Swizzle
 
 // Before the first wgmma and after registers of d were touched.
 __device__ __forceinline__ void wgmma_fence(Site site = Site::here()) {
-    FUCINA_PTX(simt::wgmma_fence(site), "wgmma.fence.sync.aligned;" ::: "memory");
+    FUCINA_PTX_90A(simt::wgmma_fence(site), "wgmma.fence.sync.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void wgmma_commit() {
-    FUCINA_PTX(simt::wgmma_commit(), "wgmma.commit_group.sync.aligned;" ::: "memory");
+    FUCINA_PTX_90A(simt::wgmma_commit(), "wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 // Until all but the kPending newest groups are done: their d may be read, their tiles overwritten.
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
-    FUCINA_PTX(simt::wgmma_wait(kPending), "wgmma.wait_group.sync.aligned %0;" ::"n"(kPending)
-               : "memory");
+    FUCINA_PTX_90A(simt::wgmma_wait(kPending), "wgmma.wait_group.sync.aligned %0;" ::"n"(kPending)
+                   : "memory");
 }
 // Keeps the compiler from moving uses of d over a fence or a wait.
 template <int kCount>
@@ -86,26 +86,26 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[kCount]) {
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, "   \
     "%126, %127"
 // `n` columns in `r` registers; a, b, p, ta, tb name the operands that follow them.
-#define FUCINA_WGMMA(n, r, a, b, p, ta, tb)                                                   \
-    template <Major kA, Major kB>                                                             \
-    __device__ __forceinline__ void wgmma_bf16(float(&d)[r], uint64_t da, uint64_t db,        \
-                                               bool accumulate) {                             \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p                                    \
-                     ", 0;\n"                                                                 \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" FUCINA_R##r \
-                     "}, " a ", " b ", p, 1, 1, " ta ", " tb ";\n}\n"                         \
-                     : FUCINA_D##r(0)                                                         \
-                     : "l"(da), "l"(db), "r"(static_cast<int>(accumulate)),                   \
-                       "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));                 \
-    }                                                                                         \
-    __device__ __forceinline__ void wgmma_e4m3(float(&d)[r], uint64_t da, uint64_t db,        \
-                                               bool accumulate) {                             \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p                                    \
-                     ", 0;\n"                                                                 \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FUCINA_R##r \
-                     "}, " a ", " b ", p, 1, 1;\n}\n"                                         \
-                     : FUCINA_D##r(0)                                                         \
-                     : "l"(da), "l"(db), "r"(static_cast<int>(accumulate)));                  \
+#define FUCINA_WGMMA(n, r, a, b, p, ta, tb)                                                       \
+    template <Major kA, Major kB>                                                                 \
+    __device__ __forceinline__ void wgmma_bf16(float(&d)[r], uint64_t da, uint64_t db,            \
+                                               bool accumulate) {                                 \
+        FUCINA_PTX_90A(, "{\n.reg .pred p;\nsetp.ne.b32 p, " p                                    \
+                         ", 0;\n"                                                                 \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" FUCINA_R##r \
+                       "}, " a ", " b ", p, 1, 1, " ta ", " tb ";\n}\n"                           \
+                       : FUCINA_D##r(0)                                                           \
+                       : "l"(da), "l"(db), "r"(static_cast<int>(accumulate)),                     \
+                         "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));                   \
+    }                                                                                             \
+    __device__ __forceinline__ void wgmma_e4m3(float(&d)[r], uint64_t da, uint64_t db,            \
+                                               bool accumulate) {                                 \
+        FUCINA_PTX_90A(, "{\n.reg .pred p;\nsetp.ne.b32 p, " p                                    \
+                         ", 0;\n"                                                                 \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FUCINA_R##r \
+                       "}, " a ", " b ", p, 1, 1;\n}\n"                                           \
+                       : FUCINA_D##r(0)                                                           \
+                       : "l"(da), "l"(db), "r"(static_cast<int>(accumulate)));                    \
     }
 FUCINA_WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36")
 FUCINA_WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68")

@@ -21,7 +21,7 @@ inline TensorMap wgmma_map(const Tensor& matrix, int box_rows) {
 
 inline bool wgmma_reads(const Tensor& x) {
     return runtime().numerics == Numerics::fast && x.dtype() == DType::bf16 && x.size() > 0 &&
-           x.row_stride() % 8 == 0 && aligned(x.raw(), 16) && x.rows() < INT32_MAX;
+           x.row_stride() % 8 == 0 && aligned(x.raw(), 16) && x.rows() < INT32_MAX && has_wgmma();
 }
 
 // Rows that are taken through an index, one after the other, as TMA reads them. A row length that
