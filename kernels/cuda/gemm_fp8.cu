@@ -3,17 +3,15 @@
 // and promote. Tiles may end inside an expert's last 128 rows: what is beyond is computed, not
 // stored.
 #include "kernels/cuda/device/async_copy.h"
-#include "kernels/cuda/device/block.h"
 #include "kernels/cuda/device/float_rows.h"
+#include "kernels/cuda/device/fp8_tile.h"
 #include "kernels/cuda/device/launch.h"
-#include "kernels/cuda/device/ring.h"
-#include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/gemm_fp8.h"
 
 namespace fucina::cuda {
 namespace {
 
-constexpr int kTile = 128;  // rows, columns, and k of a slot
+constexpr int kTile = kFp8Tile;  // rows, columns, and k of a slot
 constexpr int kSlots = 5;
 constexpr int kWarpRows = 16, kPack = 8;  // rows of D of a warp, columns of one 16-byte store
 constexpr int kPacks = kTile / kPack;
@@ -66,20 +64,7 @@ __device__ void produce(const Problem& io, Memory& memory) {
     }
 }
 
-// part = 64 rows of x times w over 128 k. D's rows of this thread are `row` and row + 8.
-__device__ __forceinline__ void multiply(Slot& slot, int warpgroup, float (&part)[kTile / 2]) {
-    const uint8_t* x = slot.x + warpgroup * (kTile / kMathWarpgroups) * kTile;
-    wgmma_pin(part);
-    wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < kTile; k += 32)
-        wgmma_e4m3(part, matrix_descriptor(x + k, Swizzle::bytes128, 8 * kTile),
-                   matrix_descriptor(slot.w + k, Swizzle::bytes128, 8 * kTile), k != 0);
-    wgmma_commit();
-    wgmma_pin(part);
-    wgmma_wait<0>();
-}
-
+// D's rows of this thread are `row` and row + 8.
 __device__ __forceinline__ void promote(const float (&part)[kTile / 2], float low, float high,
                                         float (&sum)[kTile / 2]) {
 #pragma unroll
@@ -140,7 +125,7 @@ __device__ void consume(const Problem& io, Memory& memory) {
             place.wait_full(memory.ring);
             const float low = memory.x_scales[place.slot][row] * w_scale;
             const float high = memory.x_scales[place.slot][row + 8] * w_scale;
-            multiply(memory.slots[place.slot], t / kWarpgroupSize, part);
+            fp8_multiply(memory.slots[place.slot].x, memory.slots[place.slot].w, part);
             place.release(memory.ring);
             promote(part, low, high, sum);
         }
@@ -152,18 +137,6 @@ __global__ void __launch_bounds__(kRingThreads, 1) gemm_kernel(const __grid_cons
     FUCINA_DYNAMIC_SHARED(bytes, 1024);
     Memory& memory = *reinterpret_cast<Memory*>(bytes);
     run_ring(io, memory, memory.ring);
-}
-
-TensorMap map_of(const Tensor& matrix, int box_rows, Swizzle swizzle) {
-    const int bytes = static_cast<int>(size_of(matrix.dtype()));
-    return make_tensor_map({.data = matrix.raw(),
-                            .element_bytes = bytes,
-                            .rows = matrix.rows(),
-                            .columns = matrix.row_size(),
-                            .row_bytes = matrix.row_stride() * bytes,
-                            .box_rows = box_rows,
-                            .box_columns = kTile,
-                            .swizzle = swizzle});
 }
 
 void check_shapes(const GroupedGemmFp8& io) {
@@ -193,9 +166,9 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     FUCINA_CHECK(io.x.values.row_size() > 0, "K = 0");
     FUCINA_CHECK(has_wgmma(), "a product in FP8 needs a GPU of compute capability 9.0");
     Problem problem{
-        .x = map_of(io.x.values, kTile, Swizzle::bytes128),
-        .w = map_of(io.w, kTile, Swizzle::bytes128),
-        .x_scales = map_of(io.x.scales, 1, Swizzle::none),
+        .x = fp8_map(io.x.values),
+        .w = fp8_map(io.w),
+        .x_scales = fp8_map(io.x.scales),
         .w_scales = io.w_scales.data<float>(),
         .w_scale_stride = io.w_scales.row_stride(),
         .grid = {.offsets = io.offsets,

@@ -2,11 +2,8 @@
 // 128 x 128 of a group's dW, with sums of 128 tokens that are promoted. Both operands lie along
 // tokens, as FP8 takes nothing else.
 #include "kernels/cuda/device/async_copy.h"
-#include "kernels/cuda/device/fp8.h"
+#include "kernels/cuda/device/fp8_tile.h"
 #include "kernels/cuda/device/launch.h"
-#include "kernels/cuda/device/matrix.h"
-#include "kernels/cuda/device/ring.h"
-#include "kernels/cuda/device/wgmma.h"
 #include "kernels/cuda/gemm_fp8.h"
 
 namespace fucina::cuda {
@@ -70,19 +67,6 @@ __device__ void produce(const Problem& io, Memory& memory) {
     }
 }
 
-__device__ __forceinline__ void multiply(Slot& slot, int warpgroup, float (&part)[kSums]) {
-    const uint8_t* dy = slot.dy + warpgroup * (kTile / kMathWarpgroups) * kTile;
-    wgmma_pin(part);
-    wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < kTile; k += 32)
-        wgmma_e4m3(part, matrix_descriptor(dy + k, Swizzle::bytes128, 8 * kTile),
-                   matrix_descriptor(slot.x + k, Swizzle::bytes128, 8 * kTile), k != 0);
-    wgmma_commit();
-    wgmma_pin(part);
-    wgmma_wait<0>();
-}
-
 // rows: the scales of this thread's row and of the eighth after it; columns: of its first column.
 __device__ __forceinline__ void promote(const float (&part)[kSums], const float* rows,
                                         const float* columns, float (&sum)[kSums]) {
@@ -124,7 +108,7 @@ __device__ void consume(const Problem& io, Memory& memory) {
         float part[kSums], sum[kSums] = {};
         for (int64_t block = tile.begin; block < tile.end; ++block, place.advance()) {
             place.wait_full(memory.ring);
-            multiply(memory.slots[place.slot], t / kWarpgroupSize, part);
+            fp8_multiply(memory.slots[place.slot].dy, memory.slots[place.slot].x, part);
             promote(part, memory.dy_scales[place.slot] + row, memory.x_scales[place.slot] + column,
                     sum);
             place.release(memory.ring);
@@ -140,18 +124,6 @@ __global__ void __launch_bounds__(kRingThreads, 1)
     run_ring(io, memory, memory.ring);
 }
 
-TensorMap map_of(const Tensor& matrix, int box_rows, Swizzle swizzle) {
-    const int bytes = static_cast<int>(size_of(matrix.dtype()));
-    return make_tensor_map({.data = matrix.raw(),
-                            .element_bytes = bytes,
-                            .rows = matrix.rows(),
-                            .columns = matrix.row_size(),
-                            .row_bytes = matrix.row_stride() * bytes,
-                            .box_rows = box_rows,
-                            .box_columns = kTile,
-                            .swizzle = swizzle});
-}
-
 }  // namespace
 
 void grouped_wgrad_fp8(const Exec& exec, const GroupedWgradFp8& io) {
@@ -164,10 +136,10 @@ void grouped_wgrad_fp8(const Exec& exec, const GroupedWgradFp8& io) {
             .block = dim3(kRingThreads),
             .smem = sizeof(Memory),
             .stream = exec.stream},
-           {.dy = map_of(io.dy.values, kTile, Swizzle::bytes128),
-            .x = map_of(io.x.values, kTile, Swizzle::bytes128),
-            .dy_scales = map_of(io.dy.scales, 1, Swizzle::none),
-            .x_scales = map_of(io.x.scales, 1, Swizzle::none),
+           {.dy = fp8_map(io.dy.values),
+            .x = fp8_map(io.x.values),
+            .dy_scales = fp8_map(io.dy.scales),
+            .x_scales = fp8_map(io.x.scales),
             .blocks = io.blocks,
             .n = io.dy.values.rows(),
             .k = io.x.values.rows(),

@@ -20,6 +20,11 @@ const Trained& on_a_cpu() {
     return trained;
 }
 
+Overrides in_fp8(Overrides base) {
+    base.insert(base.end(), {"train.precision=fp8", "exact.chunks=1"});
+    return base;
+}
+
 class DeviceLayouts : public testing::TestWithParam<Ranks> {
   protected:
     void SetUp() override {
@@ -38,6 +43,29 @@ INSTANTIATE_TEST_SUITE_P(
                     Ranks{2, 1, {"parallel.zero=3"}}, Ranks{2, 2, {"parallel.zero=2"}},
                     Ranks{4, 4, {"parallel.tensor=2", "train.recompute=block"}}),
     [](const auto& info) { return "layout" + std::to_string(info.index); });
+
+// Tiny widths, thrice fewer digits: the loss is not bf16's, but falls as it does.
+TEST(Layouts, Fp8LearnsWhatBf16Does) {
+    const auto last = [](const char* precision) {
+        Overrides base = all_losses();
+        base.push_back(precision);
+        const Trained trained = train({}, base, {}, 20);
+        EXPECT_GT(trained.steps.front().loss, 3.6);
+        return trained.steps.back().loss;
+    };
+    const double bf16 = last("train.precision=bf16");
+    EXPECT_LT(bf16, 2.3);
+    EXPECT_NEAR(last("train.precision=fp8"), bf16, 0.05 * bf16);
+}
+
+TEST(Device, RanksTrainInFp8WhatOneCpuDoes) {
+    if (!kWithCuda) GTEST_SKIP() << "built without CUDA";
+    const Trained expected = train({}, in_fp8(on("cpu")));
+    for (const Ranks& layout : {Ranks{}, Ranks{2}, Ranks{2, 2, {"parallel.zero=3"}}}) {
+        SCOPED_TRACE(layout.name());
+        expect_same(train(layout, in_fp8(on("cuda"))), expected);
+    }
+}
 
 }  // namespace
 }  // namespace fucina::test

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "tests/layouts/train_layout.h"
+#include "tests/support/expect_text.h"
 
 namespace fucina {
 namespace {
@@ -43,6 +44,10 @@ struct Task {
 const std::vector<Task> kTasks{
     {"fp32", {"train.precision=fp32"}},
     {"bf16", {}},
+    // Sequences of more than a block of FP8's tokens, and of less.
+    {"fp8",
+     {"train.precision=fp8", "exact.chunks=1", "data.sequence_length=150",
+      "model.max_position_embeddings=256"}},
     {"bf16_moments", {"train.moments=bf16"}},
     {"tied", {"model.tie_word_embeddings=true"}},
     {"one_chunk", {"exact.chunks=1"}},
@@ -133,6 +138,27 @@ TEST_P(Layouts, TrainTheSameModel) {
         SCOPED_TRACE(layout.name());
         expect_same(test::train(layout, base, GetParam().prepare), expected);
     }
+}
+
+// Widths of which two tensor-parallel ranks have whole blocks of FP8, but not four.
+TEST(Layouts, TensorRanksShareWholeBlocksOfFp8) {
+    Overrides base = test::all_losses();
+    for (const char* key :
+         {"train.precision=fp8", "model.qk_nope_head_dim=64", "model.qk_rope_head_dim=64",
+          "model.v_head_dim=64", "model.intermediate_size=256", "model.n_shared_experts=2",
+          "model.moe_intermediate_size=128"})
+        base.emplace_back(key);
+    const Trained expected = test::train({}, base);
+    for (const Ranks& layout : {Ranks{2, 2, {"parallel.tensor=2"}},
+                                {2, 2, {"parallel.tensor=2", "parallel.sequence=false"}},
+                                {4, 4, {"parallel.tensor=2", "parallel.zero=3"}}}) {
+        SCOPED_TRACE(layout.name());
+        expect_same(test::train(layout, base), expected);
+    }
+    base.emplace_back("exact.chunks=4");
+    const std::string refused = test::message_of(ExitCode::usage, [&] { test::train({}, base); });
+    EXPECT_CONTAINS(refused, "exact.chunks = 4, but the model has 4 heads");
+    EXPECT_CONTAINS(refused, "and fp8 takes shares of whole 128s; legal: 1, 2");
 }
 
 // Six experts over eight ranks.
