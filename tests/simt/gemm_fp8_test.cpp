@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "kernels/cpu/fp8_kernels.h"
 #include "kernels/cuda/gemm_fp8.h"
 #include "tests/simt/device.h"
 #include "tests/simt/every_order.h"
@@ -199,6 +200,39 @@ TEST(GemmFp8Bits, AreThoseOfTheContract) {
             return sum;
         });
     }
+}
+
+// In software, for exact numerics: rows of denormals, of large values, of all there are.
+TEST(GemmFp8Bits, AreTheCpusToo) {
+    constexpr int kRows = 32;
+    std::mt19937 random(6);
+    std::vector<uint8_t> codes[2];
+    std::vector<bfloat16> values[2];
+    std::vector<const void*> rows[2];
+    for (const int side : {0, 1}) {
+        for (int64_t i = 0; i < kRows * kBlock; ++i) {
+            const uint32_t codes_of_row[] = {7, 15, 127, 112 + random() % 15};
+            const uint32_t code = random() % (codes_of_row[i / kBlock % 4] + 1);
+            codes[side].push_back(
+                static_cast<uint8_t>((code == 127 ? 0 : code) | random() % 2 << 7));
+            values[side].push_back(to_bfloat16(value_of(codes[side].back())));
+        }
+        for (int64_t i = 0; i < kRows; ++i) rows[side].push_back(&values[side][i * kBlock]);
+    }
+    const cpu::GemmKernel& kernel = FUCINA_PICK(kTensorCoreKernel);
+    std::vector<uint16_t> a(kRows * kBlock), b(a.size());
+    std::vector<float> sums(kRows * kRows);
+    kernel.pack_a(rows[0].data(), kRows, kBlock, a.data());
+    cpu::scalar::kBf16Tools.pack_b_operand_rows(rows[1].data(), kBlock, b.data());
+    kernel.multiply(a.data(), b.data(), kBlock, kRows, false, sums.data());
+    for (int64_t i = 0; i < kRows; ++i)
+        for (int64_t j = 0; j < kRows; ++j) {
+            float sum = 0;
+            for (int64_t k = 0; k < kBlock; k += 32)
+                sum =
+                    tensor_core_sum(sum, &codes[0][i * kBlock + k], &codes[1][j * kBlock + k], 32);
+            EXPECT_EQ(sums[i * kRows + j], sum) << i << ", " << j;
+        }
 }
 
 TEST(GemmFp8Bits, NothingToDo) {
