@@ -31,7 +31,8 @@ Tensor numbered(const TokenMap& map, const Tensor& slots, int rank) {
     std::vector<float> values;
     const HostValues<int32_t> own_slots(kHost, slots);
     for (const int32_t slot : own_slots.span()) {
-        const auto expert = std::ranges::upper_bound(offsets.span(), slot) - offsets.begin() - 1;
+        const auto expert =
+            std::ranges::upper_bound(offsets.span(), slot) - offsets.span().begin() - 1;
         values.push_back(static_cast<float>(1000 * expert + 100 * rank + slot));
     }
     return tensor_of(kHost, values).view({slots.size(), 1});
