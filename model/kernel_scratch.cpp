@@ -22,8 +22,10 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
     const LeafTree grains = make_leaf_tree(offsets);
     const LeafTree chunks = make_nodes(offsets, false, shape.chunks)->front().tree;
     ops::WgradScratch most;
+    int64_t matrix = 0;  // elements of the largest, which packing in FP8 holds once more
     const auto product = [&](int64_t n, int64_t k, DType type, const LeafTree& tree) {
         if (n == 0 || k == 0) return;
+        matrix = std::max(matrix, n * k);
         const ops::WgradScratch one = ops::linear_wgrad_scratch(tree, n, k, type);
         most = {std::max(most.dy, one.dy), std::max(most.x, one.x), std::max(most.sums, one.sums)};
     };
@@ -46,7 +48,8 @@ int64_t kernel_scratch(const ModelSpec& spec, const PassShape& shape, int64_t lo
                                    .d_v = mla.v_dim,
                                    .chunks = std::max<int64_t>(shape.chunks / shape.tensor, 1),
                                    .cu_seqlens = tensor_of(kHost, offsets)};
-    return runtime().threads * (most.dy + most.x + most.sums) +
+    if (spec.moe_layers() > 0) matrix = std::max(matrix, 2 * d * spec.moe.expert_width);
+    return (shape.fp8 ? 4 * matrix : 0) + runtime().threads * (most.dy + most.x + most.sums) +
            ops::attention_scratch(attention, shape.compute);
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/arena.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gemm_select.h"
 #include "kernels/parallel_for.h"
@@ -49,11 +50,12 @@ void pack_columns_panel(const GemmSet& set, const WeightMatrix& w, const PackedW
 
 // A weight's matrix in FP8: E4M3 values held as fp32, and the scales of its blocks.
 struct Fp8Weight {
-    std::vector<float> values, scales;
+    Tensor values;  // [n, k]
+    std::vector<float> scales;
     int64_t n = 0, k = 0, across = 0;
 
     Fp8Weight(int64_t rows, int64_t columns)
-        : values(static_cast<size_t>(rows * columns)),
+        : values(Tensor::empty({rows, columns}, DType::f32)),
           n(rows),
           k(columns),
           across((k + kFp8Block - 1) / kFp8Block) {
@@ -74,7 +76,7 @@ struct Fp8Weight {
             const float scale = largest / 448.0f;
             scales[static_cast<size_t>(block)] = scale;
             for (int64_t i = row; i < end; ++i)
-                fp8.round(w + i * k + column, width, 1.0f / scale, values.data() + i * k + column);
+                fp8.round(w + i * k + column, width, 1.0f / scale, values.row<float>(i) + column);
         });
     }
 };
@@ -217,12 +219,13 @@ PackedWeight pack(const Tensor& w, PackKind kind, DType compute, PackedWeight pr
         });
         return packed;
     }
+    const MemoryPurpose purpose("kernel scratch");
     Fp8Weight quantized(n, k);
     for (int64_t group = 0; group < groups; ++group) {
         quantized.set(data + group * n * k);
         parallel_for(panels, kBlock * packed.k, [&](int64_t panel) {
             std::byte* const out = packed.storage.raw() + (group * panels + panel) * bytes;
-            pack_panel({quantized.values.data(), n, k}, panel, out);
+            pack_panel({quantized.values.data<float>(), n, k}, panel, out);
             store_scales(quantized, packed, transposed, panel,
                          reinterpret_cast<float*>(out + data_bytes));
         });

@@ -211,7 +211,8 @@ TEST(GemmFp8Bits, AreTheCpusToo) {
     std::vector<const void*> rows[2];
     for (const int side : {0, 1}) {
         for (int64_t i = 0; i < kRows * kBlock; ++i) {
-            const uint32_t codes_of_row[] = {7, 15, 127, 112 + random() % 15};
+            const uint32_t codes_of_row[] = {7, 15, 127,
+                                             112 + static_cast<uint32_t>(random() % 15)};
             const uint32_t code = random() % (codes_of_row[i / kBlock % 4] + 1);
             codes[side].push_back(
                 static_cast<uint8_t>((code == 127 ? 0 : code) | random() % 2 << 7));
