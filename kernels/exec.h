@@ -86,7 +86,8 @@ class HostValues {
         FUCINA_CHECK(x.contiguous(), "values of a strided ", x.describe());
     }
     size_t size() const { return static_cast<size_t>(tensor_.size()); }
-    std::span<T> span() const { return {tensor_.data<T>(), size()}; }
+    std::span<T> span() const& { return {tensor_.data<T>(), size()}; }
+    std::span<T> span() && = delete;  // of a device's tensor the values end with this
     T& operator[](size_t i) const { return tensor_.data<T>()[i]; }
 
   private:

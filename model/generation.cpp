@@ -92,8 +92,9 @@ class TextBatch {
     // A token from logits [1, V]; whether the text goes on.
     bool choose(size_t number, const Tensor& logits) {
         std::vector<int32_t>& tokens = made_[number];
-        const int32_t next = choose_token(HostValues<float>(model_.options().exec, logits).span(),
-                                          options_.sampling, static_cast<uint32_t>(tokens.size()));
+        const HostValues<float> values(model_.options().exec, logits);
+        const int32_t next =
+            choose_token(values.span(), options_.sampling, static_cast<uint32_t>(tokens.size()));
         if (std::ranges::find(options_.stop_ids, next) != options_.stop_ids.end()) return false;
         tokens.push_back(next);
         if (on_token_) on_token_(number, next);

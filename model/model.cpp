@@ -245,7 +245,8 @@ void Model::initialize(uint64_t seed, std::string_view prefix) {
         if (!parameter->name.starts_with(prefix)) continue;
         const Tensor& value = parameter->master();
         edit_on_host(parameter->exec, value, [&](const Tensor& values) {
-            const std::span<float> data = HostValues<float>(kHost, values).span();
+            const HostValues<float> on_host(kHost, values);
+            const std::span<float> data = on_host.span();
             if (value.rank() < 2) {
                 std::fill(data.begin(), data.end(), parameter->trained ? 1.0f : 0.0f);
                 return;

@@ -26,10 +26,11 @@ void load_weights(const std::filesystem::path& dir, Model& model) {
                                 parameter->shard.defined()));
     }
     load_tensors(dir, manifest, tensors);
-    for (const NamedTensor& weight : tensors)
+    for (const NamedTensor& weight : tensors) {
+        const HostValues<float> values(weight.exec, weight.tensor);
         check_finite(concat(dir.string(), ": ", weight.kind, " ", weight.name),
-                     weight.tensor.shape(), 0,
-                     HostValues<float>(weight.exec, weight.tensor).span());
+                     weight.tensor.shape(), 0, values.span());
+    }
 }
 
 }  // namespace fucina

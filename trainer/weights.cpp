@@ -144,12 +144,11 @@ void write_gradients(Model& model, const std::filesystem::path& path) {
         }
     }
     TensorFileWriter writer(path, specs);
-    for (const auto& [parameter, piece] : pieces)
-        writer.append(
-            std::span<const float>(HostValues<float>(parameter->exec, parameter->grad())
-                                       .span()
-                                       .subspan(static_cast<size_t>(piece->offset),
-                                                static_cast<size_t>(element_count(piece->shape)))));
+    for (const auto& [parameter, piece] : pieces) {
+        const HostValues<float> values(parameter->exec, parameter->grad());
+        writer.append(std::span<const float>(values.span().subspan(
+            static_cast<size_t>(piece->offset), static_cast<size_t>(element_count(piece->shape)))));
+    }
     writer.commit();
 }
 

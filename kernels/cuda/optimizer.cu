@@ -102,13 +102,15 @@ ExactSum sum_of_squares(const Exec& exec, const Tensor& x, int64_t chunks) {
                    .blocks = blocks,
                    .part = part,
                    .blocks_a_part = blocks_a_part});
-    for (const double sum : HostValues<double>(exec, sums).span()) total.add(sum);
+    const HostValues<double> values(exec, sums);
+    for (const double sum : values.span()) total.add(sum);
     return total;
 }
 
 ExactSum exact_sum(const Exec& exec, const Tensor& x) {
     ExactSum total;
-    for (const float value : HostValues<float>(exec, x).span()) total.add(value);
+    const HostValues<float> values(exec, x);
+    for (const float value : values.span()) total.add(value);
     return total;
 }
 

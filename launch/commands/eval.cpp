@@ -43,8 +43,8 @@ void write_logits(Model& model, const Documents& documents, const std::string& p
     NpyWriter writer(path, shape);
     for (const std::vector<int32_t>& document : documents) {
         const Tensor logits = model.logits(make_batch({&document, 1}));
-        const std::span<const float> values =
-            HostValues<float>(model.options().exec, logits).span();
+        const HostValues<float> of_document(model.options().exec, logits);
+        const std::span<const float> values = of_document.span();
         if (!std::ranges::all_of(values, [](float x) { return std::isfinite(x); }))
             fail(ExitCode::non_finite, "eval: logits of list ", &document - documents.data(),
                  " are NaN or infinite; the model overflows, or its training diverged");

@@ -65,7 +65,8 @@ Tensor Moe::room(const PassContext& context, const Tensor& indices) const {
     if (context.tensor == nullptr) return as_matrix();
     const Tensor counts = context.exec.empty({context.grains(), experts}, DType::i64);
     ops::count_choices(context.exec, indices, context.own_grains, counts);
-    const std::span<const int64_t> chosen = HostValues<int64_t>(context.exec, counts).span();
+    const HostValues<int64_t> chosen_here(context.exec, counts);
+    const std::span<const int64_t> chosen = chosen_here.span();
     std::vector<int64_t> all(chosen.size() * static_cast<size_t>(context.tensor->size()));
     context.tensor->all_gather(std::as_bytes(chosen), std::as_writable_bytes(std::span(all)));
     for (size_t i = 0; i < room.size() * static_cast<size_t>(context.tensor->rank()); ++i) {

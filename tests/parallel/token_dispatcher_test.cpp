@@ -27,10 +27,12 @@ TokenMap uneven_map(int64_t tokens, int rank) {
 
 // One number a slot, of its rank.
 Tensor numbered(const TokenMap& map, const Tensor& slots, int rank) {
-    const std::span<const int64_t> offsets = HostValues<int64_t>(kHost, map.expert_offsets).span();
+    const HostValues<int64_t> offsets(kHost, map.expert_offsets);
     std::vector<float> values;
-    for (const int32_t slot : HostValues<int32_t>(kHost, slots).span()) {
-        const auto expert = std::ranges::upper_bound(offsets, slot) - offsets.begin() - 1;
+    const HostValues<int32_t> own_slots(kHost, slots);
+    for (const int32_t slot : own_slots.span()) {
+        const auto expert =
+            std::ranges::upper_bound(offsets.span(), slot) - offsets.span().begin() - 1;
         values.push_back(static_cast<float>(1000 * expert + 100 * rank + slot));
     }
     return tensor_of(kHost, values).view({slots.size(), 1});
@@ -61,8 +63,8 @@ TEST(TokenDispatcher, WavesTakeEverySlotOnceAndHoldNoMoreThanTheirRows) {
                 EXPECT_GT(waves->size(), 1u);
                 std::vector<int32_t> taken;
                 for (const TokenExchange& wave : *waves) {
-                    const auto slots = HostValues<int32_t>(kHost, wave.slots).span();
-                    taken.insert(taken.end(), slots.begin(), slots.end());
+                    const HostValues<int32_t> slots(kHost, wave.slots);
+                    taken.insert(taken.end(), slots.span().begin(), slots.span().end());
                     const HostValues<int64_t> offsets(kHost, wave.experts.expert_offsets);
                     int64_t with_rows = 0;
                     for (size_t e = 0; e + 1 < offsets.size(); ++e)
