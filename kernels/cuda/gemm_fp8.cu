@@ -185,12 +185,7 @@ void grouped_gemm_fp8(const Exec& exec, const GroupedGemmFp8& io) {
     problem.chunks = static_cast<int>(pieces.chunks);
     problem.piece_blocks = static_cast<int>((pieces.length + kTile - 1) / kTile);
     problem.depth_blocks = static_cast<int>(pieces.parts) * problem.piece_blocks;
-    launch(gemm_kernel,
-           {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kRingThreads),
-            .smem = sizeof(Memory),
-            .stream = exec.stream},
-           problem);
+    launch(gemm_kernel, of_ring(exec, sizeof(Memory)), problem);
 }
 
 }  // namespace fucina::cuda

@@ -131,11 +131,7 @@ void grouped_wgrad_fp8(const Exec& exec, const GroupedWgradFp8& io) {
                      io.dw.size() == io.blocks.groups * io.dy.values.rows() * io.x.values.rows(),
                  io.dw.describe());
     FUCINA_CHECK(has_wgmma(), "a product in FP8 needs a GPU of compute capability 9.0");
-    launch(wgrad_kernel,
-           {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kRingThreads),
-            .smem = sizeof(Memory),
-            .stream = exec.stream},
+    launch(wgrad_kernel, of_ring(exec, sizeof(Memory)),
            {.dy = fp8_map(io.dy.values),
             .x = fp8_map(io.x.values),
             .dy_scales = fp8_map(io.dy.scales),

@@ -155,12 +155,7 @@ bool wgmma_product(const Exec& exec, const WgmmaProduct& io) {
                     .tile_rows = kTile,
                     .column_tiles = static_cast<int>((columns + problem.tile_columns() - 1) /
                                                      problem.tile_columns())};
-    launch(product_kernel,
-           {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kRingThreads),
-            .smem = sizeof(Memory),
-            .stream = exec.stream},
-           problem);
+    launch(product_kernel, of_ring(exec, sizeof(Memory)), problem);
     return true;
 }
 

@@ -164,12 +164,7 @@ bool wgmma_wgrad(const Exec& exec, const WgmmaWgrad& io) {
                           .k = k,
                           .more = io.more,
                           .dw = io.dw.data<float>()};
-    launch(wgrad_kernel,
-           {.grid = dim3(static_cast<unsigned>(multiprocessors())),
-            .block = dim3(kRingThreads),
-            .smem = sizeof(Memory),
-            .stream = exec.stream},
-           problem);
+    launch(wgrad_kernel, of_ring(exec, sizeof(Memory)), problem);
     return true;
 }
 

@@ -3,6 +3,7 @@
 // slot is next, and how a block begins.
 #pragma once
 #include "kernels/cuda/device/barrier.h"
+#include "kernels/cuda/device/launch.h"
 
 namespace fucina::cuda {
 
@@ -39,6 +40,14 @@ struct TileWalk {
 };
 
 constexpr int kMathWarpgroups = 2, kMathWarps = 8, kMathThreads = 256, kRingThreads = 384;
+
+// A block a multiprocessor.
+inline LaunchConfig of_ring(const Exec& exec, size_t memory) {
+    return {.grid = dim3(static_cast<unsigned>(multiprocessors())),
+            .block = dim3(kRingThreads),
+            .smem = memory,
+            .stream = exec.stream};
+}
 
 template <int kSlots>
 struct Ring {
