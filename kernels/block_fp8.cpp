@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/reference/quantize.h"
+#include "kernels/quantize.h"
 #include "kernels/runtime.h"
 
 namespace fucina {
@@ -17,12 +17,12 @@ constexpr float kLargest = 448.0f;
 std::array<float, 256> make_table() {
     std::array<float, 256> table{};
     for (int bits = 0; bits < 256; ++bits)
-        table[static_cast<size_t>(bits)] = reference::from_e4m3(static_cast<uint8_t>(bits));
+        table[static_cast<size_t>(bits)] = from_e4m3(static_cast<uint8_t>(bits));
     return table;
 }
 const std::array<float, 256> kTable = make_table();
 
-// reference::to_e4m3 of what is finite, without branches.
+// E4M3 of what is finite, to nearest even, saturating, without branches.
 uint32_t to_e4m3(float x) {
     const uint32_t bits = std::bit_cast<uint32_t>(x);
     const uint32_t m = std::min(bits & 0x7fffffffu, std::bit_cast<uint32_t>(kLargest));
@@ -46,7 +46,7 @@ void encode_run(const float* x, int64_t width, float scale, uint8_t* values) {
 
 float scale_of(float largest, ScaleFormat format) {
     constexpr float kLeast = kLargest * std::numeric_limits<float>::min();
-    return largest == 0 ? 1 : reference::quantize_scale(std::max(largest, kLeast), format);
+    return largest == 0 ? 1 : quantize_scale(std::max(largest, kLeast), format);
 }
 
 }  // namespace

@@ -24,6 +24,11 @@ struct QuantizedRows {
     bool defined() const { return values.defined(); }
 };
 
+// Of an E4M3 code; S.1111.111 is NaN.
+float from_e4m3(uint8_t bits);
+// Of a block whose largest magnitude, or the floor, is that.
+float quantize_scale(float largest, ScaleFormat format);
+
 struct Quantize {
     Tensor x;            // bf16 [T, K]
     QuantizedRows rows;  // out: R = T, C = K; blocks of 1 x 128

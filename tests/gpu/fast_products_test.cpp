@@ -5,8 +5,8 @@
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/gemm_wgmma.h"
-#include "kernels/reference/quantize.h"
 #include "kernels/runtime.h"
+#include "tests/reference/quantize.h"
 #include "tests/simt/device.h"
 #include "tests/support/random_tensor.h"
 

@@ -1,5 +1,5 @@
 // Cases of attention.h and of embedding.h's head.
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/random_tensor.h"
 

@@ -6,10 +6,10 @@
 
 #include <cmath>
 
-#include "kernels/reference/reference.h"
 #include "kernels/runtime.h"
 #include "tests/kernels/levels.h"
 #include "tests/kernels/shares.h"
+#include "tests/reference/reference.h"
 #include "tests/support/expect_text.h"
 #include "tests/support/random_tensor.h"
 

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "kernels/block_fp8.h"
-#include "kernels/reference/quantize.h"
+#include "tests/reference/quantize.h"
 
 namespace fucina {
 namespace {

@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/gemm.h"
-#include "kernels/reference/reference.h"
 #include "tests/kernels/levels.h"
 #include "tests/kernels/shares.h"
+#include "tests/reference/reference.h"
 #include "tests/support/expect_text.h"
 
 namespace fucina {

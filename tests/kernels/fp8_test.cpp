@@ -10,8 +10,8 @@
 #include "kernels/block_fp8.h"
 #include "kernels/cpu/fp8_kernels.h"
 #include "kernels/gemm.h"
-#include "kernels/reference/quantize.h"
 #include "kernels/runtime.h"
+#include "tests/reference/quantize.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina {

@@ -1,7 +1,7 @@
 // Cases of gemm.h by shape and type of product. Products follow one order, so parity is of bits;
 // activations go through exp.
 #pragma once
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/random_tensor.h"
 

@@ -11,9 +11,9 @@
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/optimizer.h"
-#include "kernels/reference/reference.h"
 #include "kernels/runtime.h"
 #include "tests/kernels/levels.h"
+#include "tests/reference/reference.h"
 #include "tests/support/random_tensor.h"
 
 namespace fucina {

@@ -5,9 +5,9 @@
 
 #include "kernels/cpu/head_loss_kernels.h"
 #include "kernels/embedding.h"
-#include "kernels/reference/reference.h"
 #include "tests/kernels/levels.h"
 #include "tests/kernels/shares.h"
+#include "tests/reference/reference.h"
 #include "tests/support/expect_text.h"
 #include "tests/support/random_tensor.h"
 

@@ -1,7 +1,7 @@
 // Cases of norm.h.
 #include "kernels/norm.h"
 
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/random_tensor.h"
 

@@ -2,7 +2,7 @@
 #include "kernels/embedding.h"
 #include "kernels/optimizer.h"
 
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/random_tensor.h"
 

@@ -1,5 +1,5 @@
 // The reference kernels against definitions written out once more, directly and slowly.
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // Cases of rope.h.
 #include "kernels/rope.h"
 
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 #include "tests/support/kernel_case.h"
 #include "tests/support/random_tensor.h"
 
@@ -49,7 +49,8 @@ KernelCase rope_case(const RopeShape& s) {
             .bytes = static_cast<double>(2 * s.rows * s.heads * s.rotated * size_of(s.type)),
             .timed = [=](const Tensors& in) -> std::function<void()> {
                 const Tensor view = in[0].columns(3, in[0].dim(1));
-                return [=] { ops::rope(exec(), view, s.heads, rope_positions(s), table, s.inverse); };
+                return
+                    [=] { ops::rope(exec(), view, s.heads, rope_positions(s), table, s.inverse); };
             }};
 }
 

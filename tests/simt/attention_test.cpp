@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "kernels/cpu/attention.h"
-#include "kernels/reference/reference.h"
 #include "tests/kernels/shares.h"
+#include "tests/reference/reference.h"
 #include "tests/simt/every_order.h"
 #include "tests/simt/guarded.h"
 

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "kernels/reference/quantize.h"
+#include "tests/reference/quantize.h"
 #include "tests/simt/device.h"
 #include "tests/simt/guarded.h"
 
@@ -83,7 +83,8 @@ TEST(CudaQuantize, RefusesWhatTheKernelCannotRead) {
     EXPECT_THROW(cuda::quantize(kHost, {.x = x, .rows = rows.tensors()}), Error);
     EXPECT_THROW(cuda::quantize(kHost, {.x = x.columns(1, 17), .rows = rows.tensors()}), Error);
     EXPECT_THROW(
-        cuda::quantize(kHost, {.x = Tensor::zeros({4, 32}, DType::bf16), .rows = rows.tensors()}), Error);
+        cuda::quantize(kHost, {.x = Tensor::zeros({4, 32}, DType::bf16), .rows = rows.tensors()}),
+        Error);
 }
 
 // OCP 8-bit Floating Point Specification 1.0, table 1: value = (-1)^s 2^(e-7) (1 + m/8), or

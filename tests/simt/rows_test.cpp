@@ -8,7 +8,7 @@
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/router.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/reference/reference.h"
+#include "tests/reference/reference.h"
 #include "tests/simt/device.h"
 #include "tests/simt/guarded.h"
 

@@ -2,9 +2,9 @@
 // scaled rows, in the order that gemm.h fixes.
 #include "kernels/gemm.h"
 
-#include "kernels/reference/quantize.h"
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/quantize.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 #include "kernels/runtime.h"
 #include "kernels/tensor_core.h"
 

@@ -1,8 +1,8 @@
 // Reference rotation: fp32, rounded once.
 #include "kernels/rope.h"
 
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 

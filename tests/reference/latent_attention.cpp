@@ -1,6 +1,6 @@
 // Reference of decoding with MLA: W_kv folded, every sum in fp64.
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 namespace {

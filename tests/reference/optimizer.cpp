@@ -1,8 +1,8 @@
 // Reference optimizer, norm and casts.
 #include "kernels/optimizer.h"
 
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 

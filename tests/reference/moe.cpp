@@ -3,8 +3,8 @@
 
 #include <numeric>
 
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 namespace {

@@ -9,9 +9,9 @@ namespace fucina::reference {
 // OCP 8-bit floating point E4M3: no infinities, S.1111.111 is NaN, largest 448. Rounds to nearest
 // even, saturates.
 uint8_t to_e4m3(float x);
-float from_e4m3(uint8_t bits);
+using fucina::from_e4m3;
+using fucina::quantize_scale;
 
-float quantize_scale(float largest, ScaleFormat format);
 void quantize(const Quantize& io);
 
 }  // namespace fucina::reference

@@ -1,8 +1,8 @@
 // Reference RMSNorm. Row sums are fp64: the oracle has no rounding of its own there.
 #include "kernels/norm.h"
 
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 namespace {

@@ -1,8 +1,8 @@
 // Reference attention: every score of a query at once, no running rescale.
 #include "kernels/attention.h"
 
-#include "kernels/reference/reference.h"
-#include "kernels/reference/rows.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 namespace {

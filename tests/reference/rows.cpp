@@ -1,4 +1,4 @@
-#include "kernels/reference/rows.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 namespace {

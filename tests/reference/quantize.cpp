@@ -1,10 +1,10 @@
 // See quantize.h.
-#include "kernels/reference/quantize.h"
+#include "tests/reference/quantize.h"
 
 #include <bit>
 #include <cmath>
 
-#include "kernels/reference/rows.h"
+#include "tests/reference/rows.h"
 
 namespace fucina::reference {
 namespace {
@@ -49,23 +49,6 @@ uint8_t to_e4m3(float x) {
     // A carry out of the mantissa lands in the exponent field, as it should.
     const int field = (exponent - kSmallestExponent) * (1 << kMantissaBits) + units;
     return static_cast<uint8_t>(sign | std::min(field, 0x7e));
-}
-
-float from_e4m3(uint8_t bits) {
-    const int exponent = bits >> kMantissaBits & 15, mantissa = bits & 7;
-    if ((bits & 0x7f) == kNaN) return std::nanf("");
-    const float magnitude =
-        exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                      : std::ldexp(static_cast<float>(mantissa + 8), exponent - 7 - kMantissaBits);
-    return (bits & 0x80) != 0 ? -magnitude : magnitude;
-}
-
-float quantize_scale(float largest, ScaleFormat format) {
-    const float scale = largest / kLargest;
-    if (format == ScaleFormat::fp32 || std::isinf(scale)) return scale;
-    int exponent = 0;
-    const float fraction = std::frexp(scale, &exponent);
-    return fraction == 0.5f ? scale : std::ldexp(1.0f, exponent);
 }
 
 void quantize(const Quantize& io) {
