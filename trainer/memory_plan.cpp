@@ -21,8 +21,9 @@ namespace {
 constexpr double kMostGrowth = 1.1;
 constexpr int64_t kSamplesLookedAt = 1 << 16;  // for the widest pass
 // The code and the buffers of the first save and evaluation, as measured.
-constexpr int64_t kLaterProgram = int64_t{5} << 20;
-constexpr int64_t kTravelProgram = int64_t{3} << 19;  // and MPI's, for weights that travel
+constexpr int64_t kLaterProgram =
+    (int64_t{5} << 20) + (kWithCuda ? int64_t{15} << 17 : 0);  // a CUDA back end's host code
+constexpr int64_t kTravelProgram = int64_t{3} << 19;           // and MPI's, for weights that travel
 // MPI's for each rank of a stage beyond two, as measured with four.
 constexpr int64_t kPeerProgram = int64_t{5} << 18;
 // What comes and goes leaves gaps between the arena's blocks, as measured: a part of it, until the
