@@ -7,6 +7,12 @@
 namespace fucina::simt {
 namespace {
 
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int distance = cuda::kWarpSize / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(cuda::kAllLanes, value, distance);
+    return value;
+}
+
 using cuda::kAllLanes;
 
 __global__ void transpose_kernel(Flaw flaw, const float* in, float* out) {
@@ -24,7 +30,7 @@ __global__ void transpose_kernel(Flaw flaw, const float* in, float* out) {
 __device__ float sum_of_block(Flaw flaw, float value) {
     using Partial = float[kSumThreads / 32];
     FUCINA_SHARED(Partial, partial);
-    value = cuda::warp_sum(value);
+    value = warp_sum(value);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
     if (flaw != Flaw::no_barrier_after_block_sum_store) __syncthreads();
     const int shift = flaw == Flaw::shared_index_plus_one ? 1 : 0;

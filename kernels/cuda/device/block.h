@@ -1,5 +1,4 @@
-// Sums, prefix sums and maxima over a warp or a block, in an order that depends on nothing but the
-// block's size.
+// Maxima over a warp and prefix sums over a block, and neighbours that move together.
 #pragma once
 #include "kernels/cuda/device/platform.h"
 
@@ -8,32 +7,11 @@ namespace fucina::cuda {
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Every lane gets the result: a butterfly, so that all lanes add in the same order.
-__device__ __forceinline__ float warp_sum(float value) {
-    for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
-        value += __shfl_xor_sync(kAllLanes, value, distance);
-    return value;
-}
-
+// Every lane gets the result.
 __device__ __forceinline__ float warp_max(float value) {
     for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
         value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
     return value;
-}
-
-// Every thread gets the sum over the block's kThreads threads. A second call in one kernel is safe:
-// the first barrier keeps its stores after everyone's reads of the call before.
-template <int kThreads>
-__device__ __forceinline__ float block_sum(float value) {
-    using Partial = float[kThreads / kWarpSize];
-    FUCINA_SHARED(Partial, partial);
-    value = warp_sum(value);
-    __syncthreads();
-    if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = value;
-    __syncthreads();
-    float total = 0;
-    for (int warp = 0; warp < kThreads / kWarpSize; ++warp) total += partial[warp];
-    return total;
 }
 
 struct Prefix {
